@@ -1,0 +1,1 @@
+//! The XDP program that decides "dataplane or kernel", and its typed maps.

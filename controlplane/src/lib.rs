@@ -1,0 +1,1 @@
+//! The tokio control plane and the esplanade command line.

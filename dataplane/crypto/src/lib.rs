@@ -1,0 +1,1 @@
+//! Packet AEADs in batches, with engines chosen at run time.

@@ -1,0 +1,1 @@
+//! The poll-mode ESP dataplane on AF_XDP.

@@ -1,0 +1,1 @@
+//! Checked views and builders of the packets that an IPsec gateway handles.
