@@ -1,1 +1,3 @@
 //! The poll-mode ESP dataplane on AF_XDP.
+
+pub mod port;

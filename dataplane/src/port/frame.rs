@@ -1,0 +1,490 @@
+//! Owned tokens for packet frames, and the memory that they point into.
+//!
+//! A frame is a fixed-size buffer in memory that may be shared with the kernel (an AF_XDP UMEM).
+//! At any moment it belongs to exactly one of: the port's free list, a ring that the kernel
+//! consumes, or one token ([`RxFrame`] or [`TxFrame`]). Whoever holds the token may touch the bytes;
+//! nobody else does. This module and `xdp.rs` are the only places where that rule is kept by hand.
+
+#![allow(unsafe_code)]
+
+use std::{
+    fmt, mem,
+    ops::{Deref, DerefMut},
+    ptr::NonNull,
+    slice,
+    sync::atomic::{AtomicIsize, Ordering},
+};
+
+/// The part of a [`FrameMemory`] that outlives the port for as long as a token does.
+struct Shared {
+    /// Zero minus the tokens dropped instead of returned; once the port is gone, the tokens that
+    /// are still out. See [`FrameMemory`] for why it reaches zero once only.
+    balance: AtomicIsize,
+    /// Owns the mapping; dropped with this record.
+    _mapping: Box<dyn Send>,
+}
+
+/// The frames of one port: where they are, and how many tokens are out.
+///
+/// # Invariants
+///
+/// - `base..base + frames * frame_size` stays mapped, readable and writable for as long as the
+///   `Shared` record lives, because the record owns the mapping.
+/// - The record lives until the port and every token are gone. Tokens are not counted one by one
+///   with an atomic (that would cost some 40 cycles a packet): the port counts in `out` what it hands
+///   out and takes back, and only a token that is dropped instead of returned touches `balance`.
+///   Before the port is dropped `balance` is at most zero and only sinks, so no token sees it *become*
+///   zero. The port's drop adds `out`, which includes the tokens already dropped, so from then on
+///   `balance` is the number of tokens alive; whoever brings it to zero frees the record.
+#[derive(Debug)]
+pub(super) struct FrameMemory {
+    shared: NonNull<Shared>,
+    base: NonNull<u8>,
+    frame_size: usize,
+    headroom: usize,
+    frames: u32,
+    out: isize,
+}
+
+// SAFETY: the pointers are to memory that is owned together with this value; nothing in it is
+// bound to a thread (`Shared` holds an atomic and a `Send` box).
+unsafe impl Send for FrameMemory {}
+
+impl FrameMemory {
+    /// Takes charge of `frames` frames of `frame_size` bytes (a power of two) that begin at `base`.
+    /// A frame that we fill begins at `headroom` within its buffer.
+    ///
+    /// # Safety
+    ///
+    /// `base` must point at `frames * frame_size` initialised bytes which stay mapped and writable until
+    /// `mapping` is dropped, and which no Rust reference covers.
+    pub(super) unsafe fn new(
+        base: NonNull<u8>,
+        frames: u32,
+        frame_size: usize,
+        headroom: usize,
+        mapping: Box<dyn Send>,
+    ) -> Self {
+        assert!(frame_size.is_power_of_two() && headroom < frame_size);
+        assert!(u32::try_from(frame_size).is_ok() && frames > 0);
+        let shared = Box::new(Shared {
+            balance: AtomicIsize::new(0),
+            _mapping: mapping,
+        });
+        Self {
+            shared: NonNull::from(Box::leak(shared)),
+            base,
+            frame_size,
+            headroom,
+            frames,
+            out: 0,
+        }
+    }
+
+    /// `frames` frames of `frame_size` bytes on the heap, for ports without a kernel behind them.
+    pub(super) fn on_heap(frames: u32, frame_size: usize) -> Self {
+        /// Owns a leaked slice by pointer, so that no reference covers the frames.
+        struct Heap(NonNull<[u8]>);
+        // SAFETY: the slice belongs to this value alone.
+        unsafe impl Send for Heap {}
+        impl Drop for Heap {
+            fn drop(&mut self) {
+                // SAFETY: the pointer came from `Box::leak` and is given back once.
+                drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+            }
+        }
+        let bytes = vec![0u8; frames as usize * frame_size].into_boxed_slice();
+        let heap = Heap(NonNull::from(Box::leak(bytes)));
+        let base = heap.0.cast::<u8>();
+        // SAFETY: the heap slice has this length, is initialised, and lives until `heap` is dropped.
+        unsafe { Self::new(base, frames, frame_size, 0, Box::new(heap)) }
+    }
+
+    /// How many bytes a frame that we fill can hold.
+    pub(super) fn capacity(&self) -> usize {
+        self.frame_size - self.headroom
+    }
+
+    /// How many frames were dropped instead of returned: a leak in the caller.
+    pub(super) fn lost(&self) -> u64 {
+        // SAFETY: the record lives at least as long as this value.
+        let balance = unsafe { self.shared.as_ref() }
+            .balance
+            .load(Ordering::Relaxed);
+        balance.unsigned_abs() as u64
+    }
+
+    /// Makes the token of an empty frame, to be filled.
+    ///
+    /// # Safety
+    ///
+    /// `index` must be a frame of this memory that no token, ring or kernel holds.
+    #[inline]
+    pub(super) unsafe fn claim_empty(&mut self, index: u32) -> TxFrame {
+        debug_assert!(index < self.frames);
+        // SAFETY: the frame lies within the mapping.
+        let data = unsafe {
+            self.base
+                .add(index as usize * self.frame_size + self.headroom)
+        };
+        self.out += 1;
+        TxFrame(Token {
+            data,
+            shared: self.shared,
+            length: 0,
+            capacity: self.capacity() as u32,
+        })
+    }
+
+    /// Makes the token of a received packet that lies at `offset` and is `length` bytes long; `None` if it
+    /// does not lie within one frame.
+    ///
+    /// # Safety
+    ///
+    /// The frame around `offset` must be one that no other token, ring or kernel holds.
+    #[inline]
+    pub(super) unsafe fn claim_received(
+        &mut self,
+        offset: usize,
+        length: usize,
+    ) -> Option<RxFrame> {
+        let within = offset & (self.frame_size - 1);
+        let capacity = self.frame_size - within;
+        if offset >= self.frames as usize * self.frame_size || length > capacity {
+            return None;
+        }
+        // SAFETY: checked just now to lie within the mapping.
+        let data = unsafe { self.base.add(offset) };
+        self.out += 1;
+        Some(RxFrame(Token {
+            data,
+            shared: self.shared,
+            length: length as u32,
+            capacity: capacity as u32,
+        }))
+    }
+
+    /// Whether a frame is of this memory.
+    #[inline]
+    pub(super) fn owns(&self, frame: &TxFrame) -> bool {
+        frame.0.shared == self.shared
+    }
+
+    /// Takes a token back and gives the index of its frame. A token of other memory is dropped
+    /// (its own memory counts it as lost) and gives `None`.
+    #[inline]
+    pub(super) fn reclaim(&mut self, token: impl Into<Token>) -> Option<u32> {
+        let token = token.into();
+        if token.shared != self.shared {
+            return None;
+        }
+        let offset = token.data.as_ptr() as usize - self.base.as_ptr() as usize;
+        self.out -= 1;
+        mem::forget(token);
+        Some((offset / self.frame_size) as u32)
+    }
+}
+
+impl Drop for FrameMemory {
+    fn drop(&mut self) {
+        // SAFETY: the record lives until the balance reaches zero below or at the last token.
+        let balance = &unsafe { self.shared.as_ref() }.balance;
+        let before = balance.fetch_add(self.out, Ordering::AcqRel);
+        if before + self.out == 0 {
+            // SAFETY: no token is left, and this is the only value that could make one.
+            drop(unsafe { Box::from_raw(self.shared.as_ptr()) });
+        }
+    }
+}
+
+/// Frames on the heap with a last-in first-out list of those at home: an index leaves the list with
+/// its token and comes back with it.
+#[derive(Debug)]
+pub(super) struct HeapPool {
+    memory: FrameMemory,
+    free: Vec<u32>,
+}
+
+impl HeapPool {
+    /// A pool of `frames` frames of `frame_size` bytes.
+    pub(super) fn new(frames: u32, frame_size: usize) -> Self {
+        Self {
+            memory: FrameMemory::on_heap(frames, frame_size),
+            free: (0..frames).rev().collect(),
+        }
+    }
+
+    /// The frame returned last, empty.
+    #[inline]
+    pub(super) fn take(&mut self) -> Option<TxFrame> {
+        let index = self.free.pop()?;
+        // SAFETY: the index was in the list, so nobody else holds the frame.
+        Some(unsafe { self.memory.claim_empty(index) })
+    }
+
+    /// Takes a frame back, unless it is another pool's.
+    #[inline]
+    pub(super) fn give(&mut self, token: impl Into<Token>) {
+        if let Some(index) = self.memory.reclaim(token) {
+            self.free.push(index);
+        }
+    }
+
+    /// Whether a frame is this pool's.
+    #[inline]
+    pub(super) fn owns(&self, frame: &TxFrame) -> bool {
+        self.memory.owns(frame)
+    }
+
+    /// How many frames were dropped instead of returned.
+    pub(super) fn lost(&self) -> u64 {
+        self.memory.lost()
+    }
+}
+
+/// What both kinds of frames are made of. Exclusive access to the bytes from `data` to
+/// `data + capacity`; `length <= capacity`.
+pub(super) struct Token {
+    data: NonNull<u8>,
+    shared: NonNull<Shared>,
+    length: u32,
+    capacity: u32,
+}
+
+// SAFETY: a token is the only way to its bytes, and `Shared` is touched through its atomic only,
+// or freed by the one thread that brought the balance to zero.
+unsafe impl Send for Token {}
+// SAFETY: a shared token gives shared access to bytes and nothing else.
+unsafe impl Sync for Token {}
+
+impl Drop for Token {
+    /// The cold path: the frame is lost to its port, and counted so.
+    #[cold]
+    fn drop(&mut self) {
+        // SAFETY: the record outlives every token.
+        let balance = &unsafe { self.shared.as_ref() }.balance;
+        if balance.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // SAFETY: the port is gone (only its drop makes the balance positive), and this was the
+            // last token.
+            drop(unsafe { Box::from_raw(self.shared.as_ptr()) });
+        }
+    }
+}
+
+/// A received packet, owned: its bytes from the Ethernet header on. Give it back with
+/// [`Port::release`](super::Port::release) of the port that it came from; one that is dropped instead
+/// is lost to that port, and counted.
+pub struct RxFrame(Token);
+
+/// An empty buffer to be filled and sent, owned. It dereferences to the *whole* buffer;
+/// [`set_len`](Self::set_len) says how much of it is the packet. Give it back with
+/// [`Port::transmit`](super::Port::transmit) or [`Port::discard`](super::Port::discard) of the port that it
+/// came from; one that is dropped instead is lost to that port, and counted.
+pub struct TxFrame(Token);
+
+impl RxFrame {
+    /// The address of the packet's first byte, to be prefetched.
+    #[inline]
+    pub fn as_ptr(&self) -> *const u8 {
+        self.0.data.as_ptr()
+    }
+}
+
+impl TxFrame {
+    /// Says that the packet is the first `length` bytes of the buffer (cut to its capacity).
+    #[inline]
+    pub fn set_len(&mut self, length: usize) {
+        self.0.length = length.min(self.0.capacity as usize) as u32;
+    }
+
+    /// The length of the packet as set, 0 in a fresh frame.
+    #[inline]
+    pub fn packet_len(&self) -> usize {
+        self.0.length as usize
+    }
+
+    /// Makes the packet a received one, for ports that copy packets themselves.
+    #[inline]
+    pub(super) fn into_received(self) -> RxFrame {
+        RxFrame(self.0)
+    }
+
+    /// Fills a packet shorter than `length` with zeros up to it (or to the end of the buffer).
+    #[inline]
+    pub(super) fn pad(&mut self, length: usize) {
+        let from = self.packet_len();
+        if from < length {
+            self.set_len(length);
+            let to = self.packet_len();
+            if let Some(padding) = self.get_mut(from..to) {
+                padding.fill(0);
+            }
+        }
+    }
+
+    /// The packet: the part of the buffer that [`set_len`](Self::set_len) chose.
+    #[inline]
+    pub fn packet(&self) -> &[u8] {
+        // SAFETY: the token owns these bytes, and `length <= capacity`.
+        unsafe { slice::from_raw_parts(self.0.data.as_ptr(), self.0.length as usize) }
+    }
+}
+
+impl Deref for RxFrame {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the token owns these bytes, and `length <= capacity`.
+        unsafe { slice::from_raw_parts(self.0.data.as_ptr(), self.0.length as usize) }
+    }
+}
+
+impl Deref for TxFrame {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the token owns these bytes.
+        unsafe { slice::from_raw_parts(self.0.data.as_ptr(), self.0.capacity as usize) }
+    }
+}
+
+impl DerefMut for TxFrame {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: the token owns these bytes, and `&mut self` makes the access exclusive.
+        unsafe { slice::from_raw_parts_mut(self.0.data.as_ptr(), self.0.capacity as usize) }
+    }
+}
+
+impl From<RxFrame> for Token {
+    #[inline]
+    fn from(frame: RxFrame) -> Self {
+        frame.0
+    }
+}
+
+impl From<TxFrame> for Token {
+    #[inline]
+    fn from(frame: TxFrame) -> Self {
+        frame.0
+    }
+}
+
+impl fmt::Debug for RxFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RxFrame({} bytes)", self.0.length)
+    }
+}
+
+impl fmt::Debug for TxFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TxFrame({} of {} bytes)", self.0.length, self.0.capacity)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize},
+    };
+
+    /// Memory whose end can be seen.
+    fn watched(frames: u32) -> (FrameMemory, Arc<AtomicBool>) {
+        struct Watch(Arc<AtomicBool>, #[allow(dead_code)] Vec<u8>);
+        impl Drop for Watch {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::SeqCst);
+            }
+        }
+        let gone = Arc::new(AtomicBool::new(false));
+        let mut bytes = vec![0u8; frames as usize * 2048];
+        let base = NonNull::new(bytes.as_mut_ptr()).unwrap();
+        let watch = Watch(gone.clone(), bytes);
+        // SAFETY: the vector is not touched again and lives in the watch.
+        let memory = unsafe { FrameMemory::new(base, frames, 2048, 0, Box::new(watch)) };
+        (memory, gone)
+    }
+
+    #[test]
+    fn memory_goes_with_the_port_when_all_came_back() {
+        let (mut memory, gone) = watched(2);
+        // SAFETY: frame 1 is claimed once.
+        let frame = unsafe { memory.claim_empty(1) };
+        assert_eq!(memory.reclaim(frame), Some(1));
+        drop(memory);
+        assert!(gone.load(Ordering::SeqCst));
+    }
+
+    #[test]
+    fn memory_stays_until_the_last_token() {
+        let (mut memory, gone) = watched(3);
+        // SAFETY: each frame is claimed once.
+        let mut frames: Vec<_> = (0..3).map(|i| unsafe { memory.claim_empty(i) }).collect();
+        drop(frames.pop());
+        assert_eq!(memory.lost(), 1);
+        drop(memory);
+        assert!(!gone.load(Ordering::SeqCst));
+        drop(frames.pop());
+        frames[0][0] = 7;
+        assert!(!gone.load(Ordering::SeqCst));
+        drop(frames);
+        assert!(gone.load(Ordering::SeqCst));
+    }
+
+    #[test]
+    fn tokens_dropped_on_other_threads_free_once() {
+        for _ in 0..200 {
+            let (mut memory, gone) = watched(4);
+            let left = Arc::new(AtomicUsize::new(0));
+            let threads: Vec<_> = (0..4)
+                .map(|i| {
+                    // SAFETY: each frame is claimed once.
+                    let frame = unsafe { memory.claim_empty(i) };
+                    let left = left.clone();
+                    std::thread::spawn(move || {
+                        drop(frame);
+                        left.fetch_add(1, Ordering::SeqCst);
+                    })
+                })
+                .collect();
+            drop(memory);
+            threads.into_iter().for_each(|t| t.join().unwrap());
+            assert_eq!(left.load(Ordering::SeqCst), 4);
+            assert!(gone.load(Ordering::SeqCst));
+        }
+    }
+
+    #[test]
+    fn a_stranger_is_not_taken_back() {
+        let mut here = FrameMemory::on_heap(1, 2048);
+        let mut there = FrameMemory::on_heap(1, 2048);
+        // SAFETY: claimed once.
+        let frame = unsafe { there.claim_empty(0) };
+        assert_eq!(here.reclaim(frame), None);
+        assert_eq!(there.lost(), 1);
+        assert_eq!(here.lost(), 0);
+    }
+
+    #[test]
+    fn a_descriptor_that_lies_is_refused() {
+        let mut memory = FrameMemory::on_heap(2, 2048);
+        // SAFETY: none of these frames is held; two are refused.
+        unsafe {
+            assert!(memory.claim_received(4096, 1).is_none());
+            assert!(memory.claim_received(2048 + 256, 1793).is_none());
+            let frame = memory.claim_received(2048 + 256, 1792).unwrap();
+            assert_eq!(frame.len(), 1792);
+            assert_eq!(memory.reclaim(frame), Some(1));
+        }
+    }
+
+    #[test]
+    fn tokens_are_small() {
+        assert_eq!(size_of::<RxFrame>(), 24);
+        assert_eq!(size_of::<Option<TxFrame>>(), 24);
+    }
+}
