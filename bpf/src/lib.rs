@@ -1,1 +1,610 @@
 //! The XDP program that decides "dataplane or kernel", and its typed maps.
+//!
+//! One program serves all ports; the maps say which interface is which port, which addresses are
+//! ours, and which plain packets are to be protected. The program is attached by links that go with this
+//! process: nothing stays behind, not even after kill -9. The maps are reached through file
+//! descriptors that are open already, so that updates go on after the privileges are gone.
+
+mod error;
+
+pub use error::{MissingCapabilities, SteerError};
+
+use libbpf_rs::{
+    MapCore, MapFlags, MapHandle, Object, ObjectBuilder, PrintLevel, ProgramInput, ProgramMut, Xdp,
+    XdpFlags, query::ProgInfoIter,
+};
+use std::{
+    collections::HashMap,
+    io,
+    net::Ipv4Addr,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    sync::{Mutex, PoisonError},
+};
+
+/// The compiled program.
+const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
+
+/// The most ports that the maps hold (steer.bpf.c).
+pub const MAX_PORTS: u32 = 16;
+
+/// The most queues of one port that the maps hold (steer.bpf.c).
+pub const QUEUES_PER_PORT: u32 = 64;
+
+/// Which side of the gateway an interface is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Plain packets come from here, to be protected.
+    Inside,
+    /// ESP comes from here; plain packets of protected prefixes do not belong here.
+    Outside,
+}
+
+/// An IPv4 prefix, in canonical form: no bit is set beyond its length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Prefix {
+    address: Ipv4Addr,
+    length: u8,
+}
+
+impl Prefix {
+    /// Clears what lies beyond `length` (which is cut to 32).
+    pub fn new(address: Ipv4Addr, length: u8) -> Self {
+        let length = length.min(32);
+        let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
+        Self {
+            address: Ipv4Addr::from(u32::from(address) & mask),
+            length,
+        }
+    }
+
+    /// The key of an LPM trie: the length, native, before the address, as on the wire.
+    fn key(self) -> [u8; 8] {
+        let mut key = [0; 8];
+        key[..4].copy_from_slice(&u32::from(self.length).to_ne_bytes());
+        key[4..].copy_from_slice(&self.address.octets());
+        key
+    }
+}
+
+/// How the program runs on an interface.
+#[derive(Debug)]
+pub enum Mode {
+    /// In the driver, before the kernel has made anything of the packet.
+    Native,
+    /// In the kernel's stack, after it has: slow, and only for interfaces that offer no better.
+    Generic {
+        /// Why not natively.
+        reason: io::Error,
+    },
+}
+
+/// What became of an attachment.
+#[derive(Debug)]
+pub struct Attached {
+    /// Native, or generic with the reason.
+    pub mode: Mode,
+}
+
+/// What the program decided, one counter each (steer.bpf.c).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Verdict {
+    /// Passed: not IPv4, or nothing that we take.
+    PassNotOurs = 0,
+    /// Passed: a fragment of ESP, AH or UDP to one of our addresses.
+    PassFragment = 1,
+    /// Passed: IKE on UDP 4500, or a keepalive.
+    PassIke = 2,
+    /// Passed: an IPv4 or UDP header that does not fit its packet.
+    PassMalformed = 3,
+    /// Taken: ESP to one of our addresses.
+    TakeEsp = 4,
+    /// Taken: AH to one of our addresses.
+    TakeAh = 5,
+    /// Taken: ESP in UDP 4500 to one of our addresses.
+    TakeEspInUdp = 6,
+    /// Taken: a plain packet on an inside port, to be protected.
+    TakeProtect = 7,
+    /// Taken: a plain packet of a protected prefix on an outside port, to be dropped.
+    TakeUnprotected = 8,
+    /// Dropped: it is ours, but no dataplane listens on its queue.
+    DropNoSocket = 9,
+}
+
+impl Verdict {
+    /// Every verdict, in the order of the counters.
+    pub const ALL: [Self; 10] = [
+        Self::PassNotOurs,
+        Self::PassFragment,
+        Self::PassIke,
+        Self::PassMalformed,
+        Self::TakeEsp,
+        Self::TakeAh,
+        Self::TakeEspInUdp,
+        Self::TakeProtect,
+        Self::TakeUnprotected,
+        Self::DropNoSocket,
+    ];
+
+    /// The counter's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PassNotOurs => "steer_pass_not_ours",
+            Self::PassFragment => "steer_pass_fragment",
+            Self::PassIke => "steer_pass_ike",
+            Self::PassMalformed => "steer_pass_malformed",
+            Self::TakeEsp => "steer_take_esp",
+            Self::TakeAh => "steer_take_ah",
+            Self::TakeEspInUdp => "steer_take_esp_in_udp",
+            Self::TakeProtect => "steer_take_protect",
+            Self::TakeUnprotected => "steer_take_unprotected",
+            Self::DropNoSocket => "steer_drop_no_socket",
+        }
+    }
+}
+
+/// What the kernel is to do with a packet: the program's return value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// XDP_DROP.
+    Drop,
+    /// XDP_PASS: the kernel's.
+    Pass,
+    /// XDP_REDIRECT: the dataplane's.
+    Redirect,
+    /// Anything else, which the program never returns.
+    Other(u32),
+}
+
+/// The loaded program with its maps and attachments. Dropping it detaches.
+#[derive(Debug)]
+pub struct Steering {
+    // Before the object: the links go first.
+    links: Vec<OwnedFd>,
+    object: Object,
+    maps: Maps,
+    local: HashMap<Prefix, u32>,
+    remote: HashMap<Prefix, u32>,
+}
+
+#[derive(Debug)]
+struct Maps {
+    xsks: MapHandle,
+    ports: MapHandle,
+    local_addresses: MapHandle,
+    protected_local: MapHandle,
+    protected_remote: MapHandle,
+    steer_counters: MapHandle,
+}
+
+impl Steering {
+    /// Loads the program and makes its maps; nothing is attached yet.
+    ///
+    /// # Errors
+    ///
+    /// Missing capabilities, a kernel without BPF or AF_XDP, or a program that the kernel refuses.
+    pub fn load() -> Result<Self, SteerError> {
+        libbpf_rs::set_print(Some((PrintLevel::Warn, |_, line| {
+            LOG.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push_str(&line);
+        })));
+        LOG.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let object = ObjectBuilder::default()
+            .open_memory(OBJECT)
+            .and_then(|object| object.load())
+            .map_err(|error| load_error(into_io(error)))?;
+        let map = |name: &'static str| {
+            let map = object.maps().find(|map| map.name() == name);
+            let map = map.ok_or(SteerError::Object { name })?;
+            MapHandle::try_from(&map).map_err(|error| map_error(name, error))
+        };
+        let maps = Maps {
+            xsks: map("xsks")?,
+            ports: map("ports")?,
+            local_addresses: map("local_addresses")?,
+            protected_local: map("protected_local")?,
+            protected_remote: map("protected_remote")?,
+            steer_counters: map("steer_counters")?,
+        };
+        Ok(Self {
+            links: Vec::new(),
+            object,
+            maps,
+            local: HashMap::new(),
+            remote: HashMap::new(),
+        })
+    }
+
+    /// Attaches the program to an interface and says which port it is: natively if the driver can, generically
+    /// if not.
+    ///
+    /// # Errors
+    ///
+    /// Refuses when another program is there, and when neither mode works.
+    pub fn attach(
+        &mut self,
+        ifindex: u32,
+        interface: &str,
+        port: u8,
+        role: Role,
+    ) -> Result<Attached, SteerError> {
+        if interface_index(interface) != Some(ifindex) {
+            return Err(SteerError::NoInterface {
+                interface: interface.to_owned(),
+            });
+        }
+        self.refuse_occupied(ifindex, interface)?;
+        self.set_port(ifindex, port, role)?;
+        let (link, mode) = match self.link(ifindex, XdpFlags::DRV_MODE) {
+            Ok(link) => (link, Mode::Native),
+            Err(native) if native.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(capabilities("attaching the XDP program"));
+            }
+            Err(native) => {
+                // It may have come between the look and the link.
+                self.refuse_occupied(ifindex, interface)?;
+                match self.link(ifindex, XdpFlags::SKB_MODE) {
+                    Ok(link) => (link, Mode::Generic { reason: native }),
+                    Err(generic) => {
+                        return Err(SteerError::Attach {
+                            interface: interface.to_owned(),
+                            native,
+                            generic,
+                        });
+                    }
+                }
+            }
+        };
+        self.links.push(link);
+        Ok(Attached { mode })
+    }
+
+    /// Says which port and side an interface is, without attaching anything.
+    ///
+    /// # Errors
+    ///
+    /// A port number out of range, or a kernel that refuses the entry.
+    pub fn set_port(&self, ifindex: u32, port: u8, role: Role) -> Result<(), SteerError> {
+        if u32::from(port) >= MAX_PORTS {
+            return Err(SteerError::OutOfRange { port, queue: 0 });
+        }
+        let role: u32 = match role {
+            Role::Inside => 0,
+            Role::Outside => 1,
+        };
+        let mut value = [0; 8];
+        value[..4].copy_from_slice(&u32::from(port).to_ne_bytes());
+        value[4..].copy_from_slice(&role.to_ne_bytes());
+        update(&self.maps.ports, "ports", &ifindex.to_ne_bytes(), &value)
+    }
+
+    /// Sends what is ours on a queue to an AF_XDP socket. The entry goes when the socket is closed.
+    ///
+    /// # Errors
+    ///
+    /// A queue out of range, or a kernel that refuses the socket.
+    pub fn set_socket(
+        &self,
+        port: u8,
+        queue: u32,
+        socket: BorrowedFd<'_>,
+    ) -> Result<(), SteerError> {
+        if u32::from(port) >= MAX_PORTS || queue >= QUEUES_PER_PORT {
+            return Err(SteerError::OutOfRange { port, queue });
+        }
+        let key = u32::from(port) * QUEUES_PER_PORT + queue;
+        let value = socket.as_raw_fd().to_ne_bytes();
+        update(&self.maps.xsks, "xsks", &key.to_ne_bytes(), &value)
+    }
+
+    /// Takes ESP, AH and ESP in UDP to this address from now on.
+    ///
+    /// # Errors
+    ///
+    /// A kernel that refuses the entry, as when the map is full.
+    pub fn add_local(&self, address: Ipv4Addr) -> Result<(), SteerError> {
+        let map = &self.maps.local_addresses;
+        update(map, "local_addresses", &address.octets(), &[1])
+    }
+
+    /// Leaves what is sent to this address to the kernel. Removing what is not there is no error.
+    ///
+    /// # Errors
+    ///
+    /// A kernel that refuses.
+    pub fn remove_local(&self, address: Ipv4Addr) -> Result<(), SteerError> {
+        let map = &self.maps.local_addresses;
+        delete(map, "local_addresses", &address.octets())
+    }
+
+    /// Takes plain packets between two prefixes. A prefix may be part of many pairs and goes with
+    /// the last. What comes from the local prefix of one pair and goes to the remote prefix of another is taken
+    /// too: the SPD decides.
+    ///
+    /// # Errors
+    ///
+    /// A kernel that refuses an entry, as when the map is full; nothing has changed then.
+    pub fn add_protected(&mut self, local: Prefix, remote: Prefix) -> Result<(), SteerError> {
+        let Maps {
+            protected_local,
+            protected_remote,
+            ..
+        } = &self.maps;
+        count_up(protected_local, "protected_local", &mut self.local, local)?;
+        let added = count_up(
+            protected_remote,
+            "protected_remote",
+            &mut self.remote,
+            remote,
+        );
+        if added.is_err() {
+            count_down(protected_local, "protected_local", &mut self.local, local)?;
+        }
+        added
+    }
+
+    /// Undoes one [`add_protected`](Self::add_protected).
+    ///
+    /// # Errors
+    ///
+    /// A kernel that refuses.
+    pub fn remove_protected(&mut self, local: Prefix, remote: Prefix) -> Result<(), SteerError> {
+        let Maps {
+            protected_local,
+            protected_remote,
+            ..
+        } = &self.maps;
+        count_down(protected_local, "protected_local", &mut self.local, local)?;
+        count_down(
+            protected_remote,
+            "protected_remote",
+            &mut self.remote,
+            remote,
+        )
+    }
+
+    /// How often each verdict was given since the program was loaded.
+    ///
+    /// # Errors
+    ///
+    /// A kernel that refuses to be read.
+    pub fn counters(&self) -> Result<[(Verdict, u64); 10], SteerError> {
+        let mut counters = Verdict::ALL.map(|verdict| (verdict, 0));
+        for (verdict, sum) in &mut counters {
+            let key = (*verdict as u32).to_ne_bytes();
+            let values = self
+                .maps
+                .steer_counters
+                .lookup_percpu(&key, MapFlags::ANY)
+                .map_err(|error| map_error("steer_counters", error))?
+                .unwrap_or_default();
+            *sum = values
+                .iter()
+                .filter_map(|value| value.first_chunk())
+                .map(|value| u64::from_ne_bytes(*value))
+                .sum();
+        }
+        Ok(counters)
+    }
+
+    /// Runs the program once on a packet as if the loopback interface (index 1) had received it
+    /// on queue 0, and says what would become of it.
+    ///
+    /// # Errors
+    ///
+    /// Missing capabilities.
+    pub fn dry_run(&self, packet: &[u8]) -> Result<Action, SteerError> {
+        let input = ProgramInput {
+            data_in: Some(packet),
+            repeat: 1,
+            ..ProgramInput::default()
+        };
+        let output = self.program()?.test_run(input).map_err(|error| {
+            let error = into_io(error);
+            if error.kind() == io::ErrorKind::PermissionDenied {
+                capabilities("running the XDP program")
+            } else {
+                load_error(error)
+            }
+        })?;
+        Ok(match output.return_value {
+            1 => Action::Drop,
+            2 => Action::Pass,
+            4 => Action::Redirect,
+            other => Action::Other(other),
+        })
+    }
+
+    fn program(&self) -> Result<ProgramMut<'_>, SteerError> {
+        const NAME: &str = "esplanade_steer";
+        let program = self
+            .object
+            .progs_mut()
+            .find(|program| program.name() == NAME);
+        program.ok_or(SteerError::Object { name: NAME })
+    }
+
+    /// The error that names the program on an interface, if there is one.
+    fn refuse_occupied(&self, ifindex: u32, interface: &str) -> Result<(), SteerError> {
+        let program = self.program()?;
+        let query = Xdp::new(program.as_fd()).query(ifindex as i32, XdpFlags::NONE);
+        let Ok(found) = query else {
+            return Ok(()); // Let the attachment find out.
+        };
+        let ids = [
+            found.drv_prog_id,
+            found.skb_prog_id,
+            found.hw_prog_id,
+            found.prog_id,
+        ];
+        match ids.into_iter().find(|&id| id != 0) {
+            None => Ok(()),
+            Some(id) => Err(SteerError::Occupied {
+                interface: interface.to_owned(),
+                program: program_name(id),
+                id,
+            }),
+        }
+    }
+
+    fn link(&self, ifindex: u32, mode: XdpFlags) -> io::Result<OwnedFd> {
+        let program = self.program().map_err(io::Error::other)?;
+        create_link(program.as_fd(), ifindex, mode)
+    }
+}
+
+/// Attaches a program to an interface by a link that goes with its file descriptor.
+#[allow(unsafe_code)]
+fn create_link(program: BorrowedFd<'_>, ifindex: u32, mode: XdpFlags) -> io::Result<OwnedFd> {
+    let options = libbpf_sys::bpf_link_create_opts {
+        sz: size_of::<libbpf_sys::bpf_link_create_opts>() as _,
+        flags: mode.bits(),
+        ..Default::default()
+    };
+    // SAFETY: the options live across the call and carry their size; the descriptor is open.
+    let result = unsafe {
+        libbpf_sys::bpf_link_create(
+            program.as_raw_fd(),
+            ifindex as i32,
+            libbpf_sys::BPF_XDP,
+            &options,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::from_raw_os_error(-result));
+    }
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(result) })
+}
+
+/// What libbpf says while it loads, kept for the error that may follow.
+static LOG: Mutex<String> = Mutex::new(String::new());
+
+fn interface_index(interface: &str) -> Option<u32> {
+    use rustix::net::{AddressFamily, SocketType, netdevice, socket};
+    let any = socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok()?;
+    netdevice::name_to_index(&any, interface).ok()
+}
+
+fn program_name(id: u32) -> String {
+    ProgInfoIter::default()
+        .find(|program| program.id == id)
+        .map(|program| program.name.to_string_lossy().into_owned())
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "without a name".to_owned())
+}
+
+fn capabilities(what: &'static str) -> SteerError {
+    SteerError::Capabilities {
+        what,
+        missing: MissingCapabilities::of_this_process(),
+    }
+}
+
+fn load_error(error: io::Error) -> SteerError {
+    let log = std::mem::take(&mut *LOG.lock().unwrap_or_else(PoisonError::into_inner));
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => capabilities("loading the XDP program"),
+        io::ErrorKind::Unsupported => SteerError::KernelWithout {
+            what: "it has no bpf() system call",
+            error,
+        },
+        io::ErrorKind::InvalidInput if log.contains("'xsks'") => SteerError::KernelWithout {
+            what: "it has no map of AF_XDP sockets",
+            error,
+        },
+        _ => {
+            let lines: Vec<_> = log.lines().collect();
+            let tail = lines[lines.len().saturating_sub(8)..].join("\n");
+            SteerError::Load { error, log: tail }
+        }
+    }
+}
+
+/// libbpf-rs hides the kernel's error number and shows its kind.
+fn into_io(error: libbpf_rs::Error) -> io::Error {
+    let kind = match error.kind() {
+        libbpf_rs::ErrorKind::NotFound => io::ErrorKind::NotFound,
+        libbpf_rs::ErrorKind::PermissionDenied => io::ErrorKind::PermissionDenied,
+        libbpf_rs::ErrorKind::AlreadyExists => io::ErrorKind::AlreadyExists,
+        libbpf_rs::ErrorKind::InvalidInput => io::ErrorKind::InvalidInput,
+        libbpf_rs::ErrorKind::Unsupported => io::ErrorKind::Unsupported,
+        libbpf_rs::ErrorKind::OutOfMemory => io::ErrorKind::OutOfMemory,
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, format!("{error:#}"))
+}
+
+fn map_error(map: &'static str, error: libbpf_rs::Error) -> SteerError {
+    SteerError::Map {
+        map,
+        error: into_io(error),
+    }
+}
+
+fn update(map: &MapHandle, name: &'static str, key: &[u8], value: &[u8]) -> Result<(), SteerError> {
+    map.update(key, value, MapFlags::ANY)
+        .map_err(|error| map_error(name, error))
+}
+
+fn delete(map: &MapHandle, name: &'static str, key: &[u8]) -> Result<(), SteerError> {
+    match map.delete(key) {
+        Err(error) if error.kind() != libbpf_rs::ErrorKind::NotFound => Err(map_error(name, error)),
+        _ => Ok(()),
+    }
+}
+
+fn count_up(
+    map: &MapHandle,
+    name: &'static str,
+    counts: &mut HashMap<Prefix, u32>,
+    prefix: Prefix,
+) -> Result<(), SteerError> {
+    if !counts.contains_key(&prefix) {
+        update(map, name, &prefix.key(), &[1])?;
+    }
+    *counts.entry(prefix).or_default() += 1;
+    Ok(())
+}
+
+fn count_down(
+    map: &MapHandle,
+    name: &'static str,
+    counts: &mut HashMap<Prefix, u32>,
+    prefix: Prefix,
+) -> Result<(), SteerError> {
+    match counts.get_mut(&prefix) {
+        None => Ok(()),
+        Some(count) if *count > 1 => {
+            *count -= 1;
+            Ok(())
+        }
+        Some(_) => {
+            counts.remove(&prefix);
+            delete(map, name, &prefix.key())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_canonical() {
+        let prefix = Prefix::new(Ipv4Addr::new(10, 1, 2, 3), 16);
+        assert_eq!(prefix, Prefix::new(Ipv4Addr::new(10, 1, 0, 0), 16));
+        let all = Prefix::new(Ipv4Addr::new(10, 1, 2, 3), 0);
+        assert_eq!(all.key(), [0; 8]);
+        let one = Prefix::new(Ipv4Addr::new(10, 1, 2, 3), 99);
+        assert_eq!(one.key()[4..], [10, 1, 2, 3]);
+    }
+
+    #[test]
+    fn verdicts_stand_in_the_order_of_their_numbers() {
+        for (index, verdict) in Verdict::ALL.into_iter().enumerate() {
+            assert_eq!(verdict as usize, index);
+        }
+    }
+}
