@@ -1,1 +1,11 @@
-//! The test-bed, the traffic generator and the benchmarks.
+//! The test-bed and the measurements: network namespaces joined by veth, real peers to talk to, a
+//! listener on the wire, and the traffic that is sent through all of it.
+//!
+//! Nothing in here is part of the gateway. It starts the gateway's real binaries and looks at them
+//! from outside, as a user would.
+
+#![forbid(unsafe_code)]
+
+pub mod peer;
+pub mod testbed;
+pub mod wire_tap;

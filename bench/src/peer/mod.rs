@@ -1,0 +1,3 @@
+//! The software nobody here wrote, made ready to be the other end of a tunnel.
+
+pub mod strongswan;
