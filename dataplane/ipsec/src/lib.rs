@@ -1,1 +1,13 @@
 //! The RFC 4301 family as pure code: SA, SAD, SPD, ESP, sequence numbers, anti-replay.
+//!
+//! No sockets, clocks, threads or randomness: the worker of the dataplane brings them. What packets look like is in
+//! `esplanade-wire`, how they are sealed in `esplanade-crypto`.
+
+#![forbid(unsafe_code)]
+
+mod flow_cache;
+pub mod id;
+pub mod replay;
+pub mod sad;
+pub mod selector;
+pub mod spd;

@@ -1,0 +1,106 @@
+//! An exact-match cache from flows to decisions, in front of the SPD's classifier.
+//!
+//! Two entries share a cache line and form a set. An entry carries the generation of the policies under which
+//! it was made; one of another generation never matches, so a change of policy empties the cache at once.
+
+use crate::selector::FlowKey;
+
+/// One remembered decision.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(32))]
+struct Entry {
+    key: u128,
+    /// 0 is no generation: an empty entry.
+    generation: u32,
+    decision: u32,
+}
+
+const _: () = assert!(size_of::<[Entry; 2]>() == 64);
+
+const EMPTY: Entry = Entry {
+    key: 0,
+    generation: 0,
+    decision: 0,
+};
+
+/// The cache. Sets are found by a keyed multiplicative hash.
+#[derive(Debug)]
+pub(crate) struct FlowCache {
+    sets: Box<[[Entry; 2]]>,
+    seed: u64,
+}
+
+impl FlowCache {
+    /// Room for some `flows` flows; `seed` keeps senders from choosing flows that collide.
+    pub(crate) fn new(flows: usize, seed: u64) -> Self {
+        let sets = flows.div_ceil(2).next_power_of_two().max(2);
+        Self {
+            sets: vec![[EMPTY; 2]; sets].into_boxed_slice(),
+            seed: seed | 1,
+        }
+    }
+
+    #[inline]
+    fn set(&mut self, key: FlowKey) -> Option<&mut [Entry; 2]> {
+        let mixed = (key.0 as u64 ^ self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            ^ ((key.0 >> 64) as u64).wrapping_mul(self.seed);
+        let hash = (u128::from(mixed) * u128::from(self.seed)) ^ u128::from(mixed >> 29);
+        let index = ((hash >> 64) as u64 ^ hash as u64) as usize & (self.sets.len() - 1);
+        self.sets.get_mut(index)
+    }
+
+    /// The decision made for this flow under this generation.
+    #[inline]
+    pub(crate) fn get(&mut self, key: FlowKey, generation: u32) -> Option<u32> {
+        self.set(key)?
+            .iter()
+            .find(|entry| entry.generation == generation && entry.key == key.0)
+            .map(|entry| entry.decision)
+    }
+
+    /// Remembers a decision, in place of a stale one of its set or else of the older one.
+    pub(crate) fn insert(&mut self, key: FlowKey, generation: u32, decision: u32) {
+        let entry = Entry {
+            key: key.0,
+            generation,
+            decision,
+        };
+        if let Some([first, second]) = self.set(key) {
+            if first.generation == generation {
+                *second = *first;
+            }
+            *first = entry;
+        }
+    }
+
+    /// Forgets everything: for the day that generations start over.
+    pub(crate) fn clear(&mut self) {
+        self.sets.fill([EMPTY; 2]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_generation_never_matches() {
+        let mut cache = FlowCache::new(64, 7);
+        cache.insert(FlowKey(5), 1, 42);
+        assert_eq!(cache.get(FlowKey(5), 1), Some(42));
+        assert_eq!(cache.get(FlowKey(5), 2), None);
+        assert_eq!(cache.get(FlowKey(6), 1), None);
+    }
+
+    #[test]
+    fn most_flows_are_kept() {
+        let mut cache = FlowCache::new(4096, 99);
+        for flow in 0..1000u128 {
+            cache.insert(FlowKey(flow << 64 | 0x10000), 1, flow as u32);
+        }
+        let kept = (0..1000u128)
+            .filter(|flow| cache.get(FlowKey(flow << 64 | 0x10000), 1) == Some(*flow as u32))
+            .count();
+        assert!(kept > 900, "{kept}");
+    }
+}

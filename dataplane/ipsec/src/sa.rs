@@ -1,0 +1,289 @@
+//! Security associations (RFC 4301 4.4.2.1) as the worker that owns them holds them.
+//!
+//! An SA is a run-time record on cache lines of its own, with only what a packet needs, and a cold record with
+//! the rest, which events and statistics ask for.
+
+use crate::{id::SaId, replay::ReplayWindow, sequence::OutboundSequence, spd::PolicyId};
+use esplanade_crypto::{OpeningKey, SealingKey};
+use esplanade_wire::ethernet::MacAddress;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// When an SA has to be replaced and when it ends; 0 is never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lifetime {
+    /// Packets after which a successor is asked for.
+    pub soft_packets: u64,
+    /// Packets that it carries at most.
+    pub hard_packets: u64,
+    /// Bytes after which a successor is asked for.
+    pub soft_bytes: u64,
+    /// Bytes after which it carries no more packets.
+    pub hard_bytes: u64,
+}
+
+/// How far an SA is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Age {
+    /// Nothing to do yet.
+    Fresh,
+    /// Time for a successor.
+    Soft,
+    /// It carries no more packets.
+    Hard,
+}
+
+/// What an SA has carried, and the counts at which its lifetime has to be looked at again.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    packets: u64,
+    bytes: u64,
+    packets_alarm: u64,
+    bytes_alarm: u64,
+}
+
+impl Usage {
+    /// Nothing carried yet.
+    pub fn new(lifetime: &Lifetime) -> Self {
+        let mut usage = Self {
+            packets: 0,
+            bytes: 0,
+            packets_alarm: 0,
+            bytes_alarm: 0,
+        };
+        usage.assess(lifetime);
+        usage
+    }
+
+    /// Packets carried.
+    #[inline]
+    pub fn packets(&self) -> u64 {
+        self.packets
+    }
+
+    /// Bytes of inner packets carried.
+    #[inline]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Counts one packet. `true` when the lifetime has to be [assessed](Self::assess).
+    #[inline]
+    pub fn count(&mut self, bytes: usize) -> bool {
+        self.packets += 1;
+        self.bytes += bytes as u64;
+        self.packets >= self.packets_alarm || self.bytes >= self.bytes_alarm
+    }
+
+    /// Where in its lifetime the SA is; sets the alarm to the next limit.
+    #[cold]
+    pub fn assess(&mut self, lifetime: &Lifetime) -> Age {
+        let reached = |count: u64, limit: u64| limit != 0 && count >= limit;
+        let age = if reached(self.packets, lifetime.hard_packets)
+            || reached(self.bytes, lifetime.hard_bytes)
+        {
+            Age::Hard
+        } else if reached(self.packets, lifetime.soft_packets)
+            || reached(self.bytes, lifetime.soft_bytes)
+        {
+            Age::Soft
+        } else {
+            Age::Fresh
+        };
+        let next = |soft: u64, hard: u64| {
+            let limit = if age == Age::Fresh && soft != 0 { soft } else { hard };
+            if limit == 0 { u64::MAX } else { limit }
+        };
+        self.packets_alarm = next(lifetime.soft_packets, lifetime.hard_packets);
+        self.bytes_alarm = next(lifetime.soft_bytes, lifetime.hard_bytes);
+        age
+    }
+
+    /// Sets the alarm for the next packet, when an announcement found no room.
+    pub fn ring_again(&mut self) {
+        self.packets_alarm = 0;
+    }
+}
+
+/// UDP encapsulation (RFC 3948), seen from us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UdpPorts {
+    /// Our port.
+    pub local: u16,
+    /// The peer's, or its NAT's.
+    pub remote: u16,
+}
+
+/// What packets do not need.
+#[derive(Debug, Clone)]
+pub struct ColdSa {
+    /// The policy that the SA was made for; it serves the whole bundle.
+    pub policy: PolicyId,
+    /// The outer address at our end.
+    pub local: IpAddr,
+    /// The outer address at the peer's end.
+    pub remote: IpAddr,
+    /// UDP encapsulation, when a NAT was found.
+    pub encapsulation: Option<UdpPorts>,
+    /// Its limits.
+    pub lifetime: Lifetime,
+    /// The operator's name for it, as the control plane gave it.
+    pub label: [u8; 64],
+}
+
+/// What was announced about an SA; each once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Announced {
+    /// The first authenticated packet.
+    pub first_packet: bool,
+    /// The soft lifetime.
+    pub soft_lifetime: bool,
+    /// The hard lifetime.
+    pub hard_lifetime: bool,
+    /// That sequence numbers run out.
+    pub near_end: bool,
+}
+
+/// An inbound SA at run time.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct InboundSa {
+    /// Which sequence numbers came.
+    pub window: ReplayWindow,
+    /// Opens packets.
+    pub key: Box<OpeningKey>,
+    /// Its identifier and SPI.
+    pub id: SaId,
+    /// Where its last packet left the gateway: a guess at where the next one will.
+    pub exit_port: u8,
+    /// It carries no more packets.
+    pub expired: bool,
+    /// Its statistics changed since they were last published.
+    pub dirty: bool,
+    /// What the control plane was told.
+    pub announced: Announced,
+    /// What it carried.
+    pub usage: Usage,
+    /// Packets refused as late or as duplicates.
+    pub replayed: u64,
+    /// Packets that were not authentic.
+    pub forged: u64,
+    /// When it carried its last packet.
+    pub used_ms: u64,
+    /// The rest.
+    pub cold: Box<ColdSa>,
+}
+
+const _: () = assert!(size_of::<InboundSa>() == 128);
+
+/// What to do with the DF bit of the outer header (RFC 4301 8.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DfPolicy {
+    /// As in the inner header.
+    Copy,
+    /// Always set.
+    Set,
+    /// Always clear.
+    Clear,
+}
+
+/// Where a packet leaves the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextHop {
+    /// The neighbour's address.
+    pub destination: MacAddress,
+    /// The port's address.
+    pub source: MacAddress,
+    /// The largest IP packet on the way there.
+    pub mtu: u16,
+    /// The port.
+    pub port: u8,
+}
+
+/// An outbound SA at run time.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct OutboundSa {
+    /// The numbers not taken yet.
+    pub sequence: OutboundSequence,
+    /// Seals packets.
+    pub key: Box<SealingKey>,
+    /// What it carried.
+    pub usage: Usage,
+    /// The outer source.
+    pub local: Ipv4Addr,
+    /// The outer destination.
+    pub remote: Ipv4Addr,
+    /// The peer's SPI.
+    pub spi: u32,
+    /// Its identifier.
+    pub id: SaId,
+    /// UDP encapsulation.
+    pub encapsulation: Option<UdpPorts>,
+    /// What the next hop, when known, was resolved under.
+    pub next_hop_generation: u32,
+    /// Where its packets go next.
+    pub next_hop: Option<NextHop>,
+    /// The configured path MTU, 0 if none is.
+    pub path_mtu: u16,
+    /// The largest inner packet, by the path MTU, the next hop and the overhead.
+    pub inner_mtu: u16,
+    /// 64-bit sequence numbers.
+    pub extended: bool,
+    /// Whether the inner DSCP shows outside.
+    pub copy_dscp: bool,
+    /// The outer DF bit.
+    pub df: DfPolicy,
+    /// It carries no more packets.
+    pub expired: bool,
+    /// Its statistics changed since they were last published.
+    pub dirty: bool,
+    /// What the control plane was told.
+    pub announced: Announced,
+    /// When it carried its last packet.
+    pub used_ms: u64,
+    /// The rest.
+    pub cold: Box<ColdSa>,
+}
+
+const _: () = assert!(size_of::<OutboundSa>() == 128 || size_of::<OutboundSa>() == 192);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lifetimes_ring_once_for_each_limit() {
+        let lifetime = Lifetime {
+            soft_packets: 2,
+            hard_packets: 4,
+            ..Lifetime::default()
+        };
+        let mut usage = Usage::new(&lifetime);
+        assert!(!usage.count(100));
+        assert!(usage.count(100));
+        assert_eq!(usage.assess(&lifetime), Age::Soft);
+        assert!(!usage.count(100));
+        assert!(usage.count(100));
+        assert_eq!(usage.assess(&lifetime), Age::Hard);
+        assert!(usage.count(100));
+    }
+
+    #[test]
+    fn no_limit_never_rings() {
+        let mut usage = Usage::new(&Lifetime::default());
+        assert!((0..1000).all(|_| !usage.count(usize::MAX >> 20)));
+        assert_eq!(usage.assess(&Lifetime::default()), Age::Fresh);
+    }
+
+    #[test]
+    fn bytes_count_too() {
+        let lifetime = Lifetime {
+            hard_bytes: 1000,
+            ..Lifetime::default()
+        };
+        let mut usage = Usage::new(&lifetime);
+        assert!(!usage.count(999));
+        assert!(usage.count(1));
+        assert_eq!(usage.assess(&lifetime), Age::Hard);
+    }
+}

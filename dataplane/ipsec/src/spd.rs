@@ -1,0 +1,448 @@
+//! The security policy database (RFC 4301 4.4.1): ordered policies, each with an action, and the outbound SA
+//! that each protect policy uses at the moment.
+//!
+//! One worker owns its copy. Everything is bounded by the capacity given at the start and nothing is allocated
+//! later. A lookup goes to the flow cache first and to the ordered list only for a flow not seen
+//! since the last change of policies.
+
+use crate::{
+    flow_cache::FlowCache,
+    selector::{Flow, Selector},
+};
+use std::collections::HashMap;
+use thiserror::Error;
+
+/// The name of a policy. The policies of one child SA, one for each pair of its selectors, differ in
+/// the lowest 8 bits only and use the same SA: they are a *bundle*.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyId(pub u64);
+
+impl PolicyId {
+    /// What the policies of one child SA have in common.
+    #[inline]
+    pub fn bundle(self) -> u64 {
+        self.0 >> 8
+    }
+}
+
+/// What is done with the packets of a policy (RFC 4301 4.4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Through an SA or not at all.
+    Protect,
+    /// As they are.
+    Bypass,
+    /// Not at all.
+    Discard,
+}
+
+/// One policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// Its name.
+    pub id: PolicyId,
+    /// The lower number wins; among equals the lower name.
+    pub priority: u32,
+    /// What it does.
+    pub action: Action,
+    /// What it applies to.
+    pub selector: Selector,
+}
+
+/// The decision for a flow: a policy of the current generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// What is to be done.
+    pub action: Action,
+    /// The policy that says so.
+    pub policy: PolicyId,
+    /// Where the bundle's state is, for [`Spd::bundle_mut`].
+    pub bundle: BundleIndex,
+}
+
+/// The place of a bundle; good until the next change of policies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BundleIndex(u32);
+
+/// What the policies of one child SA share.
+#[derive(Debug, Clone, Default)]
+pub struct Bundle {
+    name: u64,
+    /// How many policies there are; 0 is a free place.
+    policies: u32,
+    /// The identifier of the outbound SA in use.
+    pub outbound: Option<u32>,
+    /// When an SA was last asked for, in milliseconds; for the rate limit.
+    pub acquired_ms: Option<u64>,
+}
+
+/// No more policies fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the SPD is full: {capacity} policies")]
+pub struct SpdFull {
+    /// How many fit.
+    pub capacity: usize,
+}
+
+/// No policy has that name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("no such policy")]
+pub struct UnknownPolicy;
+
+#[derive(Debug, Clone, Copy)]
+struct Rule {
+    policy: Policy,
+    bundle: u32,
+    /// Set again since the synchronisation began.
+    fresh: bool,
+}
+
+impl Rule {
+    fn order(&self) -> (u32, PolicyId) {
+        (self.policy.priority, self.policy.id)
+    }
+}
+
+/// What the flow cache holds for a flow that no policy matches.
+const NO_POLICY: u32 = u32::MAX;
+
+/// The database.
+#[derive(Debug)]
+pub struct Spd {
+    /// In order of precedence.
+    rules: Vec<Rule>,
+    bundles: Vec<Bundle>,
+    free_bundles: Vec<u32>,
+    bundle_of: HashMap<u64, u32>,
+    generation: u32,
+    cache: FlowCache,
+    capacity: usize,
+}
+
+impl Spd {
+    /// An empty database for `capacity` policies, with a cache of `flows` flows.
+    pub fn new(capacity: usize, flows: usize, seed: u64) -> Self {
+        Self {
+            rules: Vec::with_capacity(capacity),
+            bundles: vec![Bundle::default(); capacity],
+            free_bundles: (0..capacity as u32).rev().collect(),
+            // Twice the room, so that tombstones are swept in place and nothing is allocated.
+            bundle_of: HashMap::with_capacity(2 * capacity),
+            generation: 1,
+            cache: FlowCache::new(flows, seed),
+            capacity,
+        }
+    }
+
+    /// Adds a policy, or replaces the one of that name. The bundle keeps its SA.
+    ///
+    /// # Errors
+    ///
+    /// When the database is full.
+    pub fn set(&mut self, policy: Policy) -> Result<(), SpdFull> {
+        let full = SpdFull {
+            capacity: self.capacity,
+        };
+        let known = self.position(policy.id);
+        if known.is_none() && self.rules.len() == self.capacity {
+            return Err(full);
+        }
+        // The bundle is joined before the old policy leaves it, so that it keeps its SA.
+        let bundle = self.join(policy.id.bundle()).ok_or(full)?;
+        if let Some(index) = known {
+            let old = self.rules.remove(index);
+            self.leave(old.bundle);
+        }
+        let rule = Rule {
+            policy,
+            bundle,
+            fresh: true,
+        };
+        let at = self
+            .rules
+            .partition_point(|other| other.order() < rule.order());
+        self.rules.insert(at, rule);
+        self.changed();
+        Ok(())
+    }
+
+    /// Removes a policy.
+    ///
+    /// # Errors
+    ///
+    /// When there is none of that name.
+    pub fn remove(&mut self, id: PolicyId) -> Result<(), UnknownPolicy> {
+        let index = self.position(id).ok_or(UnknownPolicy)?;
+        let rule = self.rules.remove(index);
+        self.leave(rule.bundle);
+        self.changed();
+        Ok(())
+    }
+
+    /// Begins a synchronisation: policies not set until [`end_sync`](Self::end_sync) will go.
+    pub fn begin_sync(&mut self) {
+        for rule in &mut self.rules {
+            rule.fresh = false;
+        }
+    }
+
+    /// Ends a synchronisation.
+    pub fn end_sync(&mut self) {
+        while let Some(index) = self.rules.iter().position(|rule| !rule.fresh) {
+            let rule = self.rules.remove(index);
+            self.leave(rule.bundle);
+        }
+        self.changed();
+    }
+
+    /// Makes a bundle use this outbound SA from now on.
+    ///
+    /// # Errors
+    ///
+    /// When there is no policy of that bundle.
+    pub fn select(&mut self, id: PolicyId, sa: u32) -> Result<(), UnknownPolicy> {
+        let index = *self.bundle_of.get(&id.bundle()).ok_or(UnknownPolicy)?;
+        let bundle = self.bundles.get_mut(index as usize).ok_or(UnknownPolicy)?;
+        bundle.outbound = Some(sa);
+        Ok(())
+    }
+
+    /// The first policy that matches a flow.
+    #[inline]
+    pub fn lookup(&mut self, flow: &Flow) -> Option<Decision> {
+        let key = flow.key();
+        let cached = key.and_then(|key| self.cache.get(key, self.generation));
+        let index = match cached {
+            Some(index) => index,
+            None => {
+                let index = self.classify(flow);
+                if let Some(key) = key {
+                    self.cache.insert(key, self.generation, index);
+                }
+                index
+            }
+        };
+        let rule = self.rules.get(index as usize)?;
+        Some(Decision {
+            action: rule.policy.action,
+            policy: rule.policy.id,
+            bundle: BundleIndex(rule.bundle),
+        })
+    }
+
+    /// The state of a decision's bundle.
+    #[inline]
+    pub fn bundle_mut(&mut self, index: BundleIndex) -> Option<&mut Bundle> {
+        self.bundles.get_mut(index.0 as usize)
+    }
+
+    /// The state of a decision's bundle.
+    #[inline]
+    pub fn bundle(&self, index: BundleIndex) -> Option<&Bundle> {
+        self.bundles.get(index.0 as usize)
+    }
+
+    /// Whether this SA is the one that some bundle uses.
+    pub fn is_selected(&self, policy: PolicyId, sa: u32) -> bool {
+        self.bundle_of
+            .get(&policy.bundle())
+            .and_then(|index| self.bundles.get(*index as usize))
+            .is_some_and(|bundle| bundle.outbound == Some(sa))
+    }
+
+    /// How many policies there are.
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Whether there is no policy: everything is discarded.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    #[cold]
+    fn classify(&self, flow: &Flow) -> u32 {
+        self.rules
+            .iter()
+            .position(|rule| rule.policy.selector.matches(flow))
+            .map_or(NO_POLICY, |index| index as u32)
+    }
+
+    fn position(&self, id: PolicyId) -> Option<usize> {
+        self.rules.iter().position(|rule| rule.policy.id == id)
+    }
+
+    fn join(&mut self, name: u64) -> Option<u32> {
+        let index = match self.bundle_of.get(&name) {
+            Some(index) => *index,
+            None => {
+                // There is one for each policy; only a replacement in a full database can find none.
+                let index = self.free_bundles.pop()?;
+                self.bundle_of.insert(name, index);
+                index
+            }
+        };
+        let bundle = self.bundles.get_mut(index as usize)?;
+        bundle.name = name;
+        bundle.policies += 1;
+        Some(index)
+    }
+
+    fn leave(&mut self, index: u32) {
+        if let Some(bundle) = self.bundles.get_mut(index as usize) {
+            bundle.policies -= 1;
+            if bundle.policies == 0 {
+                self.bundle_of.remove(&bundle.name);
+                *bundle = Bundle::default();
+                self.free_bundles.push(index);
+            }
+        }
+    }
+
+    /// Makes every cached decision stale.
+    fn changed(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+        if self.generation == 0 {
+            self.cache.clear();
+            self.generation = 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::selector::tests::{flow, selector};
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    const CAPACITY: usize = 6;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Set(Policy),
+        Remove(PolicyId),
+        Select(PolicyId, u32),
+        Sync(Vec<Policy>),
+        Look(Flow),
+    }
+
+    fn id() -> impl Strategy<Value = PolicyId> {
+        (0u64..4, 0u64..3).prop_map(|(bundle, pair)| PolicyId(bundle << 8 | pair))
+    }
+
+    fn policy() -> impl Strategy<Value = Policy> {
+        let action = prop_oneof![
+            Just(Action::Protect),
+            Just(Action::Bypass),
+            Just(Action::Discard)
+        ];
+        (id(), 0u32..3, action, selector()).prop_map(|(id, priority, action, selector)| Policy {
+            id,
+            priority,
+            action,
+            selector,
+        })
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => policy().prop_map(Step::Set),
+            2 => id().prop_map(Step::Remove),
+            2 => (id(), any::<u32>()).prop_map(|(id, sa)| Step::Select(id, sa)),
+            1 => prop::collection::vec(policy(), 0..4).prop_map(Step::Sync),
+            8 => flow().prop_map(Step::Look),
+        ]
+    }
+
+    /// Lists and loops.
+    #[derive(Default)]
+    struct Model {
+        policies: Vec<Policy>,
+        selected: Vec<(u64, u32)>,
+    }
+
+    impl Model {
+        fn set(&mut self, policy: Policy) -> bool {
+            let known = self.policies.iter().any(|other| other.id == policy.id);
+            if !known && self.policies.len() == CAPACITY {
+                return false;
+            }
+            self.policies.retain(|other| other.id != policy.id);
+            self.policies.push(policy);
+            true
+        }
+
+        fn forget_unused(&mut self) {
+            let names: HashSet<u64> = self.policies.iter().map(|p| p.id.bundle()).collect();
+            self.selected.retain(|(name, _)| names.contains(name));
+        }
+
+        fn look(&self, flow: &Flow) -> Option<(Policy, Option<u32>)> {
+            let policy = self
+                .policies
+                .iter()
+                .filter(|policy| policy.selector.matches(flow))
+                .min_by_key(|policy| (policy.priority, policy.id))?;
+            let selected = self
+                .selected
+                .iter()
+                .rfind(|(name, _)| *name == policy.id.bundle());
+            Some((*policy, selected.map(|(_, sa)| *sa)))
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_as_the_model(steps in prop::collection::vec(step(), 1..80)) {
+            let mut spd = Spd::new(CAPACITY, 4, 3);
+            let mut model = Model::default();
+            for step in steps {
+                match step {
+                    Step::Set(policy) => {
+                        prop_assert_eq!(spd.set(policy).is_ok(), model.set(policy));
+                    }
+                    Step::Remove(id) => {
+                        let known = model.policies.iter().any(|policy| policy.id == id);
+                        prop_assert_eq!(spd.remove(id).is_ok(), known);
+                        model.policies.retain(|policy| policy.id != id);
+                        model.forget_unused();
+                    }
+                    Step::Select(id, sa) => {
+                        let known = model.policies.iter().any(|policy| policy.id.bundle() == id.bundle());
+                        prop_assert_eq!(spd.select(id, sa).is_ok(), known);
+                        if known {
+                            model.selected.push((id.bundle(), sa));
+                        }
+                    }
+                    Step::Sync(policies) => {
+                        spd.begin_sync();
+                        let mut kept = HashSet::new();
+                        for policy in policies {
+                            let fits = model.set(policy);
+                            prop_assert_eq!(spd.set(policy).is_ok(), fits);
+                            if fits {
+                                kept.insert(policy.id);
+                            }
+                        }
+                        spd.end_sync();
+                        model.policies.retain(|policy| kept.contains(&policy.id));
+                        model.forget_unused();
+                    }
+                    Step::Look(flow) => {
+                        let ours = spd.lookup(&flow);
+                        let again = spd.lookup(&flow);
+                        prop_assert_eq!(ours, again);
+                        let ours = ours.map(|decision| {
+                            (decision.action, decision.policy, spd.bundle(decision.bundle).unwrap().outbound)
+                        });
+                        let theirs = model.look(&flow).map(|(policy, sa)| (policy.action, policy.id, sa));
+                        prop_assert_eq!(ours, theirs);
+                    }
+                }
+                prop_assert_eq!(spd.len(), model.policies.len());
+                prop_assert_eq!(spd.free_bundles.len() + spd.bundle_of.len(), CAPACITY);
+            }
+        }
+    }
+}
