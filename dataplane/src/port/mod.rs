@@ -5,12 +5,17 @@
 //! two ends inside one process for tests and benches.
 
 mod frame;
+mod interface;
 pub mod memory;
+mod open;
+pub mod xdp;
 
 use arrayvec::ArrayVec;
 use std::os::fd::BorrowedFd;
 
 pub use frame::{RxFrame, TxFrame};
+pub use interface::{Interface, InterfaceError};
+pub use open::{CopyMode, OpenError, Settings};
 
 /// The most packets that one burst holds.
 pub const BURST: usize = 64;
