@@ -108,9 +108,9 @@ const NEEDED: [(&str, u32); 4] = [
 const SYS_ADMIN: u32 = 21;
 
 impl MissingCapabilities {
-    /// Looks at what this process has.
-    pub fn of_this_process() -> Self {
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    /// Looks at what the calling thread has.
+    pub fn of_this_thread() -> Self {
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
         Self::from_status(&status)
     }
 

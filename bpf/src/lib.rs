@@ -498,7 +498,7 @@ fn program_name(id: u32) -> String {
 fn capabilities(what: &'static str) -> SteerError {
     SteerError::Capabilities {
         what,
-        missing: MissingCapabilities::of_this_process(),
+        missing: MissingCapabilities::of_this_thread(),
     }
 }
 

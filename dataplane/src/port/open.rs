@@ -355,7 +355,7 @@ fn tune(socket: BorrowedFd<'_>, frames: u32) {
 }
 
 fn capabilities() -> OpenError {
-    OpenError::Capabilities(MissingCapabilities::of_this_process())
+    OpenError::Capabilities(MissingCapabilities::of_this_thread())
 }
 
 fn other(settings: &Settings, error: io::Error) -> OpenError {

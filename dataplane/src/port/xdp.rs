@@ -14,6 +14,7 @@ use super::{
 use arrayvec::ArrayVec;
 use rustix::net::{SendFlags, send, sockopt};
 use std::{
+    fmt,
     os::fd::{AsRawFd, BorrowedFd},
     ptr,
 };
@@ -37,7 +38,6 @@ pub(super) const HEADROOM: usize = 256;
 /// for ever. A receiving frame is in the fill ring, with the kernel, in the receive ring, in `to_fill`, or in a
 /// token; a sending frame is in `free`, in a token, in `to_send`, in the transmit ring, with the
 /// kernel, or in the completion ring; never in two of these.
-#[derive(Debug)]
 pub struct XdpPort {
     receive: RxQueue,
     transmit: TxQueue,
@@ -194,6 +194,16 @@ impl XdpPort {
         if self.fill.needs_wakeup() {
             let _ = self.fill.wakeup(self.receive.fd_mut(), 0);
         }
+    }
+}
+
+impl fmt::Debug for XdpPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("XdpPort")
+            .field("socket", &self.socket())
+            .field("mode", &self.mode)
+            .field("frames", &self.descriptors.len())
+            .finish_non_exhaustive()
     }
 }
 
