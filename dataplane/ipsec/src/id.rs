@@ -11,13 +11,13 @@ const TAG_BITS: u32 = 12;
 pub struct SaId(NonZeroU32);
 
 impl SaId {
-    /// Takes a number for an identifier; `None` when its tag is below 256. That keeps every slot's SPIs clear of
-    /// those that RFC 4303 2.1 reserves ("SPI values in the range 1 through 255 are reserved [...]; The SPI value
-    /// of zero (0) is reserved for local, implementation-specific use").
+    /// Takes a number for an identifier; `None` for those that are no SPI.
+    ///
+    /// RFC 4303 2.1: "SPI values in the range 1 through 255 are reserved [...] The SPI value of zero (0) is
+    /// reserved for local, implementation-specific use and MUST NOT be sent on the wire."
     #[inline]
     pub fn new(number: u32) -> Option<Self> {
-        let tag = number & ((1 << TAG_BITS) - 1);
-        if tag < 256 {
+        if number < 256 {
             return None;
         }
         NonZeroU32::new(number).map(Self)
@@ -50,7 +50,7 @@ mod tests {
     fn identifiers_keep_clear_of_reserved_spis() {
         assert!(SaId::new(0).is_none());
         assert!(SaId::new(255).is_none());
-        assert!(SaId::new(7 << 12 | 255).is_none());
+        assert!(SaId::new(256).is_some());
         let id = SaId::new(7 << 12 | 0xabc).unwrap();
         assert_eq!((id.slot(), id.get()), (7, 0x7abc));
     }

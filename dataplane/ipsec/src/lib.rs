@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod esp;
 mod flow_cache;
 pub mod id;
 pub mod replay;

@@ -45,15 +45,26 @@ pub struct ReplayWindow {
     words: Box<[u64]>,
     size: u32,
     extended: bool,
+    enabled: bool,
 }
 
 impl ReplayWindow {
     /// A window of `size` numbers (brought within [`MIN_WINDOW`] and [`MAX_WINDOW`]), for 64-bit numbers if
-    /// `extended`.
+    /// `extended`. A size of 0 lets every number pass, and only infers the high half.
     pub fn new(size: u32, extended: bool) -> Self {
-        let size = size.clamp(MIN_WINDOW, MAX_WINDOW);
-        let words = (size.div_ceil(64) + 1).next_power_of_two();
+        let enabled = size != 0;
+        let size = if enabled {
+            size.clamp(MIN_WINDOW, MAX_WINDOW)
+        } else {
+            MAX_WINDOW
+        };
+        let words = if enabled {
+            (size.div_ceil(64) + 1).next_power_of_two()
+        } else {
+            1
+        };
         Self {
+            enabled,
             highest: 0,
             words: vec![0; words as usize].into_boxed_slice(),
             size,
@@ -67,9 +78,9 @@ impl ReplayWindow {
         self.highest
     }
 
-    /// How many numbers the window spans.
+    /// How many numbers the window spans, 0 when it lets every one pass.
     pub fn size(&self) -> u32 {
-        self.size
+        if self.enabled { self.size } else { 0 }
     }
 
     /// Whether numbers have 64 bits.
@@ -97,6 +108,9 @@ impl ReplayWindow {
         } else {
             u64::from(wire)
         };
+        if !self.enabled {
+            return Ok(Candidate(number));
+        }
         // RFC 4303 3.3.3: "the first packet sent using a given SA will contain a sequence number of 1"
         if number == 0 {
             return Err(Replayed::Late);
@@ -122,7 +136,11 @@ impl ReplayWindow {
         let number = candidate.0;
         if number > self.highest {
             self.advance(number);
-        } else if self.highest - number >= u64::from(self.size) {
+        }
+        if !self.enabled {
+            return Ok(());
+        }
+        if self.highest - number >= u64::from(self.size) {
             return Err(Replayed::Late);
         }
         let mask = self.words.len() - 1;
@@ -278,6 +296,15 @@ mod tests {
         assert_eq!(receive(&mut window, 3), Ok((1 << 32) + 3));
         assert_eq!(receive(&mut window, u32::MAX - 4), Ok((1 << 32) - 5));
         assert_eq!(receive(&mut window, u32::MAX - 4), Err(Replayed::Duplicate));
+    }
+
+    #[test]
+    fn without_a_window_everything_passes() {
+        let mut window = ReplayWindow::new(0, false);
+        for number in [7, 7, 1_000_000, 1, 0] {
+            assert_eq!(receive(&mut window, number), Ok(number.into()));
+        }
+        assert_eq!((window.size(), window.highest()), (0, 1_000_000));
     }
 
     #[test]

@@ -116,7 +116,7 @@ pub struct UdpPorts {
 /// What packets do not need.
 #[derive(Debug, Clone)]
 pub struct ColdSa {
-    /// The policy that the SA was made for; it serves the whole bundle.
+    /// The policy that the SA was made for; it serves the whole group.
     pub policy: PolicyId,
     /// The outer address at our end.
     pub local: IpAddr,

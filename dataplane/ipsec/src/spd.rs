@@ -13,14 +13,14 @@ use std::collections::HashMap;
 use thiserror::Error;
 
 /// The name of a policy. The policies of one child SA, one for each pair of its selectors, differ in
-/// the lowest 8 bits only and use the same SA: they are a *bundle*.
+/// the lowest 8 bits only and use the same SA: they are a *group*.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PolicyId(pub u64);
 
 impl PolicyId {
     /// What the policies of one child SA have in common.
     #[inline]
-    pub fn bundle(self) -> u64 {
+    pub fn group(self) -> u64 {
         self.0 >> 8
     }
 }
@@ -56,17 +56,17 @@ pub struct Decision {
     pub action: Action,
     /// The policy that says so.
     pub policy: PolicyId,
-    /// Where the bundle's state is, for [`Spd::bundle_mut`].
-    pub bundle: BundleIndex,
+    /// Where the group's state is, for [`Spd::group_mut`].
+    pub group: GroupIndex,
 }
 
-/// The place of a bundle; good until the next change of policies.
+/// The place of a group; good until the next change of policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BundleIndex(u32);
+pub struct GroupIndex(u32);
 
 /// What the policies of one child SA share.
 #[derive(Debug, Clone, Default)]
-pub struct Bundle {
+pub struct Group {
     name: u64,
     /// How many policies there are; 0 is a free place.
     policies: u32,
@@ -92,7 +92,7 @@ pub struct UnknownPolicy;
 #[derive(Debug, Clone, Copy)]
 struct Rule {
     policy: Policy,
-    bundle: u32,
+    group: u32,
     /// Set again since the synchronisation began.
     fresh: bool,
 }
@@ -111,9 +111,9 @@ const NO_POLICY: u32 = u32::MAX;
 pub struct Spd {
     /// In order of precedence.
     rules: Vec<Rule>,
-    bundles: Vec<Bundle>,
-    free_bundles: Vec<u32>,
-    bundle_of: HashMap<u64, u32>,
+    groups: Vec<Group>,
+    free_groups: Vec<u32>,
+    group_of: HashMap<u64, u32>,
     generation: u32,
     cache: FlowCache,
     capacity: usize,
@@ -124,17 +124,17 @@ impl Spd {
     pub fn new(capacity: usize, flows: usize, seed: u64) -> Self {
         Self {
             rules: Vec::with_capacity(capacity),
-            bundles: vec![Bundle::default(); capacity],
-            free_bundles: (0..capacity as u32).rev().collect(),
+            groups: vec![Group::default(); capacity],
+            free_groups: (0..capacity as u32).rev().collect(),
             // Twice the room, so that tombstones are swept in place and nothing is allocated.
-            bundle_of: HashMap::with_capacity(2 * capacity),
+            group_of: HashMap::with_capacity(2 * capacity),
             generation: 1,
             cache: FlowCache::new(flows, seed),
             capacity,
         }
     }
 
-    /// Adds a policy, or replaces the one of that name. The bundle keeps its SA.
+    /// Adds a policy, or replaces the one of that name. The group keeps its SA.
     ///
     /// # Errors
     ///
@@ -147,15 +147,15 @@ impl Spd {
         if known.is_none() && self.rules.len() == self.capacity {
             return Err(full);
         }
-        // The bundle is joined before the old policy leaves it, so that it keeps its SA.
-        let bundle = self.join(policy.id.bundle()).ok_or(full)?;
+        // The group is joined before the old policy leaves it, so that it keeps its SA.
+        let group = self.join(policy.id.group()).ok_or(full)?;
         if let Some(index) = known {
             let old = self.rules.remove(index);
-            self.leave(old.bundle);
+            self.leave(old.group);
         }
         let rule = Rule {
             policy,
-            bundle,
+            group,
             fresh: true,
         };
         let at = self
@@ -174,7 +174,7 @@ impl Spd {
     pub fn remove(&mut self, id: PolicyId) -> Result<(), UnknownPolicy> {
         let index = self.position(id).ok_or(UnknownPolicy)?;
         let rule = self.rules.remove(index);
-        self.leave(rule.bundle);
+        self.leave(rule.group);
         self.changed();
         Ok(())
     }
@@ -190,20 +190,20 @@ impl Spd {
     pub fn end_sync(&mut self) {
         while let Some(index) = self.rules.iter().position(|rule| !rule.fresh) {
             let rule = self.rules.remove(index);
-            self.leave(rule.bundle);
+            self.leave(rule.group);
         }
         self.changed();
     }
 
-    /// Makes a bundle use this outbound SA from now on.
+    /// Makes a group use this outbound SA from now on.
     ///
     /// # Errors
     ///
-    /// When there is no policy of that bundle.
+    /// When there is no policy of that group.
     pub fn select(&mut self, id: PolicyId, sa: u32) -> Result<(), UnknownPolicy> {
-        let index = *self.bundle_of.get(&id.bundle()).ok_or(UnknownPolicy)?;
-        let bundle = self.bundles.get_mut(index as usize).ok_or(UnknownPolicy)?;
-        bundle.outbound = Some(sa);
+        let index = *self.group_of.get(&id.group()).ok_or(UnknownPolicy)?;
+        let group = self.groups.get_mut(index as usize).ok_or(UnknownPolicy)?;
+        group.outbound = Some(sa);
         Ok(())
     }
 
@@ -226,28 +226,28 @@ impl Spd {
         Some(Decision {
             action: rule.policy.action,
             policy: rule.policy.id,
-            bundle: BundleIndex(rule.bundle),
+            group: GroupIndex(rule.group),
         })
     }
 
-    /// The state of a decision's bundle.
+    /// The state of a decision's group.
     #[inline]
-    pub fn bundle_mut(&mut self, index: BundleIndex) -> Option<&mut Bundle> {
-        self.bundles.get_mut(index.0 as usize)
+    pub fn group_mut(&mut self, index: GroupIndex) -> Option<&mut Group> {
+        self.groups.get_mut(index.0 as usize)
     }
 
-    /// The state of a decision's bundle.
+    /// The state of a decision's group.
     #[inline]
-    pub fn bundle(&self, index: BundleIndex) -> Option<&Bundle> {
-        self.bundles.get(index.0 as usize)
+    pub fn group(&self, index: GroupIndex) -> Option<&Group> {
+        self.groups.get(index.0 as usize)
     }
 
-    /// Whether this SA is the one that some bundle uses.
+    /// Whether this SA is the one that some group uses.
     pub fn is_selected(&self, policy: PolicyId, sa: u32) -> bool {
-        self.bundle_of
-            .get(&policy.bundle())
-            .and_then(|index| self.bundles.get(*index as usize))
-            .is_some_and(|bundle| bundle.outbound == Some(sa))
+        self.group_of
+            .get(&policy.group())
+            .and_then(|index| self.groups.get(*index as usize))
+            .is_some_and(|group| group.outbound == Some(sa))
     }
 
     /// How many policies there are.
@@ -273,28 +273,28 @@ impl Spd {
     }
 
     fn join(&mut self, name: u64) -> Option<u32> {
-        let index = match self.bundle_of.get(&name) {
+        let index = match self.group_of.get(&name) {
             Some(index) => *index,
             None => {
                 // There is one for each policy; only a replacement in a full database can find none.
-                let index = self.free_bundles.pop()?;
-                self.bundle_of.insert(name, index);
+                let index = self.free_groups.pop()?;
+                self.group_of.insert(name, index);
                 index
             }
         };
-        let bundle = self.bundles.get_mut(index as usize)?;
-        bundle.name = name;
-        bundle.policies += 1;
+        let group = self.groups.get_mut(index as usize)?;
+        group.name = name;
+        group.policies += 1;
         Some(index)
     }
 
     fn leave(&mut self, index: u32) {
-        if let Some(bundle) = self.bundles.get_mut(index as usize) {
-            bundle.policies -= 1;
-            if bundle.policies == 0 {
-                self.bundle_of.remove(&bundle.name);
-                *bundle = Bundle::default();
-                self.free_bundles.push(index);
+        if let Some(group) = self.groups.get_mut(index as usize) {
+            group.policies -= 1;
+            if group.policies == 0 {
+                self.group_of.remove(&group.name);
+                *group = Group::default();
+                self.free_groups.push(index);
             }
         }
     }
@@ -328,7 +328,7 @@ mod tests {
     }
 
     fn id() -> impl Strategy<Value = PolicyId> {
-        (0u64..4, 0u64..3).prop_map(|(bundle, pair)| PolicyId(bundle << 8 | pair))
+        (0u64..4, 0u64..3).prop_map(|(group, pair)| PolicyId(group << 8 | pair))
     }
 
     fn policy() -> impl Strategy<Value = Policy> {
@@ -374,7 +374,7 @@ mod tests {
         }
 
         fn forget_unused(&mut self) {
-            let names: HashSet<u64> = self.policies.iter().map(|p| p.id.bundle()).collect();
+            let names: HashSet<u64> = self.policies.iter().map(|p| p.id.group()).collect();
             self.selected.retain(|(name, _)| names.contains(name));
         }
 
@@ -387,7 +387,7 @@ mod tests {
             let selected = self
                 .selected
                 .iter()
-                .rfind(|(name, _)| *name == policy.id.bundle());
+                .rfind(|(name, _)| *name == policy.id.group());
             Some((*policy, selected.map(|(_, sa)| *sa)))
         }
     }
@@ -409,10 +409,10 @@ mod tests {
                         model.forget_unused();
                     }
                     Step::Select(id, sa) => {
-                        let known = model.policies.iter().any(|policy| policy.id.bundle() == id.bundle());
+                        let known = model.policies.iter().any(|policy| policy.id.group() == id.group());
                         prop_assert_eq!(spd.select(id, sa).is_ok(), known);
                         if known {
-                            model.selected.push((id.bundle(), sa));
+                            model.selected.push((id.group(), sa));
                         }
                     }
                     Step::Sync(policies) => {
@@ -434,14 +434,14 @@ mod tests {
                         let again = spd.lookup(&flow);
                         prop_assert_eq!(ours, again);
                         let ours = ours.map(|decision| {
-                            (decision.action, decision.policy, spd.bundle(decision.bundle).unwrap().outbound)
+                            (decision.action, decision.policy, spd.group(decision.group).unwrap().outbound)
                         });
                         let theirs = model.look(&flow).map(|(policy, sa)| (policy.action, policy.id, sa));
                         prop_assert_eq!(ours, theirs);
                     }
                 }
                 prop_assert_eq!(spd.len(), model.policies.len());
-                prop_assert_eq!(spd.free_bundles.len() + spd.bundle_of.len(), CAPACITY);
+                prop_assert_eq!(spd.free_groups.len() + spd.group_of.len(), CAPACITY);
             }
         }
     }
