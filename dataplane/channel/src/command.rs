@@ -1,0 +1,386 @@
+//! What the control plane tells a worker or the steward: the SAD and SPD of RFC 4301 4.4, routes and neighbours.
+
+use crate::{Label, PolicyId, PortId, Prefix, SaId, WorkerId};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// One command of a ring. Every command is idempotent: told twice, it is obeyed once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// To workers: the SA exists from now on. One that exists already is left as it is, window and counters included.
+    InstallInbound(InboundSa),
+    /// To workers: as [`Command::InstallInbound`], for the other direction.
+    InstallOutbound(OutboundSa),
+    /// To workers: the SA is gone, and its keys with it.
+    RemoveSa {
+        /// Which.
+        sa: SaId,
+    },
+    /// To workers: the SA that a protect policy uses from now on; survives a repeated [`Command::SetPolicy`].
+    SelectOutbound {
+        /// The policy.
+        policy: PolicyId,
+        /// The outbound SA.
+        sa: SaId,
+    },
+    /// To workers: an entry of the SPD, new or changed.
+    SetPolicy(Policy),
+    /// To workers: the entry is gone.
+    RemovePolicy {
+        /// Which.
+        id: PolicyId,
+    },
+    /// To workers: a route of the kernel's, new or changed.
+    SetRoute {
+        /// Where to.
+        prefix: Prefix,
+        /// The port it leaves by; `None` for an interface that is not ours.
+        port: Option<PortId>,
+        /// The next hop; `None` when the destination is on the link.
+        gateway: Option<IpAddr>,
+        /// In bytes of IP; 0 for that of the port.
+        mtu: u16,
+        /// A route that says no: `unreachable`, `blackhole` or `prohibit`.
+        unreachable: bool,
+    },
+    /// To workers: the route is gone.
+    RemoveRoute {
+        /// Which.
+        prefix: Prefix,
+    },
+    /// To workers: the link address of a neighbour, new or changed.
+    SetNeighbor {
+        /// The port it is behind.
+        port: PortId,
+        /// Its address.
+        address: IpAddr,
+        /// Its link address.
+        mac: [u8; 6],
+    },
+    /// To workers: the neighbour does not answer any more.
+    RemoveNeighbor {
+        /// The port it was behind.
+        port: PortId,
+        /// Its address.
+        address: IpAddr,
+    },
+    /// To workers: a port's facts, which the kernel keeps.
+    SetPort {
+        /// Which.
+        port: PortId,
+        /// Its link address.
+        mac: [u8; 6],
+        /// In bytes of IP.
+        mtu: u16,
+        /// The source of the ICMP errors that we send here; `None` sends none.
+        address: Option<Ipv4Addr>,
+        /// Clamp the MSS of TCP connections that come from here into a tunnel.
+        mss_clamp: bool,
+    },
+    /// A full picture follows, up to [`Command::EndSync`].
+    BeginSync,
+    /// Policies, routes, neighbours, ports, local addresses and protected pairs that were not set since
+    /// [`Command::BeginSync`] are gone. SAs are never swept.
+    EndSync,
+    /// To the steward: ESP and UDP 4500 to this address are ours.
+    SetLocalAddress {
+        /// The address.
+        address: IpAddr,
+    },
+    /// To the steward: not ours any more.
+    RemoveLocalAddress {
+        /// The address.
+        address: IpAddr,
+    },
+    /// To the steward: plain packets between these are ours: taken on inside ports, dropped on outside ones.
+    SetProtected {
+        /// Our side.
+        local: Prefix,
+        /// The peer's side.
+        remote: Prefix,
+    },
+    /// To the steward: not ours any more.
+    RemoveProtected {
+        /// Our side.
+        local: Prefix,
+        /// The peer's side.
+        remote: Prefix,
+    },
+}
+
+/// An SA that receives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InboundSa {
+    /// Its name and its SPI.
+    pub sa: SaId,
+    /// What must come out of it: any of the policies of this one's group.
+    pub policy: PolicyId,
+    /// The transform.
+    pub aead: Aead,
+    /// Key and salt.
+    pub key: KeyMaterial,
+    /// RFC 4303 2.2.1: 64-bit sequence numbers, of which the lower half is sent.
+    pub esn: bool,
+    /// The anti-replay window in packets; 0 switches the check off.
+    pub window: u32,
+    /// Our outer address.
+    pub local: IpAddr,
+    /// The peer's outer address.
+    pub remote: IpAddr,
+    /// RFC 3948: in UDP between these ports; `None` for plain ESP.
+    pub encapsulation: Option<UdpPorts>,
+    /// The worker that has the record.
+    pub owner: WorkerId,
+    /// When to tell, and when to stop.
+    pub lifetime: Lifetime,
+    /// What an operator calls it.
+    pub label: Label,
+}
+
+/// An SA that sends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboundSa {
+    /// Its name. Outbound SAs take a slot too.
+    pub sa: SaId,
+    /// The peer's SPI, which goes on the wire.
+    pub spi: u32,
+    /// The policy, whose group it may serve; [`Command::SelectOutbound`] says when.
+    pub policy: PolicyId,
+    /// The transform.
+    pub aead: Aead,
+    /// Key and salt.
+    pub key: KeyMaterial,
+    /// RFC 4303 2.2.1: 64-bit sequence numbers, of which the lower half is sent.
+    pub esn: bool,
+    /// Our outer address.
+    pub local: IpAddr,
+    /// The peer's outer address.
+    pub remote: IpAddr,
+    /// RFC 3948: in UDP between these ports; `None` for plain ESP.
+    pub encapsulation: Option<UdpPorts>,
+    /// The worker that has the record.
+    pub owner: WorkerId,
+    /// When to tell, and when to stop.
+    pub lifetime: Lifetime,
+    /// Whether the outer DSCP is the inner one; otherwise it is 0.
+    pub copy_dscp: bool,
+    /// What the outer DF bit is.
+    pub df: DfPolicy,
+    /// The known path MTU to the peer in bytes of IP; 0 for that of the route.
+    pub path_mtu: u16,
+    /// What an operator calls it.
+    pub label: Label,
+}
+
+/// The transforms of ESP that the channel can speak of (RFC 4106).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Aead {
+    /// AES-GCM with a 128-bit key and a 16-octet ICV.
+    Aes128Gcm16 = 1,
+    /// AES-GCM with a 256-bit key and a 16-octet ICV.
+    Aes256Gcm16 = 2,
+}
+
+impl Aead {
+    /// Octets of key and salt together.
+    pub const fn key_material_len(self) -> usize {
+        match self {
+            Self::Aes128Gcm16 => 16 + 4,
+            Self::Aes256Gcm16 => 32 + 4,
+        }
+    }
+}
+
+impl fmt::Display for Aead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Aes128Gcm16 => "aes128gcm16",
+            Self::Aes256Gcm16 => "aes256gcm16",
+        })
+    }
+}
+
+/// Key and salt of an SA, at most 64 octets; wiped when dropped, never printed.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct KeyMaterial {
+    bytes: [u8; Self::CAPACITY],
+    length: u8,
+}
+
+impl KeyMaterial {
+    /// The most octets.
+    pub const CAPACITY: usize = 64;
+
+    /// A copy of `key`; `None` when it is longer than [`KeyMaterial::CAPACITY`].
+    pub fn new(key: &[u8]) -> Option<Self> {
+        let mut bytes = [0; Self::CAPACITY];
+        bytes.get_mut(..key.len())?.copy_from_slice(key);
+        let length = u8::try_from(key.len()).ok()?;
+        Some(Self { bytes, length })
+    }
+
+    /// The octets.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes
+            .get(..usize::from(self.length))
+            .unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for KeyMaterial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyMaterial({} octets)", self.length)
+    }
+}
+
+/// The ports of ESP in UDP (RFC 3948).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct UdpPorts {
+    /// Ours.
+    pub local: u16,
+    /// The peer's.
+    pub remote: u16,
+}
+
+/// When an SA has served enough (RFC 4301 4.4.2.1); 0 stands for no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Lifetime {
+    /// Packets after which [`Event::SoftLifetime`](crate::Event::SoftLifetime) is sent.
+    pub soft_packets: u64,
+    /// Packets after which the SA stops.
+    pub hard_packets: u64,
+    /// Bytes after which [`Event::SoftLifetime`](crate::Event::SoftLifetime) is sent.
+    pub soft_bytes: u64,
+    /// Bytes after which the SA stops.
+    pub hard_bytes: u64,
+}
+
+/// The DF bit of the outer header (RFC 4301 8.1).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum DfPolicy {
+    /// That of the inner header.
+    #[default]
+    Copy = 1,
+    /// Always set.
+    Set = 2,
+    /// Never set.
+    Clear = 3,
+}
+
+/// An entry of the SPD (RFC 4301 4.4.1). Packets that leave match it as it stands, packets that arrive with the sides exchanged.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Policy {
+    /// Its name.
+    pub id: PolicyId,
+    /// Lower comes first.
+    pub priority: u32,
+    /// What happens to a packet that matches.
+    pub action: PolicyAction,
+    /// Our side.
+    pub local: Selector,
+    /// The peer's side.
+    pub remote: Selector,
+    /// The next layer protocol; `None` for any.
+    pub protocol: Option<u8>,
+}
+
+/// What a policy does (RFC 4301 4.4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum PolicyAction {
+    /// Through an SA.
+    Protect = 1,
+    /// As it is.
+    Bypass = 2,
+    /// Not at all.
+    Discard = 3,
+}
+
+/// One side of a traffic selector (RFC 4301 4.4.1.1): ranges, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Selector {
+    /// The lowest address.
+    pub first: IpAddr,
+    /// The highest address, of the same family and not below `first`.
+    pub last: IpAddr,
+    /// The lowest and the highest port; (0, 65535) for any, also for protocols without ports.
+    pub ports: (u16, u16),
+}
+
+/// Why a command was not obeyed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// The record makes no sense.
+    #[error("the record makes no sense")]
+    Malformed = 1,
+    /// A command of the other kind of ring.
+    #[error("this ring does not take such commands")]
+    WrongRing = 2,
+    /// The SA's slot lies beyond the table.
+    #[error("the SA's slot lies beyond the table")]
+    NoSuchSlot = 3,
+    /// Another SA has the slot.
+    #[error("another SA has the slot")]
+    SlotTaken = 4,
+    /// There is no such SA.
+    #[error("there is no such SA")]
+    UnknownSa = 5,
+    /// The SA is of the other direction.
+    #[error("the SA is of the other direction")]
+    WrongDirection = 6,
+    /// The key has not the length that the transform wants.
+    #[error("the key has not the length that the transform wants")]
+    KeyLength = 7,
+    /// The dataplane's engine does not have the transform.
+    #[error("the dataplane's engine does not have the transform")]
+    NoSuchTransform = 8,
+    /// The anti-replay window is larger than the dataplane's.
+    #[error("the anti-replay window is too large")]
+    WindowTooLarge = 9,
+    /// There is no such policy.
+    #[error("there is no such policy")]
+    UnknownPolicy = 10,
+    /// There is no such port.
+    #[error("there is no such port")]
+    NoSuchPort = 11,
+    /// There is no such worker.
+    #[error("there is no such worker")]
+    NoSuchWorker = 12,
+    /// The dataplane does not do this with this address family.
+    #[error("the dataplane does not do this with this address family")]
+    AddressFamily = 13,
+    /// The table for such things is full.
+    #[error("the table is full")]
+    TableFull = 14,
+    /// The kernel refused a change of the XDP program's maps.
+    #[error("the kernel refused a change of the XDP program's maps")]
+    KernelRefused = 15,
+}
+
+impl CommandError {
+    /// All of them.
+    pub const ALL: [Self; 15] = [
+        Self::Malformed,
+        Self::WrongRing,
+        Self::NoSuchSlot,
+        Self::SlotTaken,
+        Self::UnknownSa,
+        Self::WrongDirection,
+        Self::KeyLength,
+        Self::NoSuchTransform,
+        Self::WindowTooLarge,
+        Self::UnknownPolicy,
+        Self::NoSuchPort,
+        Self::NoSuchWorker,
+        Self::AddressFamily,
+        Self::TableFull,
+        Self::KernelRefused,
+    ];
+}
