@@ -8,4 +8,5 @@
 
 pub mod peer;
 pub mod testbed;
+pub mod traffic;
 pub mod wire_tap;

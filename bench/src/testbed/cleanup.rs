@@ -124,6 +124,8 @@ fn delete(namespace: &str) {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status();
+    // Sockets and configurations of what ran in it.
+    let _ = fs::remove_dir_all(Path::new("/run").join(namespace));
 }
 
 fn processes_in(namespace: &str) -> Vec<u32> {

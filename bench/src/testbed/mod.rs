@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 
-pub use namespace::Namespace;
+pub use namespace::{Namespace, parse_mac};
 pub use process::{Finished, Process, run};
 pub use wait::{wait_for, wait_until};
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use esplanade_dataplane::port::Interface;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::cleanup;
@@ -140,18 +141,24 @@ impl Namespace {
             .with_context(|| format!("ping said: {}{}", said.stdout, said.stderr))
     }
 
-    /// The hardware address of an interface.
-    pub fn mac(&self, interface: &str) -> Result<[u8; 6]> {
-        let said = self
-            .run(&["cat", &format!("/sys/class/net/{interface}/address")])?
+    /// What an AF_XDP port must know of an interface.
+    pub fn interface(&self, name: &str) -> Result<Interface> {
+        let fact = |file: &str| {
+            let said = self
+                .run(&["cat", &format!("/sys/class/net/{name}/{file}")])?
+                .ok()?;
+            anyhow::Ok(said.stdout.trim().to_owned())
+        };
+        let queues = self
+            .run(&["ls", &format!("/sys/class/net/{name}/queues")])?
             .ok()?;
-        let mut mac = [0; 6];
-        let mut parts = said.stdout.trim().split(':');
-        for byte in &mut mac {
-            let part = parts.next().context("a hardware address of six bytes")?;
-            *byte = u8::from_str_radix(part, 16)?;
-        }
-        Ok(mac)
+        Ok(Interface {
+            name: name.to_owned(),
+            index: fact("ifindex")?.parse()?,
+            mac: parse_mac(&fact("address")?)?,
+            mtu: fact("mtu")?.parse()?,
+            receive_queues: queues.stdout.matches("rx-").count().try_into()?,
+        })
     }
 
     /// Runs `work` on a new thread inside this namespace. Sockets that it opens stay in the
@@ -171,6 +178,19 @@ impl Namespace {
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
+}
+
+/// Reads six bytes with colons between.
+pub fn parse_mac(text: &str) -> Result<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        let part = parts
+            .next()
+            .with_context(|| format!("{text} has not six bytes"))?;
+        *byte = u8::from_str_radix(part, 16).with_context(|| format!("{text} is no address"))?;
+    }
+    Ok(mac)
 }
 
 impl Drop for Namespace {
