@@ -274,9 +274,10 @@ impl Steering {
             Role::Outside => 1,
         };
         let mut value = [0; 8];
-        value[..4].copy_from_slice(&u32::from(port).to_ne_bytes());
+        value[..4].copy_from_slice(&ifindex.to_ne_bytes());
         value[4..].copy_from_slice(&role.to_ne_bytes());
-        update(&self.maps.ports, "ports", &ifindex.to_ne_bytes(), &value)
+        let key = u32::from(port).to_ne_bytes();
+        update(&self.maps.ports, "ports", &key, &value)
     }
 
     /// Sends what is ours on a queue to an AF_XDP socket. The entry goes when the socket is closed.

@@ -79,8 +79,9 @@ struct udp {
 	__be32 marker; /* the first word of the payload */
 };
 
+/* The entry of port N has the number N; an interface index of 0 is no interface. */
 struct port {
-	__u32 port;
+	__u32 interface;
 	__u32 role;
 };
 
@@ -97,7 +98,7 @@ struct {
 } xsks SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_PORTS);
 	__type(key, __u32);
 	__type(value, struct port);
@@ -147,13 +148,13 @@ static __always_inline int pass(__u32 verdict)
 	return XDP_PASS;
 }
 
-static __always_inline int take(struct xdp_md *ctx, const struct port *port, __u32 verdict)
+static __always_inline int take(struct xdp_md *ctx, __u32 port, __u32 verdict)
 {
 	__u32 queue = ctx->rx_queue_index;
 	int action = XDP_DROP;
 
 	if (queue < QUEUES_PER_PORT)
-		action = bpf_redirect_map(&xsks, port->port * QUEUES_PER_PORT + queue, XDP_DROP);
+		action = bpf_redirect_map(&xsks, port * QUEUES_PER_PORT + queue, XDP_DROP);
 	count(action == XDP_REDIRECT ? verdict : DROP_NO_SOCKET);
 	return action;
 }
@@ -173,7 +174,7 @@ static __always_inline int covers(void *trie, __be32 address)
 }
 
 /* A packet to one of our own addresses: ESP in any clothing is the dataplane's. */
-static __always_inline int steer_local(struct xdp_md *ctx, const struct port *port, struct ipv4 *ip)
+static __always_inline int steer_local(struct xdp_md *ctx, __u32 port, struct ipv4 *ip)
 {
 	void *end = (void *)(long)ctx->data_end;
 	struct udp *udp;
@@ -206,11 +207,12 @@ static __always_inline int steer_local(struct xdp_md *ctx, const struct port *po
 }
 
 /* A packet for somebody else: ours when a protect selector covers it, fragments as well. */
-static __always_inline int steer_transit(struct xdp_md *ctx, const struct port *port, struct ipv4 *ip)
+static __always_inline int steer_transit(struct xdp_md *ctx, __u32 port, __u32 role,
+					 struct ipv4 *ip)
 {
 	if (stays_on_link(ip->destination))
 		return pass(PASS_NOT_OURS);
-	if (port->role == ROLE_INSIDE) {
+	if (role == ROLE_INSIDE) {
 		if (covers(&protected_remote, ip->destination) && covers(&protected_local, ip->source))
 			return take(ctx, port, TAKE_PROTECT);
 	} else {
@@ -226,14 +228,22 @@ int esplanade_steer(struct xdp_md *ctx)
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 	struct ethernet *ethernet = data;
-	__u32 interface = ctx->ingress_ifindex;
-	struct port *port;
+	struct port *found = 0;
+	__u32 port;
 	struct ipv4 *ip;
 	void *next;
 	__be16 type;
 
-	port = bpf_map_lookup_elem(&ports, &interface);
-	if (!port || (void *)(ethernet + 1) > end)
+	/* Few ports, and lookups in an array are inlined: cheaper than a hash. */
+#pragma unroll
+	for (port = 0; port < MAX_PORTS; port++) {
+		__u32 key = port;
+
+		found = bpf_map_lookup_elem(&ports, &key);
+		if (found && found->interface == ctx->ingress_ifindex)
+			break;
+	}
+	if (port == MAX_PORTS || !found || (void *)(ethernet + 1) > end)
 		return pass(PASS_NOT_OURS);
 
 	type = ethernet->type;
@@ -260,7 +270,7 @@ int esplanade_steer(struct xdp_md *ctx)
 
 	if (bpf_map_lookup_elem(&local_addresses, &ip->destination))
 		return steer_local(ctx, port, ip);
-	return steer_transit(ctx, port, ip);
+	return steer_transit(ctx, port, found->role, ip);
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

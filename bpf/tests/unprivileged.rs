@@ -55,7 +55,8 @@ fn maps_are_updated_without_privileges() {
         steering.add_local(other).unwrap();
         steering.remove_local(other).unwrap();
         steering.add_protected(any, any).unwrap();
-        steering.set_port(1, 1, Role::Outside).unwrap();
+        steering.set_port(1, 0, Role::Outside).unwrap();
+        steering.set_port(1, 0, Role::Inside).unwrap();
         steering.counters().unwrap();
         steering
     })

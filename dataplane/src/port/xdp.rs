@@ -300,6 +300,10 @@ impl Port for XdpPort {
             losses.receive_ring_full = kernel.rx_ring_full.unwrap_or(0);
             losses.fill_ring_empty = kernel.rx_fill_ring_empty_descs.unwrap_or(0);
             losses.receive_dropped = kernel.rx_dropped;
+            if self.mode == CopyMode::Copy {
+                // The kernel counts a packet without a frame under both names.
+                losses.receive_dropped -= losses.fill_ring_empty.min(kernel.rx_dropped);
+            }
             losses.invalid_descriptors += kernel.rx_invalid_descs + kernel.tx_invalid_descs;
         }
         losses
