@@ -1,0 +1,210 @@
+//! What the daemon reports: plain values with their units in their names, the same in JSON and in tables.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// The state of both planes and every tunnel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The control plane itself.
+    pub control_plane: ControlPlane,
+    /// The dataplane, or none while it is away.
+    pub dataplane: Option<Dataplane>,
+    /// Why the dataplane is away, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataplane_trouble: Option<String>,
+    /// Every configured tunnel, by name.
+    pub tunnels: Vec<Tunnel>,
+}
+
+/// The control plane itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ControlPlane {
+    /// Its process.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// How long it has run, in seconds.
+    pub uptime_s: u64,
+    /// Whether the kernel's guard keeps plaintext of protected prefixes in while both planes are dead.
+    pub guard: bool,
+    /// The file that it runs.
+    pub config: String,
+}
+
+/// The dataplane as the shared segment shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dataplane {
+    /// Its process.
+    pub pid: u32,
+    /// A random number that is new at each of its starts, in hexadecimal.
+    pub epoch: String,
+    /// The crypto engine in use.
+    pub engine: String,
+    /// Its workers.
+    pub workers: Vec<Worker>,
+    /// Its ports.
+    pub ports: Vec<Port>,
+}
+
+/// One pinned thread of the dataplane.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Worker {
+    /// Its number.
+    pub worker: u16,
+    /// The core that it is pinned to, or none when it floats.
+    pub core: Option<u16>,
+    /// How many SAs it owns.
+    pub sas: u64,
+}
+
+/// One interface of the dataplane.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Port {
+    /// The kernel's name of it.
+    pub interface: String,
+    /// `inside` or `outside`.
+    pub role: String,
+    /// `native` or `generic` XDP.
+    pub mode: String,
+    /// `copy` or `zero-copy`.
+    pub buffers: String,
+    /// How many queues are open.
+    pub queues: u32,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+}
+
+/// One configured tunnel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// Its name in the configuration.
+    pub name: String,
+    /// `established`, `connecting`, `down`, ...
+    pub state: String,
+    /// Our address.
+    pub local: IpAddr,
+    /// The peer's address.
+    pub remote: IpAddr,
+    /// The IKE SA's algorithms, once agreed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suite: Option<String>,
+    /// The age of the IKE SA, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub established_s: Option<u64>,
+    /// Its children.
+    pub children: Vec<Child>,
+    /// Why it is down, as far as it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+/// One configured child of a tunnel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Child {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Whether an SA pair of it is installed.
+    pub up: bool,
+    /// The inside selectors, as text.
+    pub local: Vec<String>,
+    /// The selectors behind the peer, as text.
+    pub remote: Vec<String>,
+    /// The SPI of its newest inbound SA, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spi_in: Option<String>,
+    /// The SPI of its newest outbound SA, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spi_out: Option<String>,
+}
+
+/// One SA of the dataplane. No keys.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sa {
+    /// `tunnel/child`.
+    pub label: String,
+    /// `in` or `out`.
+    pub direction: String,
+    /// The SPI on the wire, in hexadecimal.
+    pub spi: String,
+    /// `live`, `rekeyed`, `dead`, ...
+    pub state: String,
+    /// Our outer address, with the port when in UDP.
+    pub local: String,
+    /// The peer's outer address, with the port when in UDP.
+    pub remote: String,
+    /// Whether its policy sends by this SA now (outbound only).
+    pub selected: bool,
+    /// The worker that owns it.
+    pub worker: u16,
+    /// Packets carried.
+    pub packets: u64,
+    /// Bytes carried.
+    pub bytes: u64,
+    /// Outbound: the next sequence number; inbound: the highest seen.
+    pub sequence: u64,
+    /// The anti-replay window, in packets (inbound only).
+    pub window: u32,
+    /// Whether sequence numbers are extended to 64 bits on the wire's behalf (RFC 4304).
+    pub esn: bool,
+    /// Packets dropped as repeated or too old.
+    pub replay_drops: u64,
+    /// Packets dropped as forged or damaged.
+    pub auth_failures: u64,
+    /// How long ago it last carried a packet, in milliseconds; none if it never did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_ms: Option<u64>,
+}
+
+/// How much a counter matters when it moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// We lost something that we should not have.
+    Error,
+    /// A mistaken configuration, an attack or a lossy path.
+    Warning,
+    /// Policy did its work, or somebody else's packets are odd.
+    Notice,
+    /// Traffic and work.
+    Info,
+}
+
+/// One counter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterRow {
+    /// Its name, e.g. `InStateSeqError`.
+    pub name: String,
+    /// `dataplane`, `steering`, `ike`, ...
+    pub plane: String,
+    /// How much it matters.
+    pub severity: Severity,
+    /// What is counted.
+    pub unit: String,
+    /// Its value, over all workers.
+    pub value: u64,
+    /// What it means and what to do, in a sentence.
+    pub meaning: String,
+}
+
+/// What a reload changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Tunnels that are new.
+    pub added: Vec<String>,
+    /// Tunnels that are gone.
+    pub removed: Vec<String>,
+    /// Tunnels that differ.
+    pub changed: Vec<String>,
+    /// How many tunnels were left alone.
+    pub unchanged: usize,
+    /// What needs a restart of the dataplane to take effect.
+    pub needs_restart: Vec<String>,
+}

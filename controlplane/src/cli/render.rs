@@ -1,0 +1,276 @@
+//! Reports as text for a person. The same values go out as JSON with `--json`.
+
+use crate::api::{CounterRow, Reloaded, Report, Sa, Severity, Status};
+
+use super::table::{Align, Table};
+
+/// A report as text.
+#[must_use]
+pub fn report(report: &Report) -> String {
+    match report {
+        Report::Status(report) => status(report),
+        Report::Sas(list) => sas(list),
+        Report::Counters(list) => counters(list),
+        Report::Done(what) => format!("{what}\n"),
+        Report::Reloaded(changes) => reloaded(changes),
+    }
+}
+
+fn status(status: &Status) -> String {
+    let own = &status.control_plane;
+    let guard = if own.guard { "on" } else { "off" };
+    let mut text = format!(
+        "control plane  version {}, process {}, up {}, guard {guard}, runs {}\n",
+        own.version,
+        own.pid,
+        duration(own.uptime_s),
+        own.config
+    );
+    text.push_str(&dataplane(status));
+    text.push('\n');
+    text.push_str(&tunnels(status));
+    text
+}
+
+fn dataplane(status: &Status) -> String {
+    let Some(plane) = &status.dataplane else {
+        let trouble = status
+            .dataplane_trouble
+            .as_deref()
+            .unwrap_or("it is not connected");
+        return format!("dataplane      away: {trouble}\n");
+    };
+    let workers: Vec<String> = plane
+        .workers
+        .iter()
+        .map(|worker| match worker.core {
+            Some(core) => format!(
+                "worker {} on core {core}: {}",
+                worker.worker,
+                count(worker.sas, "SA")
+            ),
+            None => format!("worker {}: {}", worker.worker, count(worker.sas, "SA")),
+        })
+        .collect();
+    let mut text = format!(
+        "dataplane      process {}, engine {}, {}\n",
+        plane.pid,
+        plane.engine,
+        workers.join(", ")
+    );
+    let mut table = Table::new([
+        ("port", Align::Left),
+        ("role", Align::Left),
+        ("xdp", Align::Left),
+        ("buffers", Align::Left),
+        ("queues", Align::Right),
+        ("rx packets", Align::Right),
+        ("tx packets", Align::Right),
+    ]);
+    for port in &plane.ports {
+        table.row([
+            port.interface.clone(),
+            port.role.clone(),
+            port.mode.clone(),
+            port.buffers.clone(),
+            port.queues.to_string(),
+            port.rx_packets.to_string(),
+            port.tx_packets.to_string(),
+        ]);
+    }
+    if !table.is_empty() {
+        text.push('\n');
+        text.push_str(&table.render(0));
+    }
+    text
+}
+
+fn tunnels(status: &Status) -> String {
+    if status.tunnels.is_empty() {
+        return "no tunnels are configured\n".to_owned();
+    }
+    let mut table = Table::new([
+        ("tunnel", Align::Left),
+        ("state", Align::Left),
+        ("since", Align::Left),
+        ("local", Align::Left),
+        ("remote", Align::Left),
+        ("child", Align::Left),
+        ("selectors", Align::Left),
+    ]);
+    let mut troubles = String::new();
+    for tunnel in &status.tunnels {
+        if let Some(trouble) = &tunnel.trouble {
+            troubles.push_str(&format!("{}: {trouble}\n", tunnel.name));
+        }
+        let mut head = [
+            tunnel.name.clone(),
+            tunnel.state.clone(),
+            tunnel.established_s.map(duration).unwrap_or_default(),
+            tunnel.local.to_string(),
+            tunnel.remote.to_string(),
+        ];
+        let mut row = |child: String, selectors: String| {
+            let [name, state, since, local, remote] = std::mem::take(&mut head);
+            table.row([name, state, since, local, remote, child, selectors]);
+        };
+        if tunnel.children.is_empty() {
+            row(String::new(), String::new());
+        }
+        for child in &tunnel.children {
+            let state = if child.up { "up" } else { "down" };
+            row(
+                format!("{} {state}", child.name),
+                format!("{} <-> {}", child.local.join(","), child.remote.join(",")),
+            );
+        }
+    }
+    let mut text = table.render(0);
+    if !troubles.is_empty() {
+        text.push('\n');
+        text.push_str(&troubles);
+    }
+    text
+}
+
+fn sas(list: &[Sa]) -> String {
+    if list.is_empty() {
+        return "no SAs are installed\n".to_owned();
+    }
+    let mut table = Table::new([
+        ("child", Align::Left),
+        ("", Align::Left),
+        ("spi", Align::Left),
+        ("state", Align::Left),
+        ("local", Align::Left),
+        ("remote", Align::Left),
+        ("worker", Align::Right),
+        ("packets", Align::Right),
+        ("bytes", Align::Right),
+        ("sequence", Align::Right),
+        ("replayed", Align::Right),
+        ("forged", Align::Right),
+        ("idle", Align::Right),
+    ]);
+    for sa in list {
+        table.row([
+            sa.label.clone(),
+            sa.direction.clone(),
+            sa.spi.clone(),
+            if sa.selected {
+                format!("{}, in use", sa.state)
+            } else {
+                sa.state.clone()
+            },
+            sa.local.clone(),
+            sa.remote.clone(),
+            sa.worker.to_string(),
+            sa.packets.to_string(),
+            sa.bytes.to_string(),
+            sa.sequence.to_string(),
+            sa.replay_drops.to_string(),
+            sa.auth_failures.to_string(),
+            sa.idle_ms
+                .map_or_else(|| "never used".to_owned(), milliseconds),
+        ]);
+    }
+    table.render(0)
+}
+
+/// Counters by severity, the gravest first.
+fn counters(list: &[CounterRow]) -> String {
+    let mut text = String::new();
+    for (severity, heading) in [
+        (Severity::Error, "errors"),
+        (Severity::Warning, "warnings"),
+        (Severity::Notice, "notices"),
+        (Severity::Info, "traffic"),
+    ] {
+        let mut table = Table::new([
+            ("value", Align::Right),
+            ("unit", Align::Left),
+            ("counter", Align::Left),
+            ("where", Align::Left),
+            ("meaning", Align::Left),
+        ]);
+        for row in list.iter().filter(|row| row.severity == severity) {
+            table.row([
+                row.value.to_string(),
+                row.unit.clone(),
+                row.name.clone(),
+                row.plane.clone(),
+                row.meaning.clone(),
+            ]);
+        }
+        if !table.is_empty() {
+            if !text.is_empty() {
+                text.push('\n');
+            }
+            text.push_str(&format!("{heading}\n{}", table.render(2)));
+        }
+    }
+    if text.is_empty() {
+        text.push_str("every counter is at zero\n");
+    }
+    text
+}
+
+fn reloaded(changes: &Reloaded) -> String {
+    let mut parts = Vec::new();
+    for (what, names) in [
+        ("added", &changes.added),
+        ("changed", &changes.changed),
+        ("removed", &changes.removed),
+    ] {
+        if !names.is_empty() {
+            parts.push(format!("{what} {}", names.join(", ")));
+        }
+    }
+    let mut text = if parts.is_empty() {
+        format!(
+            "nothing changed: {} as before\n",
+            count(changes.unchanged as u64, "tunnel")
+        )
+    } else {
+        format!(
+            "{}; {} untouched\n",
+            parts.join("; "),
+            count(changes.unchanged as u64, "tunnel")
+        )
+    };
+    for what in &changes.needs_restart {
+        text.push_str(&format!("needs a restart of the dataplane: {what}\n"));
+    }
+    text
+}
+
+fn count(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
+/// Seconds in the two units that a person would use.
+fn duration(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    if days > 0 {
+        format!("{days} d {hours} h")
+    } else if hours > 0 {
+        format!("{hours} h {minutes} min")
+    } else if minutes > 0 {
+        format!("{minutes} min {} s", seconds % 60)
+    } else {
+        format!("{seconds} s")
+    }
+}
+
+fn milliseconds(ms: u64) -> String {
+    if ms < 1000 {
+        format!("{ms} ms")
+    } else {
+        duration(ms / 1000)
+    }
+}
+
+#[cfg(test)]
+#[path = "render_tests.rs"]
+mod tests;

@@ -1,0 +1,196 @@
+//! What a person sees, line by line.
+
+use super::*;
+use crate::api::{Child, ControlPlane, Dataplane, Port, Tunnel, Worker};
+
+fn control_plane() -> ControlPlane {
+    ControlPlane {
+        pid: 812,
+        version: "0.1.0".into(),
+        uptime_s: 3723,
+        guard: true,
+        config: "/etc/esplanade/gateway.yaml".into(),
+    }
+}
+
+fn site_b() -> Tunnel {
+    Tunnel {
+        name: "site-b".into(),
+        state: "established".into(),
+        local: "192.0.2.1".parse().unwrap(),
+        remote: "192.0.2.2".parse().unwrap(),
+        suite: None,
+        established_s: Some(61),
+        children: vec![
+            Child {
+                name: "lan".into(),
+                up: true,
+                local: vec!["10.1.0.0/16".into()],
+                remote: vec!["10.2.0.0/16".into()],
+                spi_in: None,
+                spi_out: None,
+            },
+            Child {
+                name: "voice".into(),
+                up: false,
+                local: vec!["10.9.1.0/24".into()],
+                remote: vec!["10.9.2.0/24".into(), "10.9.3.0/24".into()],
+                spi_in: None,
+                spi_out: None,
+            },
+        ],
+        trouble: Some("voice was refused: the peer's selectors do not overlap ours".into()),
+    }
+}
+
+#[test]
+fn status_shows_both_planes_and_every_tunnel() {
+    let status = Status {
+        control_plane: control_plane(),
+        dataplane: Some(Dataplane {
+            pid: 813,
+            epoch: "00c0ffee".into(),
+            engine: "aws-lc-rs".into(),
+            workers: vec![Worker {
+                worker: 0,
+                core: Some(1),
+                sas: 2,
+            }],
+            ports: vec![Port {
+                interface: "eth1".into(),
+                role: "inside".into(),
+                mode: "native".into(),
+                buffers: "copy".into(),
+                queues: 1,
+                rx_packets: 10,
+                rx_bytes: 1000,
+                tx_packets: 9,
+                tx_bytes: 900,
+            }],
+        }),
+        dataplane_trouble: None,
+        tunnels: vec![site_b()],
+    };
+    assert_eq!(
+        report(&Report::Status(Box::new(status))),
+        "\
+control plane  version 0.1.0, process 812, up 1 h 2 min, guard on, runs /etc/esplanade/gateway.yaml
+dataplane      process 813, engine aws-lc-rs, worker 0 on core 1: 2 SAs
+
+PORT  ROLE    XDP     BUFFERS  QUEUES  RX PACKETS  TX PACKETS
+eth1  inside  native  copy          1          10           9
+
+TUNNEL  STATE        SINCE      LOCAL      REMOTE     CHILD       SELECTORS
+site-b  established  1 min 1 s  192.0.2.1  192.0.2.2  lan up      10.1.0.0/16 <-> 10.2.0.0/16
+                                                      voice down  10.9.1.0/24 <-> 10.9.2.0/24,10.9.3.0/24
+
+site-b: voice was refused: the peer's selectors do not overlap ours
+"
+    );
+}
+
+#[test]
+fn status_says_why_the_dataplane_is_away() {
+    let status = Status {
+        control_plane: control_plane(),
+        dataplane: None,
+        dataplane_trouble: Some("nothing listens on /run/esplanade/dataplane.sock".into()),
+        tunnels: vec![],
+    };
+    let text = report(&Report::Status(Box::new(status)));
+    assert!(
+        text.contains("dataplane      away: nothing listens on /run"),
+        "{text}"
+    );
+    assert!(text.ends_with("\nno tunnels are configured\n"), "{text}");
+}
+
+#[test]
+fn sas_show_traffic_and_the_one_in_use() {
+    let sa = |direction: &str, selected, idle_ms| Sa {
+        label: "site-b/lan".into(),
+        direction: direction.into(),
+        spi: "0x00001abc".into(),
+        state: "live".into(),
+        local: "192.0.2.1".into(),
+        remote: "192.0.2.2".into(),
+        selected,
+        worker: 0,
+        packets: 12,
+        bytes: 1800,
+        sequence: 13,
+        window: 1024,
+        esn: true,
+        replay_drops: 0,
+        auth_failures: 1,
+        idle_ms,
+    };
+    assert_eq!(
+        report(&Report::Sas(vec![sa("out", true, Some(250)), sa("in", false, None)])),
+        "\
+CHILD            SPI         STATE         LOCAL      REMOTE     WORKER  PACKETS  BYTES  SEQUENCE  REPLAYED  FORGED        IDLE
+site-b/lan  out  0x00001abc  live, in use  192.0.2.1  192.0.2.2       0       12   1800        13         0       1      250 ms
+site-b/lan  in   0x00001abc  live          192.0.2.1  192.0.2.2       0       12   1800        13         0       1  never used
+"
+    );
+}
+
+fn row(name: &str, severity: Severity, value: u64) -> CounterRow {
+    CounterRow {
+        name: name.into(),
+        plane: "dataplane".into(),
+        severity,
+        unit: "packets".into(),
+        value,
+        meaning: "What it means.".into(),
+    }
+}
+
+#[test]
+fn counters_come_by_severity() {
+    let list = [
+        row("PacketsSealed", Severity::Info, 5),
+        row("InStateProtoError", Severity::Error, 2),
+    ];
+    assert_eq!(
+        counters(&list),
+        "\
+errors
+  VALUE  UNIT     COUNTER            WHERE      MEANING
+      2  packets  InStateProtoError  dataplane  What it means.
+
+traffic
+  VALUE  UNIT     COUNTER        WHERE      MEANING
+      5  packets  PacketsSealed  dataplane  What it means.
+"
+    );
+    assert_eq!(counters(&[]), "every counter is at zero\n");
+}
+
+#[test]
+fn a_reload_says_what_it_touched_and_what_it_did_not() {
+    let changes = Reloaded {
+        added: vec!["site-c".into()],
+        unchanged: 2,
+        needs_restart: vec!["dataplane.workers".into()],
+        ..Reloaded::default()
+    };
+    assert_eq!(
+        report(&Report::Reloaded(changes)),
+        "added site-c; 2 tunnels untouched\nneeds a restart of the dataplane: dataplane.workers\n"
+    );
+    assert_eq!(
+        report(&Report::Reloaded(Reloaded {
+            unchanged: 1,
+            ..Reloaded::default()
+        })),
+        "nothing changed: 1 tunnel as before\n"
+    );
+}
+
+#[test]
+fn durations_use_two_units() {
+    let seen = [5, 65, 3700, 90_000].map(duration);
+    assert_eq!(seen, ["5 s", "1 min 5 s", "1 h 1 min", "1 d 1 h"]);
+    assert_eq!(milliseconds(999), "999 ms");
+}
