@@ -8,6 +8,7 @@ mod frame;
 mod interface;
 pub mod memory;
 mod open;
+mod prefill;
 pub mod xdp;
 
 use arrayvec::ArrayVec;

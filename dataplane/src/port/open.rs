@@ -2,7 +2,10 @@
 
 #![allow(unsafe_code)]
 
-use super::interface::Interface;
+use super::{
+    interface::Interface,
+    prefill::{prefill, sockets},
+};
 use esplanade_bpf::MissingCapabilities;
 use rustix::{
     io::Errno,
@@ -14,6 +17,7 @@ use std::{
     io,
     num::NonZeroU32,
     os::fd::{AsRawFd, BorrowedFd},
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -170,7 +174,7 @@ pub enum OpenError {
     },
 }
 
-/// A bound socket with its rings and memory; nothing is in the rings yet.
+/// A bound socket with its rings and memory. The first half of the frames is in the fill ring.
 pub(super) struct Opened {
     pub(super) receive: RxQueue,
     pub(super) transmit: TxQueue,
@@ -186,7 +190,7 @@ pub(super) fn open(settings: &Settings) -> Result<Opened, OpenError> {
     check(settings)?;
     lift_memory_limit();
     let ring = QueueSize::new(settings.frames).map_err(|_| bad_frames(settings))?;
-    let (umem, descriptors) = make_umem(settings, ring)?;
+    let (umem, descriptors) = make_filled_umem(settings, ring)?;
     let (transmit, receive, fill, complete) = bind(settings, ring, &umem)?;
     // SAFETY: the descriptor is open as long as the queues live, which outlive this borrow.
     let socket = unsafe { BorrowedFd::borrow_raw(receive.fd().as_raw_fd()) };
@@ -257,6 +261,30 @@ fn lift_memory_limit() {
         };
         let _ = setrlimit(Resource::Memlock, to_maximum);
     }
+}
+
+/// Makes the UMEM, whose file descriptor becomes the socket, and hands its first frames to the kernel.
+fn make_filled_umem(
+    settings: &Settings,
+    ring: QueueSize,
+) -> Result<(Umem, Vec<FrameDesc>), OpenError> {
+    /// The new socket is found by what was open before it, so only one may be made at a time.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = sockets();
+    let (umem, descriptors) = make_umem(settings, ring)?;
+    let new = sockets().difference(&before).copied().next();
+    drop(guard);
+    let socket = new.ok_or_else(|| {
+        let hidden = "/proc/self/fd does not show the new socket; mount /proc";
+        other(settings, io::Error::other(hidden))
+    })?;
+    // SAFETY: the UMEM keeps this descriptor open, and is alive here.
+    let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+    let receiving = descriptors.iter().take(settings.frames as usize);
+    prefill(socket, receiving.map(|frame| frame.addr() as u64))
+        .map_err(|error| other(settings, error))?;
+    Ok((umem, descriptors))
 }
 
 fn make_umem(settings: &Settings, ring: QueueSize) -> Result<(Umem, Vec<FrameDesc>), OpenError> {

@@ -59,7 +59,7 @@ pub struct XdpPort {
 }
 
 impl XdpPort {
-    /// Opens a socket on a queue and fills its fill ring. It receives nothing until the XDP
+    /// Fills a fill ring and binds a socket to a queue. It receives nothing until the XDP
     /// program sends it something. To be called on the main thread, with privileges; the port may then go to
     /// its worker.
     ///
@@ -71,7 +71,6 @@ impl XdpPort {
         let frame_size = settings.frame_size();
         let descriptors = opened.descriptors.into_boxed_slice();
         let frames = descriptors.len() as u32;
-        let receiving = settings.frames as usize;
         // SAFETY: the first frame is a frame of this UMEM, and nobody has got it yet.
         let first = unsafe { opened.umem.data(&descriptors[0]) };
         let base = first.contents().as_ptr().expose_provenance() - descriptors[0].addr();
@@ -105,9 +104,6 @@ impl XdpPort {
             invalid: 0,
             descriptors,
         };
-        // SAFETY: these frames are for receiving and are handed to the kernel here, once.
-        let filled = unsafe { port.fill.produce(&port.descriptors[..receiving]) };
-        debug_assert_eq!(filled, receiving);
         port.wake_filler();
         Ok(port)
     }
