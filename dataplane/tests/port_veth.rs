@@ -69,14 +69,21 @@ fn inside_namespace(test: &str) -> bool {
         return false;
     }
     let namespace = Namespace::new(test);
-    let status = Command::new("ip")
+    // Captured, so that nobody counts the inner run as a second test.
+    let run = Command::new("ip")
         .args(["netns", "exec", &namespace.0])
         .arg(env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .env(MARK, &namespace.0)
-        .status()
+        .output()
         .unwrap();
-    assert!(status.success());
+    let said = |stream| String::from_utf8_lossy(stream).into_owned();
+    assert!(
+        run.status.success(),
+        "{}{}",
+        said(&run.stdout),
+        said(&run.stderr)
+    );
     false
 }
 
@@ -309,6 +316,25 @@ fn what_is_taken_is_refused_by_name() {
     );
     drop(bench);
     other.attach(index, INSIDE, 0, Role::Inside).unwrap();
+}
+
+#[test]
+fn an_interface_without_native_mode_gets_the_generic_one() {
+    if !inside_namespace("an_interface_without_native_mode_gets_the_generic_one") {
+        return;
+    }
+    ip(&["link", "set", "lo", "mtu", "1500"]);
+    let mut settings = settings("lo");
+    let mut steering = Steering::load().unwrap();
+    let attached = steering.attach(settings.interface.index, "lo", 0, Role::Outside);
+    assert!(matches!(attached.unwrap().mode, Mode::Generic { .. }));
+    settings.force_copy = true;
+    let mut port = XdpPort::open(&settings).unwrap();
+    steering.set_socket(0, 0, port.socket()).unwrap();
+    steering.add_local(GATEWAY).unwrap();
+    assert!(send(&mut port, &esp(7)));
+    port.flush();
+    assert_eq!(receive(&mut port, 1), [esp(7).to_vec()]);
 }
 
 #[test]

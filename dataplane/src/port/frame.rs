@@ -282,14 +282,6 @@ pub struct RxFrame(Token);
 /// came from; one that is dropped instead is lost to that port, and counted.
 pub struct TxFrame(Token);
 
-impl RxFrame {
-    /// The address of the packet's first byte, to be prefetched.
-    #[inline]
-    pub fn as_ptr(&self) -> *const u8 {
-        self.0.data.as_ptr()
-    }
-}
-
 impl TxFrame {
     /// Says that the packet is the first `length` bytes of the buffer (cut to its capacity).
     #[inline]
