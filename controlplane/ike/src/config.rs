@@ -1,0 +1,169 @@
+//! What the endpoint is told: bounds and timers of the whole gateway, and its peers.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+pub use crate::identity::Identity;
+pub use crate::secret::Secret;
+pub use crate::suite::{
+    Aead, ChildProposal, Encryption, IkeProposal, Integrity, KeyExchangeMethod, Prf, ProposalError,
+};
+pub use crate::wire::ts::TrafficSelector;
+
+/// Bounds and timers of one gateway. The defaults suit a gateway on the Internet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Half-open IKE SAs from which on initiators must return a cookie (RFC 7296 2.6).
+    pub cookie_threshold: usize,
+    /// Half-open IKE SAs that we hold at most; further ones are dropped and counted.
+    pub half_open_limit: usize,
+    /// How long a half-open IKE SA waits for IKE_AUTH.
+    pub half_open_timeout: Duration,
+    /// All IKE SAs that we hold at most.
+    pub ike_sa_limit: usize,
+    /// Exchanges that may wait for their turn on one IKE SA.
+    pub task_limit: usize,
+    /// How long the first transmission of a request waits for its response; each wait doubles.
+    pub retransmit_initial: Duration,
+    /// The longest wait between two transmissions.
+    pub retransmit_max: Duration,
+    /// How often a request is sent in all before its peer counts as vanished.
+    pub transmissions: u32,
+    /// Interval of NAT keepalives when we are behind a NAT (RFC 3948 4).
+    pub nat_keepalive: Duration,
+    /// How long the inbound half of a replaced child SA stays for packets still on their way.
+    pub inbound_grace: Duration,
+    /// How long a child SA with `use_outbound_now == false` that renews a child without a rekey
+    /// (a peer that restarted) waits for proof that the peer has it.
+    pub outbound_patience: Duration,
+    /// The first wait before a failed negotiation is tried again; each wait doubles.
+    pub retry_initial: Duration,
+    /// The longest wait before a failed negotiation is tried again.
+    pub retry_max: Duration,
+    /// Rekeys started at once after the dataplane was lost; those beyond are paced.
+    pub lost_burst: usize,
+    /// Pause between the rekeys beyond [`Settings::lost_burst`].
+    pub lost_pace: Duration,
+    /// How long after [`shutdown`](crate::Endpoint::shutdown) peers that do not answer are left.
+    pub shutdown_patience: Duration,
+    /// Unprotected answers (INVALID_IKE_SPI and the like) and events about strangers, each per
+    /// second.
+    pub stranger_rate: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            cookie_threshold: 32,
+            half_open_limit: 1024,
+            half_open_timeout: Duration::from_secs(30),
+            ike_sa_limit: 65_536,
+            task_limit: 256,
+            retransmit_initial: Duration::from_millis(500),
+            retransmit_max: Duration::from_secs(16),
+            transmissions: 8,
+            nat_keepalive: Duration::from_secs(20),
+            inbound_grace: Duration::from_secs(5),
+            outbound_patience: Duration::from_secs(5),
+            retry_initial: Duration::from_secs(2),
+            retry_max: Duration::from_secs(60),
+            lost_burst: 100,
+            lost_pace: Duration::from_millis(10),
+            shutdown_patience: Duration::from_secs(5),
+            stranger_rate: 10,
+        }
+    }
+}
+
+/// One peer: its part of the PAD (RFC 4301 4.4.3) and the tunnels to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PeerConfig {
+    /// The peer's name; unique in a configuration.
+    pub name: String,
+    /// Our address; unspecified: any.
+    pub local: IpAddr,
+    /// The peer's address; unspecified: anybody who proves the identity, and we only respond.
+    pub remote: IpAddr,
+    /// The port where the peer answers, 500 as a rule. Anything else is taken as a NAT-T port:
+    /// we start from our port 4500 at once.
+    pub remote_port: u16,
+    /// Who we say we are.
+    pub local_id: Identity,
+    /// Who the peer must prove to be.
+    pub remote_id: Identity,
+    /// The pre-shared key.
+    pub psk: Secret,
+    /// Suites for the IKE SA in order of preference; see [`IkeProposal::defaults`].
+    pub ike_proposals: Vec<IkeProposal>,
+    /// The tunnels to this peer.
+    pub children: Vec<ChildConfig>,
+    /// Age at which the IKE SA is rekeyed (up to a tenth earlier, at random).
+    pub ike_lifetime: Duration,
+    /// Silence after which we ask whether the peer is alive; zero: never.
+    pub dpd_delay: Duration,
+    /// Pretend that there is a NAT, so that ESP goes in UDP.
+    pub force_encapsulation: bool,
+    /// Bring the peer up at once and again after it was lost.
+    pub start: bool,
+    /// Try again after a failed negotiation, with growing pauses.
+    pub keep_trying: bool,
+}
+
+impl PeerConfig {
+    /// A peer with defaults in all but what has none.
+    pub fn new(name: &str, local: IpAddr, remote: IpAddr, psk: Secret) -> Self {
+        Self {
+            name: name.to_owned(),
+            local,
+            remote,
+            remote_port: 500,
+            local_id: local.into(),
+            remote_id: remote.into(),
+            psk,
+            ike_proposals: IkeProposal::defaults(),
+            children: Vec::new(),
+            ike_lifetime: Duration::from_secs(4 * 3600),
+            dpd_delay: Duration::from_secs(30),
+            force_encapsulation: false,
+            start: false,
+            keep_trying: true,
+        }
+    }
+
+    /// The child of that name.
+    pub fn child(&self, name: &str) -> Option<&ChildConfig> {
+        self.children.iter().find(|child| child.name == name)
+    }
+}
+
+/// One tunnel to a peer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChildConfig {
+    /// The child's name; unique within its peer.
+    pub name: String,
+    /// What we protect on our side.
+    pub local_ts: Vec<TrafficSelector>,
+    /// What lies behind the peer.
+    pub remote_ts: Vec<TrafficSelector>,
+    /// Suites in order of preference; see [`ChildProposal::defaults`].
+    pub proposals: Vec<ChildProposal>,
+    /// Age at which the child SA is rekeyed (up to a tenth earlier, at random); a tenth later it
+    /// is deleted if no rekey has succeeded.
+    pub lifetime: Duration,
+    /// Bring it up whenever we bring its peer up.
+    pub start: bool,
+}
+
+impl ChildConfig {
+    /// A child with default proposals and a lifetime of an hour, brought up with its peer.
+    pub fn new(name: &str, local_ts: Vec<TrafficSelector>, remote_ts: Vec<TrafficSelector>) -> Self {
+        Self {
+            name: name.to_owned(),
+            local_ts,
+            remote_ts,
+            proposals: ChildProposal::defaults(),
+            lifetime: Duration::from_secs(3600),
+            start: true,
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! Why something was refused, closed or removed: enums with the facts inside, rendered here once
+//! in words that an operator can act on. None of them can hold a secret.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::config::TrafficSelector;
+use crate::identity::Identity;
+use crate::suite::KeyExchangeMethod;
+
+/// Why a command was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// No peer has this name.
+    #[error("no peer is called `{0}`")]
+    UnknownPeer(String),
+    /// The peer has no child of this name.
+    #[error("peer `{peer}` has no child called `{child}`")]
+    UnknownChild {
+        /// The peer's name.
+        peer: String,
+        /// The name that was asked for.
+        child: String,
+    },
+    /// The peer has no IKE SA, or none that is ready.
+    #[error("peer `{0}` is not up")]
+    PeerDown(String),
+    /// The child has no SA.
+    #[error("child `{child}` of peer `{peer}` is not up")]
+    ChildDown {
+        /// The peer's name.
+        peer: String,
+        /// The child's name.
+        child: String,
+    },
+    /// The peer's address is not configured.
+    #[error("peer `{0}` has no fixed address: it has to call us")]
+    RespondOnly(String),
+    /// Too many exchanges wait already.
+    #[error("peer `{0}` has too many exchanges waiting; try again later")]
+    Busy(String),
+    /// The endpoint says goodbye.
+    #[error("the gateway is shutting down")]
+    ShuttingDown,
+    /// No child SA has this SPI.
+    #[error("no child SA has the inbound SPI {0:#010x}")]
+    UnknownSa(u32),
+}
+
+/// Whether an IKE SA or a child SA was negotiated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The IKE SA.
+    Ike,
+    /// The child of this name.
+    Child(String),
+    /// A child that the peer asked for and that is none of ours.
+    UnknownChild,
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ike => f.write_str("the IKE SA"),
+            Self::Child(name) => write!(f, "child `{name}`"),
+            Self::UnknownChild => f.write_str("a child SA"),
+        }
+    }
+}
+
+/// Why a negotiation failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Nobody is configured at this address.
+    UnknownAddress,
+    /// The peer authenticates as somebody who is not configured, or asks for somebody we are not.
+    UnknownIdentity {
+        /// Who the peer says it is.
+        theirs: Identity,
+        /// Who the peer asks for.
+        asked_for: Option<Identity>,
+    },
+    /// The responder answers as somebody else than the one configured.
+    OtherIdentity {
+        /// Who the peer says it is.
+        theirs: Identity,
+        /// Who it should be.
+        expected: Identity,
+    },
+    /// The peer's AUTH payload does not verify: another pre-shared key.
+    WrongKey {
+        /// Who the peer says it is.
+        theirs: Identity,
+    },
+    /// The peer authenticates by another method than a pre-shared key.
+    OtherMethod {
+        /// The Auth Method of RFC 7296 3.8.
+        method: u8,
+    },
+    /// The peer did not accept our authentication.
+    RefusedByPeer {
+        /// Who we said we are.
+        ours: Identity,
+        /// Who we asked for.
+        asked_for: Identity,
+    },
+    /// The peer proposed no suite that we take.
+    ProposalMismatch {
+        /// For what.
+        subject: Subject,
+        /// What the peer proposed.
+        theirs: Vec<String>,
+        /// What we would take.
+        ours: Vec<String>,
+    },
+    /// The peer takes no suite that we proposed.
+    ProposalRefused {
+        /// For what.
+        subject: Subject,
+        /// What we proposed.
+        ours: Vec<String>,
+    },
+    /// The peer chose a suite that we did not propose.
+    ProposalNotOurs {
+        /// For what.
+        subject: Subject,
+        /// What the peer chose.
+        theirs: Vec<String>,
+    },
+    /// The peer asked for selectors that none of our children covers.
+    SelectorMismatch {
+        /// What the peer wants of our side.
+        local: Vec<TrafficSelector>,
+        /// What the peer has on its side.
+        remote: Vec<TrafficSelector>,
+    },
+    /// The peer takes none of our selectors.
+    SelectorsRefused {
+        /// The child.
+        child: String,
+        /// What we asked for on our side.
+        local: Vec<TrafficSelector>,
+        /// What we asked for on the peer's side.
+        remote: Vec<TrafficSelector>,
+    },
+    /// The peer answered with selectors wider than those we asked for.
+    SelectorsWidened {
+        /// The child.
+        child: String,
+    },
+    /// The peer asks for a key exchange group that we did not propose.
+    GroupNotOurs {
+        /// The group's number.
+        group: u16,
+    },
+    /// The peer's key exchange value is not one (RFC 6989).
+    BadKeyExchange {
+        /// The method.
+        method: KeyExchangeMethod,
+    },
+    /// The peer keeps asking for cookies or groups.
+    Unending,
+    /// The peer refused with another error notification.
+    PeerError {
+        /// For what.
+        subject: Subject,
+        /// The Notify Message Type of RFC 7296 3.10.1.
+        notify: u16,
+    },
+    /// The peer's message makes no sense.
+    Malformed {
+        /// What was wrong with it.
+        what: &'static str,
+    },
+    /// The peer did not answer.
+    NoAnswer {
+        /// How often we asked.
+        transmissions: u32,
+        /// Over what time.
+        waited: Duration,
+    },
+    /// We have no SPI left for a child SA.
+    NoSpi,
+    /// We hold as many IKE SAs as we may.
+    TooManyIkeSas,
+}
+
+fn list<T: fmt::Display>(items: &[T]) -> String {
+    if items.is_empty() {
+        return "nothing".to_owned();
+    }
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownAddress => f.write_str("no peer is configured at this address"),
+            Self::UnknownIdentity { theirs, asked_for: Some(ours) } => write!(
+                f,
+                "the peer says that it is `{theirs}` and asks for `{ours}`; no such pair of identities is configured for its address"
+            ),
+            Self::UnknownIdentity { theirs, asked_for: None } => write!(
+                f,
+                "the peer says that it is `{theirs}`, which is not configured for its address"
+            ),
+            Self::OtherIdentity { theirs, expected } => write!(
+                f,
+                "the peer says that it is `{theirs}`, but `{expected}` is configured"
+            ),
+            Self::WrongKey { theirs } => write!(
+                f,
+                "authentication of `{theirs}` failed: the pre-shared keys of both sides differ"
+            ),
+            Self::OtherMethod { method } => write!(
+                f,
+                "the peer authenticates by method {method}, but a pre-shared key (method 2) is configured"
+            ),
+            Self::RefusedByPeer { ours, asked_for } => write!(
+                f,
+                "the peer refused our authentication as `{ours}` towards `{asked_for}`: it knows no such identities, or its pre-shared key differs"
+            ),
+            Self::ProposalMismatch { subject, theirs, ours } => write!(
+                f,
+                "no common proposal for {subject}: the peer proposes {}; configured here: {}",
+                list(theirs),
+                list(ours)
+            ),
+            Self::ProposalRefused { subject, ours } => write!(
+                f,
+                "the peer takes none of our proposals for {subject}: {}",
+                list(ours)
+            ),
+            Self::ProposalNotOurs { subject, theirs } => write!(
+                f,
+                "the peer chose a proposal for {subject} that we did not make: {}",
+                list(theirs)
+            ),
+            Self::SelectorMismatch { local, remote } => write!(
+                f,
+                "no child is configured for the traffic that the peer asks for: {} on our side, {} on its side",
+                list(local),
+                list(remote)
+            ),
+            Self::SelectorsRefused { child, local, remote } => write!(
+                f,
+                "the peer takes none of the selectors of child `{child}`: {} on our side, {} on its side",
+                list(local),
+                list(remote)
+            ),
+            Self::SelectorsWidened { child } => write!(
+                f,
+                "the peer answered with selectors for child `{child}` that go beyond those we asked for"
+            ),
+            Self::GroupNotOurs { group } => write!(
+                f,
+                "the peer asks for key exchange group {group}, which is in none of our proposals"
+            ),
+            Self::BadKeyExchange { method } => {
+                write!(f, "the peer's {method} key exchange value is not valid")
+            }
+            Self::Unending => f.write_str(
+                "the peer keeps asking for other cookies or key exchange groups",
+            ),
+            Self::PeerError { subject, notify } => write!(
+                f,
+                "the peer refused {subject} with {}",
+                crate::wire::notify::name(*notify)
+            ),
+            Self::Malformed { what } => write!(f, "the peer's message is malformed: {what}"),
+            Self::NoAnswer { transmissions, waited } => write!(
+                f,
+                "the peer did not answer {transmissions} transmissions in {} s",
+                waited.as_secs()
+            ),
+            Self::NoSpi => f.write_str("the dataplane has no room for another SA"),
+            Self::TooManyIkeSas => f.write_str("the gateway holds as many IKE SAs as it may"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// Why an IKE SA is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// An operator, or a changed configuration, asked for it.
+    Terminated,
+    /// The peer deleted it.
+    DeletedByPeer,
+    /// A rekey put another in its place.
+    Rekeyed,
+    /// Both sides started at once; another one stays.
+    Redundant,
+    /// The peer did not answer.
+    PeerVanished {
+        /// How often we asked.
+        transmissions: u32,
+    },
+    /// The peer started anew and said so (INITIAL_CONTACT).
+    InitialContact,
+    /// It could not be negotiated; the refusal was told before.
+    Refused,
+    /// Its lifetime ended without a rekey.
+    Expired,
+    /// The gateway shuts down.
+    Shutdown,
+    /// The peer broke the protocol.
+    ProtocolError {
+        /// What was wrong.
+        what: &'static str,
+    },
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Terminated => f.write_str("terminated here"),
+            Self::DeletedByPeer => f.write_str("deleted by the peer"),
+            Self::Rekeyed => f.write_str("replaced by a rekey"),
+            Self::Redundant => f.write_str("both sides started at once, another one stays"),
+            Self::PeerVanished { transmissions } => {
+                write!(f, "the peer did not answer {transmissions} transmissions")
+            }
+            Self::InitialContact => f.write_str("the peer restarted"),
+            Self::Refused => f.write_str("the negotiation failed"),
+            Self::Expired => f.write_str("its lifetime ended without a rekey"),
+            Self::Shutdown => f.write_str("the gateway shuts down"),
+            Self::ProtocolError { what } => write!(f, "the peer broke the protocol: {what}"),
+        }
+    }
+}
+
+/// Why a child SA is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RemovalReason {
+    /// Another child SA has taken its place.
+    Replaced,
+    /// Both sides rekeyed or started at once; another one stays.
+    Redundant,
+    /// An operator, or a changed configuration, asked for it.
+    Terminated,
+    /// The peer deleted it.
+    DeletedByPeer,
+    /// Its lifetime ended without a rekey.
+    Expired,
+    /// Its IKE SA is gone.
+    IkeClosed(CloseReason),
+    /// The peer does not know it (any more).
+    UnknownToPeer,
+    /// The dataplane that held it is gone.
+    DataplaneLost,
+}
+
+impl fmt::Display for RemovalReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Replaced => f.write_str("replaced"),
+            Self::Redundant => f.write_str("both sides started at once, another one stays"),
+            Self::Terminated => f.write_str("terminated here"),
+            Self::DeletedByPeer => f.write_str("deleted by the peer"),
+            Self::Expired => f.write_str("its lifetime ended without a rekey"),
+            Self::IkeClosed(reason) => write!(f, "its IKE SA is gone: {reason}"),
+            Self::UnknownToPeer => f.write_str("the peer does not know it"),
+            Self::DataplaneLost => f.write_str("the dataplane that held it is gone"),
+        }
+    }
+}
+

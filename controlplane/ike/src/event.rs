@@ -1,0 +1,209 @@
+//! What the endpoint tells: child SAs to install and remove, and what an operator wants to know.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use crate::config::{Aead, Secret, TrafficSelector};
+use crate::error::{CloseReason, Refusal, RemovalReason};
+
+/// Where a datagram goes from and to. A local port of 4500 means the NAT-T socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Path {
+    /// Our address and port.
+    pub local: SocketAddr,
+    /// The peer's address and port.
+    pub remote: SocketAddr,
+}
+
+/// A datagram to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// From where to where.
+    pub path: Path,
+    /// The IKE message, or the one octet of a keepalive.
+    pub data: Vec<u8>,
+    /// A NAT keepalive (RFC 3948 2.3): it goes out as it is. Everything else that leaves from
+    /// port 4500 gets the four zero octets of the non-ESP marker in front.
+    pub keepalive: bool,
+}
+
+/// The ports of ESP in UDP (RFC 3948).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct UdpPorts {
+    /// Our port, 4500.
+    pub local: u16,
+    /// The peer's port as we see it.
+    pub remote: u16,
+}
+
+/// What happened. Events must be handled before the transmits that were queued with them: what
+/// an event installs must be there when the peer has read our message.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// An IKE SA stands (also after a rekey).
+    IkeEstablished {
+        /// The peer's name.
+        peer: String,
+        /// Whether we started its negotiation.
+        initiator: bool,
+        /// The addresses in use.
+        path: Path,
+        /// The suite, as an operator would write it.
+        suite: String,
+        /// Whether it takes the place of an older one.
+        rekeyed: bool,
+    },
+    /// An IKE SA is gone. One that was replaced by a rekey says so in its reason.
+    IkeClosed {
+        /// The peer's name.
+        peer: String,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// A pair of ESP SAs is to be installed.
+    ChildInstalled(Box<ChildSa>),
+    /// From now on the outbound half of this child SA is the one to use.
+    OutboundSelected {
+        /// The peer's name.
+        peer: String,
+        /// The child's name.
+        child: String,
+        /// The child SA, by its inbound SPI.
+        inbound: u32,
+    },
+    /// Both halves of a child SA are to be removed.
+    ChildRemoved {
+        /// The peer's name.
+        peer: String,
+        /// The child's name.
+        child: String,
+        /// The child SA, by its inbound SPI.
+        inbound: u32,
+        /// Why.
+        reason: RemovalReason,
+    },
+    /// A negotiation failed, by us or by the peer.
+    Refused {
+        /// The peer's name, where it is known who it is.
+        peer: Option<String>,
+        /// The peer's address.
+        remote: SocketAddr,
+        /// Why.
+        reason: Refusal,
+    },
+}
+
+/// A pair of ESP SAs, in tunnel mode.
+#[derive(Clone, Debug)]
+pub struct ChildSa {
+    /// The peer's name.
+    pub peer: String,
+    /// The child's name.
+    pub child: String,
+    /// Our SPI: the peer writes it into the packets that it sends us.
+    pub inbound: u32,
+    /// The peer's SPI: we write it into the packets that we send.
+    pub outbound: u32,
+    /// The AEAD of both.
+    pub aead: Aead,
+    /// Key and salt of what we receive.
+    pub inbound_key: Secret,
+    /// Key and salt of what we send.
+    pub outbound_key: Secret,
+    /// Extended sequence numbers.
+    pub esn: bool,
+    /// Our outer address.
+    pub local: std::net::IpAddr,
+    /// The peer's outer address.
+    pub remote: std::net::IpAddr,
+    /// ESP goes in UDP with these ports.
+    pub encapsulation: Option<UdpPorts>,
+    /// Our side's selectors, as narrowed.
+    pub local_ts: Vec<TrafficSelector>,
+    /// The peer's side's selectors, as narrowed.
+    pub remote_ts: Vec<TrafficSelector>,
+    /// The child SA whose place this one takes, by its inbound SPI. It stays until its own
+    /// [`Event::ChildRemoved`].
+    pub replaces: Option<u32>,
+    /// Send by this SA at once; otherwise by the old one until [`Event::OutboundSelected`].
+    pub use_outbound_now: bool,
+}
+
+/// A child SA that a restarted control plane found in the dataplane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdoptedChild {
+    /// The peer's name.
+    pub peer: String,
+    /// The child's name.
+    pub child: String,
+    /// Our SPI.
+    pub inbound: u32,
+    /// The peer's SPI.
+    pub outbound: u32,
+    /// The peer's outer address.
+    pub remote: std::net::IpAddr,
+    /// ESP goes in UDP with these ports.
+    pub encapsulation: Option<UdpPorts>,
+    /// Whether outbound traffic uses it now.
+    pub selected: bool,
+}
+
+/// An IKE SA as `status` shows it.
+#[derive(Clone, Debug)]
+pub struct IkeSaView {
+    /// The peer's name; `None` while a responder does not know who calls.
+    pub peer: Option<String>,
+    /// What it is doing.
+    pub state: &'static str,
+    /// Whether we started its negotiation.
+    pub initiator: bool,
+    /// Our SPI.
+    pub local_spi: u64,
+    /// The peer's SPI.
+    pub remote_spi: u64,
+    /// The addresses in use.
+    pub path: Path,
+    /// The suite, once chosen.
+    pub suite: Option<String>,
+    /// Whether there is a NAT before us.
+    pub behind_nat: bool,
+    /// Whether there is a NAT before the peer.
+    pub peer_behind_nat: bool,
+    /// When it was established.
+    pub established: Option<Instant>,
+    /// When it will be rekeyed.
+    pub rekey_at: Option<Instant>,
+    /// How many child SAs it holds.
+    pub children: usize,
+}
+
+/// A child SA as `sas` shows it.
+#[derive(Clone, Debug)]
+pub struct ChildSaView {
+    /// The peer's name.
+    pub peer: String,
+    /// The child's name.
+    pub child: String,
+    /// What it is doing.
+    pub state: &'static str,
+    /// Our SPI.
+    pub inbound: u32,
+    /// The peer's SPI.
+    pub outbound: u32,
+    /// The suite; `None` for an adopted SA, whose suite only the dataplane knows.
+    pub suite: Option<String>,
+    /// The peer's outer address.
+    pub remote: std::net::IpAddr,
+    /// ESP goes in UDP with these ports.
+    pub encapsulation: Option<UdpPorts>,
+    /// Our side's selectors.
+    pub local_ts: Vec<TrafficSelector>,
+    /// The peer's side's selectors.
+    pub remote_ts: Vec<TrafficSelector>,
+    /// Whether outbound traffic uses it.
+    pub selected: bool,
+    /// When it was installed (adopted).
+    pub installed: Instant,
+    /// When it will be rekeyed.
+    pub rekey_at: Option<Instant>,
+}

@@ -1,0 +1,343 @@
+//! The algorithms that we negotiate, their transform numbers (IANA "IKEv2 parameters") and the
+//! names by which an operator writes them: `aes256gcm16-sha384-x25519`.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Declares an enum of algorithms with a name, an IANA number and an optional key length each.
+macro_rules! algorithms {
+    ($(#[$meta:meta])* $type:ident { $($(#[$vmeta:meta])* $variant:ident = $id:expr, $bits:expr, $name:expr;)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $type { $($(#[$vmeta])* $variant,)* }
+
+        impl $type {
+            /// Every algorithm of this kind, strongest first where that has a meaning.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The transform ID of IANA's registry.
+            pub const fn id(self) -> u16 {
+                match self { $(Self::$variant => $id,)* }
+            }
+
+            /// The Key Length attribute in bits, where the transform carries one.
+            pub const fn key_bits(self) -> Option<u16> {
+                match self { $(Self::$variant => $bits,)* }
+            }
+
+            /// The name used in configuration and in messages.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// The algorithm with this transform ID and key length.
+            pub fn from_wire(id: u16, bits: Option<u16>) -> Option<Self> {
+                Self::ALL.iter().copied().find(|a| a.id() == id && a.key_bits() == bits)
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+    };
+}
+
+algorithms! {
+    /// Encryption of IKE messages (transform type 1; RFC 5282, RFC 3602).
+    Encryption {
+        /// AES-GCM with a 16-octet ICV and a 256-bit key.
+        Aes256Gcm16 = 20, Some(256), "aes256gcm16";
+        /// AES-GCM with a 16-octet ICV and a 128-bit key.
+        Aes128Gcm16 = 20, Some(128), "aes128gcm16";
+        /// AES-CBC with a 256-bit key.
+        Aes256Cbc = 12, Some(256), "aes256";
+        /// AES-CBC with a 128-bit key.
+        Aes128Cbc = 12, Some(128), "aes128";
+    }
+}
+
+algorithms! {
+    /// Integrity of IKE messages whose encryption is not an AEAD (transform type 3; RFC 4868).
+    Integrity {
+        /// HMAC-SHA2-512, truncated to 256 bits.
+        HmacSha512 = 14, None, "sha512";
+        /// HMAC-SHA2-384, truncated to 192 bits.
+        HmacSha384 = 13, None, "sha384";
+        /// HMAC-SHA2-256, truncated to 128 bits.
+        HmacSha256 = 12, None, "sha256";
+    }
+}
+
+algorithms! {
+    /// Pseudo-random function (transform type 2; RFC 4868).
+    Prf {
+        /// PRF_HMAC_SHA2_512.
+        HmacSha512 = 7, None, "sha512";
+        /// PRF_HMAC_SHA2_384.
+        HmacSha384 = 6, None, "sha384";
+        /// PRF_HMAC_SHA2_256.
+        HmacSha256 = 5, None, "sha256";
+    }
+}
+
+algorithms! {
+    /// Key exchange method (transform type 4; RFC 8031, RFC 5903, RFC 3526).
+    KeyExchangeMethod {
+        /// Curve25519.
+        X25519 = 31, None, "x25519";
+        /// The NIST curve P-384.
+        P384 = 20, None, "p384";
+        /// The NIST curve P-256.
+        P256 = 19, None, "p256";
+        /// The 2048-bit MODP group.
+        Modp2048 = 14, None, "modp2048";
+    }
+}
+
+algorithms! {
+    /// The AEAD of a child SA (transform type 1 of ESP; RFC 4106).
+    Aead {
+        /// AES-GCM with a 16-octet ICV and a 256-bit key.
+        Aes256Gcm16 = 20, Some(256), "aes256gcm16";
+        /// AES-GCM with a 16-octet ICV and a 128-bit key.
+        Aes128Gcm16 = 20, Some(128), "aes128gcm16";
+    }
+}
+
+impl Encryption {
+    /// Whether this is a combined mode, which takes no integrity transform (RFC 5282).
+    pub const fn is_aead(self) -> bool {
+        matches!(self, Self::Aes256Gcm16 | Self::Aes128Gcm16)
+    }
+}
+
+impl Aead {
+    /// Octets of keying material: the key and the 4-octet salt of RFC 4106 8.1.
+    pub const fn keymat_len(self) -> usize {
+        match self {
+            Self::Aes256Gcm16 => 36,
+            Self::Aes128Gcm16 => 20,
+        }
+    }
+}
+
+/// One suite offered for an IKE SA. Several are offered in order of preference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IkeProposal {
+    /// How messages are encrypted.
+    pub encryption: Encryption,
+    /// How messages are authenticated; `None` exactly when the encryption is an AEAD.
+    pub integrity: Option<Integrity>,
+    /// The pseudo-random function of the key derivation.
+    pub prf: Prf,
+    /// The key exchange method.
+    pub kex: KeyExchangeMethod,
+}
+
+impl IkeProposal {
+    /// What we offer when the configuration names nothing.
+    pub fn defaults() -> Vec<Self> {
+        let gcm = |encryption, prf, kex| Self { encryption, integrity: None, prf, kex };
+        vec![
+            gcm(Encryption::Aes256Gcm16, Prf::HmacSha384, KeyExchangeMethod::X25519),
+            gcm(Encryption::Aes256Gcm16, Prf::HmacSha384, KeyExchangeMethod::P384),
+            gcm(Encryption::Aes128Gcm16, Prf::HmacSha256, KeyExchangeMethod::X25519),
+            gcm(Encryption::Aes128Gcm16, Prf::HmacSha256, KeyExchangeMethod::P256),
+            Self {
+                encryption: Encryption::Aes256Cbc,
+                integrity: Some(Integrity::HmacSha256),
+                prf: Prf::HmacSha256,
+                kex: KeyExchangeMethod::Modp2048,
+            },
+        ]
+    }
+}
+
+impl fmt::Display for IkeProposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.encryption)?;
+        match self.integrity {
+            Some(integrity) if integrity.name() != self.prf.name() => {
+                write!(f, "-{integrity}-prf{}", self.prf)?;
+            }
+            _ => write!(f, "-{}", self.prf)?,
+        }
+        write!(f, "-{}", self.kex)
+    }
+}
+
+/// One suite offered for a child SA. Several are offered in order of preference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ChildProposal {
+    /// The AEAD of ESP.
+    pub aead: Aead,
+    /// The key exchange that gives the child keys of its own (perfect forward secrecy). It cannot
+    /// be had for the child that comes with IKE_AUTH, only for those made or rekeyed later.
+    pub kex: Option<KeyExchangeMethod>,
+    /// Extended (64-bit) sequence numbers, exactly: a peer that knows none needs a proposal
+    /// without.
+    pub esn: bool,
+}
+
+impl ChildProposal {
+    /// What we offer when the configuration names nothing.
+    pub fn defaults() -> Vec<Self> {
+        let suite = |aead, esn| Self { aead, kex: None, esn };
+        vec![
+            suite(Aead::Aes256Gcm16, true),
+            suite(Aead::Aes256Gcm16, false),
+            suite(Aead::Aes128Gcm16, true),
+            suite(Aead::Aes128Gcm16, false),
+        ]
+    }
+}
+
+impl fmt::Display for ChildProposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.aead)?;
+        if let Some(kex) = self.kex {
+            write!(f, "-{kex}")?;
+        }
+        if self.esn {
+            write!(f, "-esn")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a proposal's text is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposalError {
+    /// A part names no algorithm.
+    #[error("`{0}` is no algorithm known here")]
+    Unknown(String),
+    /// A part that must be there is not.
+    #[error("`{proposal}` names no {missing}")]
+    Missing {
+        /// The whole text.
+        proposal: String,
+        /// What it lacks.
+        missing: &'static str,
+    },
+    /// A part comes twice.
+    #[error("`{0}` comes twice, or does not belong into this proposal")]
+    Surplus(String),
+}
+
+fn named<A: Copy + 'static>(all: &'static [A], name: fn(A) -> &'static str, part: &str) -> Option<A> {
+    all.iter().copied().find(|&a| name(a) == part)
+}
+
+fn method_named(part: &str) -> Option<KeyExchangeMethod> {
+    match part {
+        "curve25519" => Some(KeyExchangeMethod::X25519),
+        "ecp256" => Some(KeyExchangeMethod::P256),
+        "ecp384" => Some(KeyExchangeMethod::P384),
+        _ => named(KeyExchangeMethod::ALL, KeyExchangeMethod::name, part),
+    }
+}
+
+impl FromStr for IkeProposal {
+    type Err = ProposalError;
+
+    /// Reads `encryption-hash-kex` or `encryption-integrity-prfhash-kex`.
+    fn from_str(text: &str) -> Result<Self, ProposalError> {
+        let missing = |missing| ProposalError::Missing { proposal: text.to_owned(), missing };
+        let (mut encryption, mut hash, mut prf, mut kex) = (None, None, None, None);
+        for part in text.split('-') {
+            let surplus = if let Some(e) = named(Encryption::ALL, Encryption::name, part) {
+                encryption.replace(e).is_some()
+            } else if let Some(h) = named(Integrity::ALL, Integrity::name, part) {
+                hash.replace(h).is_some()
+            } else if let Some(p) =
+                part.strip_prefix("prf").and_then(|p| named(Prf::ALL, Prf::name, p))
+            {
+                prf.replace(p).is_some()
+            } else if let Some(k) = method_named(part) {
+                kex.replace(k).is_some()
+            } else {
+                return Err(ProposalError::Unknown(part.to_owned()));
+            };
+            if surplus {
+                return Err(ProposalError::Surplus(part.to_owned()));
+            }
+        }
+        let encryption = encryption.ok_or_else(|| missing("encryption"))?;
+        let prf = match (prf, hash) {
+            (Some(_), Some(hash)) if encryption.is_aead() => {
+                return Err(ProposalError::Surplus(hash.name().to_owned()));
+            }
+            (Some(prf), _) => prf,
+            (None, Some(hash)) => {
+                named(Prf::ALL, Prf::name, hash.name()).ok_or_else(|| missing("hash"))?
+            }
+            (None, None) => return Err(missing("hash (such as sha384)")),
+        };
+        let integrity = if encryption.is_aead() {
+            None
+        } else {
+            Some(hash.ok_or_else(|| missing("integrity algorithm (such as sha256)"))?)
+        };
+        let kex = kex.ok_or_else(|| missing("key exchange (such as x25519)"))?;
+        Ok(Self { encryption, integrity, prf, kex })
+    }
+}
+
+impl FromStr for ChildProposal {
+    type Err = ProposalError;
+
+    /// Reads `aead[-kex][-esn]`.
+    fn from_str(text: &str) -> Result<Self, ProposalError> {
+        let (mut aead, mut kex, mut esn) = (None, None, false);
+        for part in text.split('-') {
+            let surplus = if let Some(a) = named(Aead::ALL, Aead::name, part) {
+                aead.replace(a).is_some()
+            } else if let Some(k) = method_named(part) {
+                kex.replace(k).is_some()
+            } else if part == "esn" {
+                std::mem::replace(&mut esn, true)
+            } else {
+                return Err(ProposalError::Unknown(part.to_owned()));
+            };
+            if surplus {
+                return Err(ProposalError::Surplus(part.to_owned()));
+            }
+        }
+        let aead = aead.ok_or_else(|| ProposalError::Missing {
+            proposal: text.to_owned(),
+            missing: "AEAD (such as aes256gcm16)",
+        })?;
+        Ok(Self { aead, kex, esn })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proposals_read_back_what_they_print() {
+        for proposal in IkeProposal::defaults() {
+            assert_eq!(proposal.to_string().parse(), Ok(proposal));
+        }
+        for proposal in ChildProposal::defaults() {
+            assert_eq!(proposal.to_string().parse(), Ok(proposal));
+        }
+        let mixed: IkeProposal = "aes128-sha256-prfsha512-modp2048".parse().unwrap();
+        assert_eq!(mixed.prf, Prf::HmacSha512);
+        assert_eq!(mixed.to_string().parse(), Ok(mixed));
+        let pfs: ChildProposal = "aes128gcm16-ecp384-esn".parse().unwrap();
+        assert_eq!(pfs.to_string(), "aes128gcm16-p384-esn");
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let error = |text: &str| text.parse::<IkeProposal>().unwrap_err().to_string();
+        assert_eq!(error("aes257-sha256-x25519"), "`aes257` is no algorithm known here");
+        assert!(error("aes256gcm16-x25519").contains("names no hash"));
+        assert!(error("aes256gcm16-sha384").contains("names no key exchange"));
+        assert!(error("aes256gcm16-sha384-sha384-x25519").contains("comes twice"));
+    }
+}
