@@ -1,0 +1,84 @@
+//! What the program says of a packet, in the order of its counters.
+
+/// What the program decided, one counter each (steer.bpf.c).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Verdict {
+    /// Passed: not IPv4, or nothing that we take.
+    PassNotOurs = 0,
+    /// Passed: a fragment of ESP, AH or UDP to one of our addresses.
+    PassFragment = 1,
+    /// Passed: IKE on UDP 4500, or a keepalive.
+    PassIke = 2,
+    /// Passed: an IPv4 or UDP header that does not fit its packet.
+    PassMalformed = 3,
+    /// Taken: ESP to one of our addresses.
+    TakeEsp = 4,
+    /// Taken: AH to one of our addresses.
+    TakeAh = 5,
+    /// Taken: ESP in UDP 4500 to one of our addresses.
+    TakeEspInUdp = 6,
+    /// Taken: a plain packet on an inside port, to be protected.
+    TakeProtect = 7,
+    /// Taken: a plain packet of a protected prefix on an outside port, to be dropped.
+    TakeUnprotected = 8,
+    /// Dropped: it is ours, but no dataplane listens on its queue.
+    DropNoSocket = 9,
+}
+
+impl Verdict {
+    /// Every verdict, in the order of the counters.
+    pub const ALL: [Self; 10] = [
+        Self::PassNotOurs,
+        Self::PassFragment,
+        Self::PassIke,
+        Self::PassMalformed,
+        Self::TakeEsp,
+        Self::TakeAh,
+        Self::TakeEspInUdp,
+        Self::TakeProtect,
+        Self::TakeUnprotected,
+        Self::DropNoSocket,
+    ];
+
+    /// The counter's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PassNotOurs => "steer_pass_not_ours",
+            Self::PassFragment => "steer_pass_fragment",
+            Self::PassIke => "steer_pass_ike",
+            Self::PassMalformed => "steer_pass_malformed",
+            Self::TakeEsp => "steer_take_esp",
+            Self::TakeAh => "steer_take_ah",
+            Self::TakeEspInUdp => "steer_take_esp_in_udp",
+            Self::TakeProtect => "steer_take_protect",
+            Self::TakeUnprotected => "steer_take_unprotected",
+            Self::DropNoSocket => "steer_drop_no_socket",
+        }
+    }
+}
+
+/// What the kernel is to do with a packet: the program's return value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// XDP_DROP.
+    Drop,
+    /// XDP_PASS: the kernel's.
+    Pass,
+    /// XDP_REDIRECT: the dataplane's.
+    Redirect,
+    /// Anything else, which the program never returns.
+    Other(u32),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_stand_in_the_order_of_their_numbers() {
+        for (index, verdict) in Verdict::ALL.into_iter().enumerate() {
+            assert_eq!(verdict as usize, index);
+        }
+    }
+}
