@@ -1,0 +1,197 @@
+//! What is right by itself and wrong together: tunnels that claim the same peer or the same traffic.
+
+use crate::{
+    Selector,
+    model::{Config, Identity, Tunnel},
+    problem::{Mistake, Place, Problems},
+    tunnel::Placed,
+};
+
+/// While a child rekeys, it has two pairs of SAs.
+const SAS_PER_CHILD: usize = 4;
+
+pub(crate) fn check(tunnels: &[Placed], problems: &mut Problems<'_>) {
+    for placed in tunnels {
+        check_own_addresses(placed, problems);
+    }
+    check_peers(tunnels, problems);
+    check_overlaps(tunnels, problems);
+}
+
+/// Is there room for the SAs of all children?
+pub(crate) fn check_capacity(config: &Config, place: Place, problems: &mut Problems<'_>) {
+    let children: usize = config
+        .tunnels
+        .iter()
+        .map(|tunnel| tunnel.children.len())
+        .sum();
+    let needed = children.saturating_mul(SAS_PER_CHILD);
+    if needed > config.dataplane.sa_capacity as usize {
+        let what = format!(
+            "{children} children need room for {needed} SAs, and there is room for {}",
+            config.dataplane.sa_capacity
+        );
+        let enough = needed.next_power_of_two();
+        problems.error(
+            place,
+            Mistake::new(what).help(format!("write `sa-capacity: {enough}` in `dataplane`")),
+        );
+    }
+}
+
+fn check_own_addresses(placed: &Placed, problems: &mut Problems<'_>) {
+    let Tunnel {
+        local,
+        remote: Some(remote),
+        children,
+        ..
+    } = &placed.tunnel
+    else {
+        return;
+    };
+    if local == remote {
+        let mistake = Mistake::new(format!("both ends of the tunnel are {local}"));
+        problems.error(
+            placed.remote_address,
+            mistake.help("write the peer's address"),
+        );
+    }
+    for (child, places) in children.iter().zip(&placed.selectors) {
+        let ours = child
+            .local
+            .iter()
+            .any(|selector| selector.prefix.contains(*local));
+        let theirs = child
+            .remote
+            .iter()
+            .zip(places)
+            .find(|(selector, _)| selector.prefix.contains(*remote));
+        if let (true, Some((selector, place))) = (ours, theirs) {
+            let what = format!(
+                "{selector} holds the peer itself ({remote}): IKE would be sent into its own tunnel"
+            );
+            problems.error(
+                *place,
+                Mistake::new(what)
+                    .help("protect prefixes that hold at most one of the two gateways"),
+            );
+        }
+    }
+}
+
+/// A peer that knocks must fit one tunnel only, or the wrong key and the wrong traffic may be its.
+fn check_peers(tunnels: &[Placed], problems: &mut Problems<'_>) {
+    let mut known: std::collections::HashMap<
+        (&Identity, &Identity, std::net::Ipv4Addr),
+        Vec<&Placed>,
+    > = Default::default();
+    for placed in tunnels {
+        let tunnel = &placed.tunnel;
+        let same = known
+            .entry((
+                &tunnel.local_identity,
+                &tunnel.remote_identity,
+                tunnel.local,
+            ))
+            .or_default();
+        let twin = same
+            .iter()
+            .find(|other| match (other.tunnel.remote, tunnel.remote) {
+                (Some(one), Some(two)) => one == two,
+                _ => true,
+            });
+        if let Some(twin) = twin {
+            let what = format!(
+                "the tunnels `{}` and `{}` are with the same peer",
+                twin.tunnel.name, tunnel.name
+            );
+            let help =
+                "put the children of both into one tunnel, or give the ends different identities";
+            problems.error(placed.name, Mistake::new(what).help(help));
+        }
+        // One of each is enough to compare with: more would be reported already.
+        if twin.is_none() {
+            same.push(placed);
+        }
+    }
+}
+
+/// One pair of selectors of one child.
+struct Claim<'t> {
+    tunnel: &'t str,
+    child: &'t str,
+    priority: u32,
+    local: &'t Selector,
+    remote: &'t Selector,
+    place: Place,
+}
+
+/// Two children of the same priority must not claim the same traffic: which of them takes it would be chance.
+fn check_overlaps(tunnels: &[Placed], problems: &mut Problems<'_>) {
+    let mut claims = claims(tunnels);
+    claims.sort_by_key(|claim| (claim.remote.prefix, claim.place.line, claim.place.column));
+    for (index, first) in claims.iter().enumerate() {
+        let end = first.remote.prefix.last();
+        let rest = claims
+            .iter()
+            .skip(index + 1)
+            .take_while(|other| other.remote.prefix.address() <= end);
+        for second in rest {
+            let same_child = first.tunnel == second.tunnel && first.child == second.child;
+            let overlap =
+                first.local.overlaps(second.local) && first.remote.overlaps(second.remote);
+            if !same_child && overlap && first.priority == second.priority {
+                report_overlap(first, second, problems);
+                break;
+            }
+        }
+    }
+}
+
+fn claims(tunnels: &[Placed]) -> Vec<Claim<'_>> {
+    let mut claims = Vec::new();
+    for Placed {
+        tunnel, selectors, ..
+    } in tunnels
+    {
+        for (child, places) in tunnel.children.iter().zip(selectors) {
+            for (remote, place) in child.remote.iter().zip(places) {
+                claims.extend(child.local.iter().map(|local| Claim {
+                    tunnel: &tunnel.name,
+                    child: &child.name,
+                    priority: child.priority,
+                    local,
+                    remote,
+                    place: *place,
+                }));
+            }
+        }
+    }
+    claims
+}
+
+fn report_overlap(first: &Claim<'_>, second: &Claim<'_>, problems: &mut Problems<'_>) {
+    let later = |claim: &Claim<'_>| (claim.place.line, claim.place.column);
+    let (first, second) = if later(first) <= later(second) {
+        (first, second)
+    } else {
+        (second, first)
+    };
+    let what = format!(
+        "`{}/{}` ({} to {}) claims traffic of `{}/{}` ({} to {}, line {}) with the same priority",
+        second.tunnel,
+        second.child,
+        second.local,
+        second.remote,
+        first.tunnel,
+        first.child,
+        first.local,
+        first.remote,
+        first.place.line,
+    );
+    let help = format!(
+        "give the one that should take it a `priority` below {}, or separate the prefixes",
+        first.priority
+    );
+    problems.error(second.place, Mistake::new(what).help(help));
+}

@@ -1,0 +1,413 @@
+//! Which keys a configuration may have, what they mean and what they default to: one table that the reader checks a
+//! file against, that suggestions come from, and that the JSON schema is made of.
+
+/// The keys of one section.
+pub(crate) struct Section {
+    /// What it is, in a message: "a port".
+    pub what: &'static str,
+    /// Its keys.
+    pub fields: &'static [Field],
+}
+
+/// One key.
+pub(crate) struct Field {
+    pub key: &'static str,
+    pub kind: Kind,
+    pub required: bool,
+    /// The default in the operator's words; empty if there is none.
+    pub default: &'static str,
+    pub doc: &'static str,
+    /// What others call it: strongSwan, libreswan, or our own users by habit.
+    pub known_as: &'static [&'static str],
+}
+
+/// What a key's value looks like.
+pub(crate) enum Kind {
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// Words of a shape, shown by an example.
+    Text(&'static str),
+    /// A whole number.
+    Number(u64, u64),
+    /// `on` or `off`.
+    Switch,
+    /// One or several texts.
+    Texts(&'static str),
+    /// A section.
+    Section(&'static Section),
+    /// Sections that the operator names.
+    Named(&'static Section),
+}
+
+const fn field(key: &'static str, kind: Kind, doc: &'static str) -> Field {
+    Field {
+        key,
+        kind,
+        required: false,
+        default: "",
+        doc,
+        known_as: &[],
+    }
+}
+
+impl Field {
+    const fn required(mut self) -> Self {
+        self.required = true;
+        self
+    }
+
+    const fn default(mut self, default: &'static str) -> Self {
+        self.default = default;
+        self
+    }
+
+    const fn known_as(mut self, names: &'static [&'static str]) -> Self {
+        self.known_as = names;
+        self
+    }
+}
+
+/// The smallest and the largest anti-replay window.
+pub(crate) const WINDOW: (u64, u64) = (32, 65_536);
+/// How many SAs an index of 20 bits can tell apart, and how few make sense.
+pub(crate) const SA_CAPACITY: (u64, u64) = (64, 1 << 20);
+/// How many frames a ring may hold.
+pub(crate) const RING_FRAMES: (u64, u64) = (64, 65_536);
+
+/// The whole file.
+pub(crate) static ROOT: Section = Section {
+    what: "a configuration",
+    fields: &[
+        field(
+            "dataplane",
+            Kind::Section(&DATAPLANE),
+            "What the dataplane runs on. A change needs its restart.",
+        )
+        .required()
+        .known_as(&["setup", "config", "charon"]),
+        field(
+            "tunnels",
+            Kind::Named(&TUNNEL),
+            "The peers, and what is protected between each of them and us.",
+        )
+        .default("none")
+        .known_as(&["connections", "conn", "peers", "connection"]),
+    ],
+};
+
+static DATAPLANE: Section = Section {
+    what: "the dataplane",
+    fields: &[
+        field("ports", Kind::Named(&PORT), "The interfaces to take packets from: at least one inside, one outside.")
+            .required()
+            .known_as(&["interfaces", "nics"]),
+        field(
+            "workers",
+            Kind::Texts("[2, 3]"),
+            "The cores to run on, one worker pinned to each: `[2, 3]` or `[2-5]`. Without it, one worker runs where the scheduler puts it.",
+        )
+        .default("one worker, not pinned")
+        .known_as(&["cores", "cpus", "threads"]),
+        field(
+            "polling",
+            Kind::Word(&["busy", "adaptive"]),
+            "`busy` spins on a full core for the lowest latency; `adaptive` sleeps while there is nothing to do.",
+        )
+        .default("busy"),
+        field(
+            "guard",
+            Kind::Switch,
+            "Keep unreachable routes in the kernel, so that protected traffic never leaves in the clear, whatever has died.",
+        )
+        .default("on"),
+        field("engine", Kind::Word(&["auto", "portable", "aws-lc-rs"]), "Which code encrypts packets.").default("auto"),
+        field(
+            "sa-capacity",
+            Kind::Number(SA_CAPACITY.0, SA_CAPACITY.1),
+            "How many SAs there is room for: two a child, four while it rekeys.",
+        )
+        .default("4096"),
+        field(
+            "ring-frames",
+            Kind::Number(RING_FRAMES.0, RING_FRAMES.1),
+            "How many frames each ring holds, a power of two. More ride out longer bursts and cost memory and cache.",
+        )
+        .default("4096"),
+    ],
+};
+
+static PORT: Section = Section {
+    what: "a port",
+    fields: &[
+        field(
+            "interface",
+            Kind::Text("eth1"),
+            "The interface's name, as `ip link` shows it.",
+        )
+        .required()
+        .known_as(&["device", "nic", "name"]),
+        field(
+            "role",
+            Kind::Word(&["inside", "outside"]),
+            "`inside` faces the hosts whose traffic is protected, `outside` faces the peers.",
+        )
+        .required()
+        .known_as(&["side", "zone"]),
+        field(
+            "mss-clamp",
+            Kind::Switch,
+            "Lower the MSS of TCP connections to what fits into a tunnel.",
+        )
+        .default("on")
+        .known_as(&["tcp-mss"]),
+    ],
+};
+
+static TUNNEL: Section = Section {
+    what: "a tunnel",
+    fields: &[
+        field("local", Kind::Section(&LOCAL), "Our end.").required().known_as(&["left", "local_addrs", "leftid"]),
+        field("remote", Kind::Section(&REMOTE), "The peer's end.")
+            .required()
+            .known_as(&["right", "remote_addrs", "rightid"]),
+        field("authentication", Kind::Section(&AUTHENTICATION), "How the two ends prove who they are.")
+            .required()
+            .known_as(&["auth", "authby", "secrets", "leftauth", "rightauth"]),
+        field("ike", Kind::Section(&IKE), "The IKE SA.").known_as(&["phase1"]),
+        field("start", START, "`at-once` begins as soon as the gateway is up, `wait` leaves it to the peer or the operator.")
+            .default("at-once, or wait where the remote address is any")
+            .known_as(&["start_action", "auto", "startup"]),
+        field("children", Kind::Named(&CHILD), "The traffic to protect: a pair of SAs each.")
+            .required()
+            .known_as(&["child", "phase2", "subnets"]),
+    ],
+};
+
+const START: Kind = Kind::Word(&["at-once", "wait"]);
+
+static LOCAL: Section = Section {
+    what: "our end of a tunnel",
+    fields: &[
+        field(
+            "address",
+            Kind::Text("192.0.2.1"),
+            "The address to send from; the kernel must hold it.",
+        )
+        .required()
+        .known_as(&["local_addrs", "addrs", "left", "ip"]),
+        field("identity", IDENTITY, "Who to say we are.")
+            .default("the address")
+            .known_as(&["id", "leftid"]),
+    ],
+};
+
+const IDENTITY: Kind = Kind::Text("gw-a.example.org");
+
+static REMOTE: Section = Section {
+    what: "the peer's end of a tunnel",
+    fields: &[
+        field(
+            "address",
+            Kind::Text("192.0.2.2"),
+            "The peer's address, or `any` for a peer that comes from anywhere.",
+        )
+        .required()
+        .known_as(&["remote_addrs", "addrs", "right", "ip"]),
+        field("identity", IDENTITY, "Who the peer must prove to be.")
+            .default("the address; required where that is any")
+            .known_as(&["id", "rightid"]),
+        field(
+            "port",
+            Kind::Number(1, 65_535),
+            "The UDP port on which the peer listens for IKE.",
+        )
+        .default("500")
+        .known_as(&["remote_port"]),
+    ],
+};
+
+static AUTHENTICATION: Section = Section {
+    what: "the authentication",
+    fields: &[
+        field("psk", Kind::Section(&PSK), "A key that both ends know.")
+            .required()
+            .known_as(&["secret", "file"]),
+    ],
+};
+
+static PSK: Section = Section {
+    what: "the pre-shared key",
+    fields: &[
+        field(
+            "file",
+            Kind::Text("site-b.psk"),
+            "The file that holds it, relative to this one, readable by its owner only. `0x` begins hexadecimal digits, `0s` Base64.",
+        )
+        .known_as(&["path"]),
+        field("secret", Kind::Text("0s..."), "The key itself; only in a file that its owner alone can read.")
+            .known_as(&["key", "value"]),
+    ],
+};
+
+static IKE: Section = Section {
+    what: "the IKE SA",
+    fields: &[
+        field(
+            "proposals",
+            Kind::Texts("[aes256gcm16-sha384-x25519]"),
+            "What to offer and accept, the preferred first.",
+        )
+        .default(crate::tunnel::DEFAULT_IKE_WORDS)
+        .known_as(&["ike", "proposal", "crypto"]),
+        field("rekey", Kind::Text("4h"), "When its keys are replaced.")
+            .default("4h")
+            .known_as(&["rekey_time", "rekey-time", "reauth_time", "ikelifetime"]),
+        field(
+            "lifetime",
+            Kind::Text("5h"),
+            "When it ends if rekeying failed.",
+        )
+        .default("rekey and a tenth")
+        .known_as(&["over_time", "life_time"]),
+        field(
+            "dpd-delay",
+            Kind::Text("30s"),
+            "After how long a silence to ask whether the peer lives; `off` never asks.",
+        )
+        .default("30s")
+        .known_as(&["liveness", "dpd", "dpddelay", "keepalive"]),
+        field(
+            "keep-trying",
+            Kind::Switch,
+            "Go on trying to reach a peer that does not answer.",
+        )
+        .default("on")
+        .known_as(&["keyingtries"]),
+    ],
+};
+
+static CHILD: Section = Section {
+    what: "a child",
+    fields: &[
+        field(
+            "local",
+            Kind::Texts("[10.1.0.0/16]"),
+            "Our side of the traffic: prefixes, with `[tcp/443]` behind them if need be.",
+        )
+        .required()
+        .known_as(&["local_ts", "leftsubnet", "local-subnets"]),
+        field(
+            "remote",
+            Kind::Texts("[10.2.0.0/16]"),
+            "The peer's side of the traffic.",
+        )
+        .required()
+        .known_as(&["remote_ts", "rightsubnet", "remote-subnets"]),
+        field(
+            "proposals",
+            Kind::Texts("[aes256gcm16-x25519]"),
+            "What to offer and accept, the preferred first.",
+        )
+        .default(crate::tunnel::DEFAULT_ESP_WORDS)
+        .known_as(&["esp_proposals", "esp", "phase2alg", "proposal"]),
+        field(
+            "esn",
+            Kind::Word(&["prefer", "require", "off"]),
+            "Extended sequence numbers, for proposals that do not say.",
+        )
+        .default("prefer"),
+        field("rekey", Kind::Text("1h"), "When its keys are replaced.")
+            .default("1h")
+            .known_as(&["rekey_time", "rekey-time", "keylife"]),
+        field(
+            "lifetime",
+            Kind::Text("70m"),
+            "When it ends if rekeying failed.",
+        )
+        .default("rekey and a tenth")
+        .known_as(&["life_time", "salifetime"]),
+        field(
+            "rekey-bytes",
+            BYTES,
+            "After how many bytes its keys are replaced.",
+        )
+        .default("no limit")
+        .known_as(&["rekey_bytes"]),
+        field("lifetime-bytes", BYTES, "After how many bytes it ends.")
+            .default("rekey-bytes and a tenth")
+            .known_as(&["life_bytes", "lifebytes"]),
+        field(
+            "rekey-packets",
+            PACKETS,
+            "After how many packets its keys are replaced.",
+        )
+        .default("no limit")
+        .known_as(&["rekey_packets"]),
+        field(
+            "lifetime-packets",
+            PACKETS,
+            "After how many packets it ends.",
+        )
+        .default("rekey-packets and a tenth")
+        .known_as(&["life_packets", "lifepackets"]),
+        field(
+            "replay-window",
+            Kind::Number(WINDOW.0, WINDOW.1),
+            "How many packets back one may arrive late.",
+        )
+        .default("1024")
+        .known_as(&["replay_window", "window"]),
+        field(
+            "priority",
+            Kind::Number(0, u32::MAX as u64),
+            "Where the traffic of two children overlaps, the lower number takes it.",
+        )
+        .default("1000"),
+        field(
+            "copy-dscp",
+            Kind::Switch,
+            "Copy the inner packet's DSCP to the outer header.",
+        )
+        .default("on")
+        .known_as(&["copy_dscp", "dscp"]),
+        field(
+            "df",
+            Kind::Word(&["copy", "set", "clear"]),
+            "The outer header's \"don't fragment\".",
+        )
+        .default("copy")
+        .known_as(&["copy_df", "dont-fragment"]),
+        field("start", START, "As for the tunnel, for this child alone.")
+            .default("the tunnel's")
+            .known_as(&["start_action", "auto"]),
+    ],
+};
+
+const BYTES: Kind = Kind::Text("500GiB");
+const PACKETS: Kind = Kind::Number(1, u64::MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn each(section: &'static Section, visit: &mut impl FnMut(&'static Section)) {
+        visit(section);
+        for field in section.fields {
+            if let Kind::Section(inner) | Kind::Named(inner) = field.kind {
+                each(inner, visit);
+            }
+        }
+    }
+
+    #[test]
+    fn a_foreign_name_leads_to_one_key_at_most() {
+        each(&ROOT, &mut |section| {
+            let mut seen = std::collections::HashSet::new();
+            for field in section.fields {
+                for name in field.known_as.iter().chain([&field.key]) {
+                    assert!(seen.insert(*name), "{name} twice in {}", section.what);
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,205 @@
+//! The model: what a valid configuration says, typed. Nothing in here can be wrong any more.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+use crate::{EspProposal, IkeProposal, Problem, Secret, Selector};
+
+/// A valid configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// What the dataplane runs on.
+    pub dataplane: Dataplane,
+    /// The tunnels, in the order of the file.
+    pub tunnels: Vec<Tunnel>,
+    /// What works but should be looked at.
+    pub warnings: Vec<Problem>,
+}
+
+/// What the dataplane runs on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dataplane {
+    /// One entry a worker: the core it is pinned to, if any. Never empty.
+    pub workers: Vec<Option<u16>>,
+    /// How a worker waits for packets.
+    pub polling: Polling,
+    /// The ports, in the order of the file: the first is port 0. At least one is inside and one outside.
+    pub ports: Vec<Port>,
+    /// Does the kernel hold unreachable routes for what the tunnels protect?
+    pub guard: bool,
+    /// The packet cipher's engine; `None` takes the fastest that the machine can run.
+    pub engine: Option<Engine>,
+    /// How many SAs (two a child, more while rekeying) there is room for.
+    pub sa_capacity: u32,
+    /// How many frames each ring of a port's queue holds; a power of two.
+    pub ring_frames: u32,
+}
+
+/// How a worker waits for packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Polling {
+    /// It spins: lowest latency, a full core each.
+    Busy,
+    /// It spins a while, then sleeps until the ring wakes it.
+    Adaptive,
+}
+
+/// The packet cipher's engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// RustCrypto's aes-gcm: everywhere, slowest.
+    Portable,
+    /// aws-lc-rs.
+    AwsLc,
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Portable => "portable",
+            Self::AwsLc => "aws-lc-rs",
+        })
+    }
+}
+
+/// An interface that the dataplane takes packets from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Its name in the configuration.
+    pub name: String,
+    /// The interface's name.
+    pub interface: String,
+    /// Which side of the gateway it is on.
+    pub role: Role,
+    /// Is the MSS of TCP connections through it lowered to what fits into a tunnel?
+    pub mss_clamp: bool,
+}
+
+/// Which side of the gateway a port is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Toward the hosts whose traffic is protected.
+    Inside,
+    /// Toward the peers.
+    Outside,
+}
+
+/// A peer and what is protected between it and us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// Its name.
+    pub name: String,
+    /// Our address.
+    pub local: Ipv4Addr,
+    /// Who we say we are.
+    pub local_identity: Identity,
+    /// The peer's address; `None` is anyone's, and then only the peer can start.
+    pub remote: Option<Ipv4Addr>,
+    /// The peer's IKE port.
+    pub remote_port: u16,
+    /// Who the peer must prove to be.
+    pub remote_identity: Identity,
+    /// The key that both prove to know.
+    pub psk: Secret,
+    /// The IKE SA.
+    pub ike: Ike,
+    /// The children, in the order of the file; at least one.
+    pub children: Vec<Child>,
+}
+
+/// An identity of IKE (RFC 7296 3.5).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Identity {
+    /// ID_IPV4_ADDR or ID_IPV6_ADDR.
+    Address(IpAddr),
+    /// ID_FQDN.
+    Fqdn(String),
+    /// ID_RFC822_ADDR.
+    Email(String),
+    /// ID_KEY_ID.
+    KeyId(Vec<u8>),
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Fqdn(name) | Self::Email(name) => f.write_str(name),
+            Self::KeyId(bytes) => write!(f, "keyid:{}", bytes.escape_ascii()),
+        }
+    }
+}
+
+/// The settings of a tunnel's IKE SA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ike {
+    /// What we offer and accept, the preferred first; never empty.
+    pub proposals: Vec<IkeProposal>,
+    /// When it is rekeyed, and when it ends if that failed.
+    pub lifetime: Lifetime<Duration>,
+    /// After how long a silence the peer is asked whether it lives; `None` never asks.
+    pub dpd_delay: Option<Duration>,
+    /// Do we try again for ever when a peer that we should reach does not answer?
+    pub keep_trying: bool,
+}
+
+/// A soft and a hard limit. The soft one is the smaller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime<T> {
+    /// Here a successor is negotiated.
+    pub rekey: T,
+    /// Here the SA ends, successor or not.
+    pub expire: T,
+}
+
+/// A child: a pair of SAs and the traffic that they protect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Child {
+    /// Its name, unique within the tunnel.
+    pub name: String,
+    /// Our side of the traffic; never empty.
+    pub local: Vec<Selector>,
+    /// The peer's side of the traffic; never empty.
+    pub remote: Vec<Selector>,
+    /// What we offer and accept, the preferred first; never empty.
+    pub proposals: Vec<EspProposal>,
+    /// How long a pair of SAs lives.
+    pub lifetime: Lifetime<Duration>,
+    /// How many bytes a pair of SAs carries, if limited.
+    pub bytes: Option<Lifetime<u64>>,
+    /// How many packets a pair of SAs carries, if limited.
+    pub packets: Option<Lifetime<u64>>,
+    /// How many packets back the anti-replay window reaches; 32 to 65,536.
+    pub replay_window: u32,
+    /// Which of two children whose traffic overlaps takes it: the lower.
+    pub priority: u32,
+    /// Does the outer header take the inner one's DSCP?
+    pub copy_dscp: bool,
+    /// What becomes of DF in the outer header.
+    pub df: Df,
+    /// Who starts.
+    pub start: Start,
+}
+
+/// What becomes of the "don't fragment" bit in the outer header (RFC 4301 8.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Df {
+    /// It is the inner header's.
+    Copy,
+    /// It is set.
+    Set,
+    /// It is cleared.
+    Clear,
+}
+
+/// Who starts a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// We do, and again when it goes down.
+    AtOnce,
+    /// The peer does, or the operator.
+    Wait,
+}

@@ -1,0 +1,451 @@
+//! Reads a tunnel: its ends, its IKE SA and its children.
+
+use std::{net::Ipv4Addr, ops::RangeInclusive, time::Duration};
+
+use crate::{
+    EspProposal, FileContext, IkeProposal, Selector, authentication, identity,
+    model::{Child, Df, Identity, Ike, Lifetime, Start, Tunnel},
+    node::Key,
+    problem::{Mistake, Place, Problems},
+    proposal, quantity,
+    reader::Reader,
+    selector,
+};
+
+/// What is offered for an IKE SA unless the file says otherwise.
+pub(crate) const DEFAULT_IKE_WORDS: &str = "aes256gcm16-sha384-x25519, aes256gcm16-sha384-ecp384, \
+    aes128gcm16-sha256-x25519, aes128gcm16-sha256-ecp256, aes256-sha256-modp2048";
+/// What is offered for a child unless the file says otherwise.
+pub(crate) const DEFAULT_ESP_WORDS: &str =
+    "aes256gcm16-x25519, aes256gcm16, aes128gcm16-x25519, aes128gcm16";
+
+const IKE_REKEY: Duration = Duration::from_secs(4 * 3600);
+const CHILD_REKEY: Duration = Duration::from_secs(3600);
+/// A rekey every few seconds is for tests; one after a month is as good as none.
+const REKEY_RANGE: RangeInclusive<Duration> =
+    Duration::from_secs(5)..=Duration::from_secs(30 * 86_400);
+const DPD_DELAY: Duration = Duration::from_secs(30);
+const DPD_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
+const REPLAY_WINDOW: u32 = 1024;
+const PRIORITY: u32 = 1000;
+
+/// A tunnel and where the things stand that other tunnels may be at odds with.
+pub(crate) struct Placed {
+    pub tunnel: Tunnel,
+    pub name: Place,
+    pub remote_address: Place,
+    /// For each child, the place of each of its remote selectors.
+    pub selectors: Vec<Vec<Place>>,
+}
+
+/// Reads one tunnel; `None` if something of it is wrong beyond repair. Everything that is wrong is among the problems.
+pub(crate) fn read(
+    key: &Key,
+    section: &Reader<'_>,
+    context: &FileContext<'_>,
+    problems: &mut Problems<'_>,
+) -> Option<Placed> {
+    let local = section
+        .section("local", problems)
+        .and_then(|local| read_local(&local, problems));
+    let remote = section
+        .section("remote", problems)
+        .and_then(|remote| read_remote(&remote, problems));
+    let psk = section
+        .section("authentication", problems)
+        .and_then(|section| section.section("psk", problems))
+        .and_then(|psk| authentication::read_psk(&psk, context, problems));
+    let ike = match section.section("ike", problems) {
+        Some(ike) => read_ike(&ike, problems),
+        None => default_ike(),
+    };
+    let anyone = remote
+        .as_ref()
+        .is_some_and(|remote| remote.address.is_none());
+    let start = read_start(section, anyone, problems).unwrap_or(if anyone {
+        Start::Wait
+    } else {
+        Start::AtOnce
+    });
+    let (children, selectors) = read_children(section, start, anyone, problems);
+    let ((local, local_identity), remote) = (local?, remote?);
+    Some(Placed {
+        name: key.place,
+        remote_address: remote.place,
+        selectors,
+        tunnel: Tunnel {
+            name: key.name.clone(),
+            local,
+            local_identity,
+            remote: remote.address,
+            remote_port: remote.port,
+            remote_identity: remote.identity,
+            psk: psk?,
+            ike,
+            children,
+        },
+    })
+}
+
+fn read_local(section: &Reader<'_>, problems: &mut Problems<'_>) -> Option<(Ipv4Addr, Identity)> {
+    let address = section.value("address", problems, address);
+    let named = section.value("identity", problems, identity::read);
+    let address = address?;
+    Some((address, named.unwrap_or(Identity::Address(address.into()))))
+}
+
+struct Remote {
+    /// `None` is anyone's.
+    address: Option<Ipv4Addr>,
+    place: Place,
+    port: u16,
+    identity: Identity,
+}
+
+fn read_remote(section: &Reader<'_>, problems: &mut Problems<'_>) -> Option<Remote> {
+    let place = section.item("address", problems)?.place;
+    let address = section.value("address", problems, |words| match words {
+        "any" | "%any" | "0.0.0.0" => Ok(None),
+        words => address(words)
+            .map(Some)
+            .map_err(|mistake| mistake.help("write its IPv4 address, or `any`")),
+    });
+    let named = section.value("identity", problems, identity::read);
+    let port = section
+        .number("port", problems)
+        .and_then(|port| u16::try_from(port).ok())
+        .unwrap_or(500);
+    let address = address?;
+    let identity = match (named, address) {
+        (Some(identity), _) => identity,
+        (None, Some(address)) => Identity::Address(address.into()),
+        (None, None) => {
+            if section.place("identity").is_none() {
+                let mistake = Mistake::new("a peer that comes from anywhere needs an identity");
+                problems.error(
+                    place,
+                    mistake.help("add `identity: peer.example.org`, which it must prove to be"),
+                );
+            }
+            return None;
+        }
+    };
+    Some(Remote {
+        address,
+        place,
+        port,
+        identity,
+    })
+}
+
+fn address(words: &str) -> Result<Ipv4Addr, Mistake> {
+    if words.contains(':') {
+        return Err(Mistake::new(format!("`{words}` is IPv6"))
+            .help("gateways talk IPv4 so far; write an IPv4 address"));
+    }
+    let address: Ipv4Addr = words.parse().map_err(|_| {
+        Mistake::new(format!("`{words}` is no IPv4 address")).help("write it like `192.0.2.1`")
+    })?;
+    if address.is_unspecified()
+        || address.is_multicast()
+        || address.is_broadcast()
+        || address.is_loopback()
+    {
+        return Err(
+            Mistake::new(format!("{address} cannot be a gateway's address"))
+                .help("write a unicast address of an outside interface"),
+        );
+    }
+    Ok(address)
+}
+
+fn default_ike() -> Ike {
+    Ike {
+        proposals: default_ike_proposals(),
+        lifetime: with_margin(IKE_REKEY),
+        dpd_delay: Some(DPD_DELAY),
+        keep_trying: true,
+    }
+}
+
+fn default_ike_proposals() -> Vec<IkeProposal> {
+    DEFAULT_IKE_WORDS
+        .split(", ")
+        .filter_map(|words| proposal::ike(words).ok())
+        .collect()
+}
+
+fn read_ike(section: &Reader<'_>, problems: &mut Problems<'_>) -> Ike {
+    let proposals = section.values("proposals", problems, proposal::ike);
+    let dpd_delay = section.value("dpd-delay", problems, |words| match words {
+        "off" | "no" | "false" | "0" => Ok(None),
+        words => duration_within(words, &DPD_RANGE).map(Some),
+    });
+    Ike {
+        proposals: proposals.map_or_else(default_ike_proposals, first_of_each),
+        lifetime: read_lifetime(section, IKE_REKEY, problems),
+        dpd_delay: dpd_delay.unwrap_or(Some(DPD_DELAY)),
+        keep_trying: section.switch("keep-trying", problems).unwrap_or(true),
+    }
+}
+
+/// The values without their places and without repetitions.
+fn first_of_each<T: PartialEq>(values: Vec<(T, Place)>) -> Vec<T> {
+    let mut kept = Vec::new();
+    for (value, _) in values {
+        if !kept.contains(&value) {
+            kept.push(value);
+        }
+    }
+    kept
+}
+
+fn read_start(section: &Reader<'_>, anyone: bool, problems: &mut Problems<'_>) -> Option<Start> {
+    let start = if section.word("start", problems)? == 0 {
+        Start::AtOnce
+    } else {
+        Start::Wait
+    };
+    if start == Start::AtOnce
+        && anyone
+        && let Some(place) = section.place("start")
+    {
+        let mistake = Mistake::new("nobody knows where to reach a peer whose address is `any`");
+        problems.error(
+            place,
+            mistake.help("write `start: wait`, or the peer's address"),
+        );
+    }
+    Some(start)
+}
+
+fn read_children(
+    section: &Reader<'_>,
+    start: Start,
+    anyone: bool,
+    problems: &mut Problems<'_>,
+) -> (Vec<Child>, Vec<Vec<Place>>) {
+    let sections = section.named("children", problems);
+    if sections.is_empty()
+        && let Some(place) = section.place("children")
+    {
+        let help = "add a name, and below it `local:` and `remote:`, the prefixes of either side";
+        problems.error(
+            place,
+            Mistake::new("a tunnel without children protects nothing").help(help),
+        );
+    }
+    let read = sections
+        .iter()
+        .filter_map(|(key, child)| read_child(key, child, start, anyone, problems));
+    read.unzip()
+}
+
+fn read_child(
+    key: &Key,
+    section: &Reader<'_>,
+    start: Start,
+    anyone: bool,
+    problems: &mut Problems<'_>,
+) -> Option<(Child, Vec<Place>)> {
+    let local = section.values("local", problems, selector::selector);
+    let remote = section.values("remote", problems, selector::selector);
+    let child = Child {
+        name: key.name.clone(),
+        local: Vec::new(),
+        remote: Vec::new(),
+        proposals: read_esp_proposals(section, problems),
+        lifetime: read_lifetime(section, CHILD_REKEY, problems),
+        bytes: read_limit(
+            section,
+            ("rekey-bytes", "lifetime-bytes"),
+            quantity::bytes,
+            problems,
+        ),
+        packets: read_limit(
+            section,
+            ("rekey-packets", "lifetime-packets"),
+            |words| quantity::number(words, 1, u64::MAX),
+            problems,
+        ),
+        replay_window: number_or(section, "replay-window", REPLAY_WINDOW, problems),
+        priority: number_or(section, "priority", PRIORITY, problems),
+        copy_dscp: section.switch("copy-dscp", problems).unwrap_or(true),
+        df: match section.word("df", problems) {
+            Some(1) => Df::Set,
+            Some(2) => Df::Clear,
+            _ => Df::Copy,
+        },
+        start: read_start(section, anyone, problems).unwrap_or(start),
+    };
+    let (local, remote) = (first_of_each::<Selector>(local?), remote?);
+    if local.is_empty() || remote.is_empty() {
+        return None;
+    }
+    let (remote, places) = remote.into_iter().unzip();
+    Some((
+        Child {
+            local,
+            remote,
+            ..child
+        },
+        places,
+    ))
+}
+
+fn number_or(section: &Reader<'_>, name: &str, otherwise: u32, problems: &mut Problems<'_>) -> u32 {
+    section
+        .number(name, problems)
+        .and_then(|value| u32::try_from(value).ok())
+        .unwrap_or(otherwise)
+}
+
+fn read_esp_proposals(section: &Reader<'_>, problems: &mut Problems<'_>) -> Vec<EspProposal> {
+    let esn: &[bool] = match section.word("esn", problems) {
+        Some(1) => &[true],
+        Some(2) => &[false],
+        _ => &[true, false],
+    };
+    let written = section
+        .values("proposals", problems, proposal::esp)
+        .map_or_else(
+            || {
+                DEFAULT_ESP_WORDS
+                    .split(", ")
+                    .filter_map(|words| proposal::esp(words).ok())
+                    .collect()
+            },
+            first_of_each,
+        );
+    let mut proposals = Vec::new();
+    for (aead, key_exchange, own) in written {
+        let own = own.map(|esn| [esn]);
+        for esn in own.as_ref().map_or(esn, |own| own.as_slice()) {
+            proposals.push(EspProposal {
+                aead,
+                key_exchange,
+                esn: *esn,
+            });
+        }
+    }
+    proposals
+}
+
+fn duration_within(words: &str, range: &RangeInclusive<Duration>) -> Result<Duration, Mistake> {
+    let duration = quantity::duration(words)?;
+    if range.contains(&duration) {
+        return Ok(duration);
+    }
+    let size = if duration < *range.start() {
+        "short"
+    } else {
+        "long"
+    };
+    let (least, most) = (
+        quantity::in_words(*range.start()),
+        quantity::in_words(*range.end()),
+    );
+    Err(Mistake::new(format!("{words} is too {size}"))
+        .help(format!("write a duration from {least} to {most}")))
+}
+
+fn with_margin(rekey: Duration) -> Lifetime<Duration> {
+    let margin = (rekey / 10).max(Duration::from_secs(1));
+    Lifetime {
+        rekey,
+        expire: rekey.saturating_add(margin),
+    }
+}
+
+fn read_lifetime(
+    section: &Reader<'_>,
+    otherwise: Duration,
+    problems: &mut Problems<'_>,
+) -> Lifetime<Duration> {
+    let rekey = section.value("rekey", problems, |words| {
+        duration_within(words, &REKEY_RANGE)
+    });
+    let expire = section.value("lifetime", problems, |words| {
+        duration_within(words, &REKEY_RANGE)
+    });
+    match (rekey, expire) {
+        (None, None) => with_margin(otherwise),
+        (Some(rekey), None) => with_margin(rekey),
+        (None, Some(expire)) => Lifetime {
+            rekey: otherwise.min(expire.mul_f64(0.9)),
+            expire,
+        },
+        (Some(rekey), Some(expire)) => {
+            if rekey >= expire {
+                soft_above_hard(section, ("rekey", "lifetime"), problems);
+            }
+            Lifetime { rekey, expire }
+        }
+    }
+}
+
+fn read_limit(
+    section: &Reader<'_>,
+    (soft, hard): (&str, &str),
+    read: impl Fn(&str) -> Result<u64, Mistake>,
+    problems: &mut Problems<'_>,
+) -> Option<Lifetime<u64>> {
+    /// A rekey takes some round trips, in which more than this may pass.
+    const LEAST: u64 = 1000;
+    let enough = |words: &str| match read(words)? {
+        amount if amount < LEAST => Err(Mistake::new(format!("{words} is too little"))
+            .help("a rekey takes some round trips: write 1000 or more")),
+        amount => Ok(amount),
+    };
+    let rekey = section.value(soft, problems, enough);
+    let expire = section.value(hard, problems, enough);
+    match (rekey, expire) {
+        (None, None) => None,
+        (Some(rekey), None) => Some(Lifetime {
+            rekey,
+            expire: rekey.saturating_add(rekey / 10),
+        }),
+        (None, Some(expire)) => Some(Lifetime {
+            rekey: expire - expire / 10,
+            expire,
+        }),
+        (Some(rekey), Some(expire)) => {
+            if rekey >= expire {
+                soft_above_hard(section, (soft, hard), problems);
+            }
+            Some(Lifetime { rekey, expire })
+        }
+    }
+}
+
+fn soft_above_hard(section: &Reader<'_>, (soft, hard): (&str, &str), problems: &mut Problems<'_>) {
+    if let Some(item) = section.item(hard, problems) {
+        let mistake = Mistake::new(format!(
+            "`{hard}` is not above `{soft}`: the SA would end before it is rekeyed"
+        ));
+        problems.error(
+            item.place,
+            mistake.help(format!(
+                "raise it, or leave it out: `{soft}` and a tenth is the default"
+            )),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(
+            default_ike_proposals().len(),
+            DEFAULT_IKE_WORDS.split(", ").count()
+        );
+        assert!(
+            DEFAULT_ESP_WORDS
+                .split(", ")
+                .all(|words| proposal::esp(words).is_ok())
+        );
+    }
+}

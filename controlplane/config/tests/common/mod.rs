@@ -1,0 +1,63 @@
+//! What the tests of the configuration share.
+
+use std::{collections::HashMap, io, path::Path};
+
+use esplanade_config::{Config, FileContext, Files, Problem, SecretFile};
+
+/// Secrets by path, with their mode.
+#[derive(Default)]
+pub struct Secrets(pub HashMap<&'static str, (&'static [u8], u32)>);
+
+impl Files for Secrets {
+    fn read_secret(&self, path: &Path) -> io::Result<SecretFile> {
+        let (bytes, mode) = path
+            .to_str()
+            .and_then(|path| self.0.get(path))
+            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        Ok(SecretFile {
+            bytes: bytes.to_vec().into(),
+            mode: *mode,
+        })
+    }
+}
+
+/// Parses a text in `/etc/esplanade/gw.yaml`, beside which lie a good key, one that others can read, and a short one.
+pub fn parse(text: &str) -> Result<Config, Vec<Problem>> {
+    let secrets = Secrets(HashMap::from([
+        (
+            "/etc/esplanade/good.psk",
+            (b"correct horse battery staple\n".as_slice(), 0o600),
+        ),
+        (
+            "/etc/esplanade/open.psk",
+            (b"correct horse battery staple\n".as_slice(), 0o644),
+        ),
+        ("/etc/esplanade/short.psk", (b"hunter2\n".as_slice(), 0o600)),
+    ]));
+    let context = FileContext {
+        path: "/etc/esplanade/gw.yaml".into(),
+        mode: Some(0o644),
+        files: &secrets,
+    };
+    Config::parse(text, &context)
+}
+
+/// The least that a configuration needs.
+pub fn minimal() -> String {
+    "\
+dataplane:
+  ports:
+    lan: { interface: eth1, role: inside }
+    wan: { interface: eth2, role: outside }
+tunnels:
+  site-b:
+    local: { address: 192.0.2.1 }
+    remote: { address: 192.0.2.2 }
+    authentication: { psk: { file: good.psk } }
+    children:
+      lan:
+        local: [10.1.0.0/16]
+        remote: [10.2.0.0/16]
+"
+    .to_owned()
+}

@@ -1,0 +1,186 @@
+//! What a valid configuration means: defaults, examples, differences, and the schema that says the same.
+
+#![forbid(unsafe_code)]
+
+mod common;
+
+use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+
+use common::{minimal, parse};
+use esplanade_config::{Config, Identity, Polling, Role, Start, diff, schema};
+
+#[test]
+fn only_interfaces_addresses_key_and_subnets_are_required() {
+    let config = parse(&minimal()).unwrap();
+    assert_eq!(config.dataplane.workers, [None]);
+    assert_eq!(config.dataplane.polling, Polling::Busy);
+    assert!(config.dataplane.guard);
+    assert_eq!(config.dataplane.ports[1].role, Role::Outside);
+    let tunnel = &config.tunnels[0];
+    assert_eq!(
+        tunnel.local_identity,
+        Identity::Address(Ipv4Addr::new(192, 0, 2, 1).into())
+    );
+    assert_eq!(tunnel.psk.expose(), b"correct horse battery staple");
+    assert_eq!(tunnel.ike.lifetime.rekey, Duration::from_secs(4 * 3600));
+    let child = &tunnel.children[0];
+    assert_eq!((child.replay_window, child.start), (1024, Start::AtOnce));
+    assert_eq!(child.lifetime.expire, Duration::from_secs(3960));
+    let proposals: Vec<String> = child.proposals.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        proposals[..2],
+        ["aes256gcm16-x25519-esn", "aes256gcm16-x25519-noesn"]
+    );
+    assert!(config.warnings.is_empty());
+}
+
+#[test]
+fn every_key_has_its_meaning() {
+    let text = "
+dataplane:
+  workers: [2-3, 5]
+  polling: adaptive
+  guard: off
+  engine: portable
+  sa-capacity: 1_000
+  ring-frames: 1024
+  ports:
+    lan: { interface: eth1, role: inside, mss-clamp: off }
+    wan: { interface: eth2, role: outside }
+tunnels:
+  road:
+    local: { address: 192.0.2.1, identity: gw.example.org }
+    remote: { address: any, identity: ann@example.org, port: 4500 }
+    authentication: { psk: { file: good.psk } }
+    ike: { proposals: aes128-sha256-modp2048, rekey: 1d, lifetime: 25h, dpd-delay: off, keep-trying: no }
+    children:
+      web:
+        local: 10.1.0.0/16[tcp/443]
+        remote: [10.2.0.0/16, 10.3.0.0/16]
+        proposals: [aes128gcm16-esn, aes256gcm16]
+        esn: off
+        rekey: 90s
+        rekey-bytes: 1GiB
+        lifetime-packets: 1000000
+        replay-window: 64
+        priority: 7
+        copy-dscp: off
+        df: clear
+";
+    let config = parse(text).unwrap();
+    assert_eq!(config.dataplane.workers, [Some(2), Some(3), Some(5)]);
+    assert_eq!(
+        (config.dataplane.sa_capacity, config.dataplane.ring_frames),
+        (1000, 1024)
+    );
+    assert!(!config.dataplane.guard && !config.dataplane.ports[0].mss_clamp);
+    let tunnel = &config.tunnels[0];
+    assert_eq!(
+        (tunnel.remote, tunnel.remote_port, tunnel.ike.dpd_delay),
+        (None, 4500, None)
+    );
+    let child = &tunnel.children[0];
+    assert_eq!(child.start, Start::Wait);
+    assert_eq!(child.local[0].to_string(), "10.1.0.0/16[tcp/443]");
+    assert_eq!(child.remote.len(), 2);
+    let proposals: Vec<String> = child.proposals.iter().map(ToString::to_string).collect();
+    assert_eq!(proposals, ["aes128gcm16-esn", "aes256gcm16-noesn"]);
+    assert_eq!(child.bytes.unwrap().expire, (1 << 30) + (1 << 30) / 10);
+    assert_eq!(child.packets.unwrap().rekey, 900_000);
+}
+
+/// The two gateways of the examples load once their key exists, and describe the two ends of the same tunnel.
+#[test]
+fn the_examples_are_two_ends_of_one_tunnel() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples");
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["site-a.yaml", "site-b.yaml"] {
+        fs::copy(examples.join(name), folder.path().join(name)).unwrap();
+    }
+    let without_key = Config::load(&folder.path().join("site-a.yaml")).unwrap_err();
+    assert_eq!(without_key.len(), 1, "{}", without_key[0]);
+    let key = folder.path().join("sites.psk");
+    fs::write(&key, "y4iZ0sNaxA8nRwYgHDKbWg6GmQbFz6GgyDiLk3o8pVE=\n").unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let load = |name| {
+        Config::load(&folder.path().join(name))
+            .unwrap()
+            .tunnels
+            .remove(0)
+    };
+    let (a, b) = (load("site-a.yaml"), load("site-b.yaml"));
+    assert_eq!((Some(a.local), a.remote), (b.remote, Some(b.local)));
+    assert_eq!(
+        (&a.local_identity, &a.remote_identity),
+        (&b.remote_identity, &b.local_identity)
+    );
+    assert_eq!(
+        (&a.children[0].local, &a.children[0].remote),
+        (&b.children[0].remote, &b.children[0].local)
+    );
+    assert_eq!(
+        (&a.psk, &a.ike, &a.children[0].proposals),
+        (&b.psk, &b.ike, &b.children[0].proposals)
+    );
+}
+
+#[test]
+fn a_reload_says_what_changes_and_what_must_be_restarted() {
+    let old = parse(&minimal()).unwrap();
+    assert!(diff(&old, &old.clone()).is_empty());
+    let added = minimal().replace(
+        "tunnels:\n",
+        "tunnels:\n  site-c:\n    local: { address: 192.0.2.1 }\n    remote: { address: 192.0.2.3 }\n    authentication: { psk: { file: good.psk } }\n    children: { lan: { local: 10.1.0.0/16, remote: 10.3.0.0/16 } }\n",
+    );
+    let new = parse(
+        &added
+            .replace("role: inside", "role: inside, mss-clamp: off")
+            .replace("[10.2.0.0/16]", "[10.2.0.0/17]"),
+    )
+    .unwrap();
+    let changes = diff(&old, &new);
+    assert_eq!(changes.added, ["site-c"]);
+    assert_eq!(
+        (
+            changes.changed[0].name.as_str(),
+            &changes.changed[0].keys[..]
+        ),
+        ("site-b", &["children/lan".to_owned()][..])
+    );
+    assert_eq!(changes.mss_clamp, ["lan"]);
+    assert!(changes.needs_restart.is_empty());
+    assert_eq!(diff(&new, &old).removed, ["site-c"]);
+    let rewired = parse(
+        &minimal()
+            .replace("eth1", "eth3")
+            .replace("dataplane:\n", "dataplane:\n  guard: off\n"),
+    )
+    .unwrap();
+    let changes = diff(&old, &rewired);
+    assert_eq!(
+        (changes.guard, &changes.needs_restart[..]),
+        (Some(false), &["ports".to_owned()][..])
+    );
+    assert!(
+        changes
+            .to_string()
+            .contains("needs a restart of the dataplane: ports"),
+        "{changes}"
+    );
+}
+
+#[test]
+fn a_secret_is_in_no_debug_output() {
+    let config = parse(&minimal()).unwrap();
+    assert!(!format!("{config:?}").contains("horse"));
+}
+
+#[test]
+fn the_schema_knows_every_level() {
+    let schema = schema();
+    let child = &schema["properties"]["tunnels"]["additionalProperties"]["properties"]["children"]
+        ["additionalProperties"];
+    assert_eq!(child["properties"]["replay-window"]["maximum"], 65_536);
+    assert_eq!(child["required"], serde_json::json!(["local", "remote"]));
+    assert_eq!(schema["additionalProperties"], false);
+}
