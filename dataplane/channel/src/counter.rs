@@ -34,8 +34,8 @@ pub enum Unit {
     Packets,
     /// Bytes.
     Bytes,
-    /// Cycles of the time stamp counter.
-    Cycles,
+    /// Nanoseconds of the monotonic clock.
+    Nanoseconds,
     /// Bursts, that is rounds of a worker that found packets.
     Bursts,
     /// Anything else, one by one.
@@ -47,7 +47,7 @@ impl fmt::Display for Unit {
         f.pad(match self {
             Self::Packets => "packets",
             Self::Bytes => "bytes",
-            Self::Cycles => "cycles",
+            Self::Nanoseconds => "nanoseconds",
             Self::Bursts => "bursts",
             Self::Times => "times",
         })
@@ -111,8 +111,8 @@ counters! {
     Counter;
 
     // The worker's own time.
-    CyclesBusy Info Cycles "Cycles spent on rounds that found packets; with CyclesIdle it gives the worker's load.",
-    CyclesIdle Info Cycles "Cycles spent on rounds that found nothing, asleep or not.",
+    TimeBusy Info Nanoseconds "Time spent on rounds that found packets or commands; with TimeIdle it gives the worker's load.",
+    TimeIdle Info Nanoseconds "Time spent on rounds that found nothing, asleep or not.",
     Bursts Info Bursts "Rounds that found packets; packets received by bursts is the mean size of a burst.",
     Sleeps Info Times "Times that the worker went to sleep with adaptive polling.",
     CommandsApplied Info Times "Commands of the control plane that were obeyed.",
@@ -138,7 +138,7 @@ counters! {
     InNoStates Warning Packets "ESP with an SPI whose slot has no SA: a peer that has not noticed our restart, or a probe (XfrmInNoStates).",
     InNoStatesStale Notice Packets "ESP with an SPI whose slot has another SA by now: a peer that still uses an old SA (XfrmInNoStates).",
     InStateInvalid Warning Packets "ESP for an outbound SA, or for one that its owner is removing (XfrmInStateInvalid).",
-    InStateMismatch Warning Packets "ESP from or to other addresses or ports, or with another encapsulation, than its SA's (XfrmInStateMismatch).",
+    InStateMismatch Warning Packets "ESP to another of our addresses than its SA's (XfrmInStateMismatch).",
     InStateModeError Warning Packets "Decrypted packets that are not of tunnel mode (XfrmInStateModeError).",
     InStateProtoError Warning Packets "Packets that failed authentication: forged, damaged, or sealed under another key (XfrmInStateProtoError).",
     InStateSeqError Warning Packets "Replays: sequence numbers that were received before (XfrmInStateSeqError).",
@@ -148,6 +148,7 @@ counters! {
     InNoPols Warning Packets "Plain packets from outside that should have come through a tunnel, and were dropped (XfrmInNoPols).",
     InPolBlock Notice Packets "Packets from outside dropped because a policy says discard (XfrmInPolBlock).",
     InEcnError Warning Packets "Packets dropped because the outer header says congestion and the inner one knows no ECN (RFC 6040 4.2).",
+    InHairpin Warning Packets "Decrypted packets whose route leaves by an outside port; this gateway does not relay between tunnels yet.",
     InTtlExpired Notice Packets "Decrypted packets whose TTL ended here.",
 
     // Outbound.
