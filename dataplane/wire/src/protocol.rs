@@ -1,0 +1,58 @@
+//! IP protocol numbers, which are ESP's next headers too (RFC 4303 2.6).
+
+use core::fmt;
+
+/// An IP protocol number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Protocol(pub u8);
+
+impl Protocol {
+    /// ICMP for IPv4.
+    pub const ICMP: Self = Self(1);
+    /// IPv4 within IP: tunnel mode's next header.
+    pub const IPV4: Self = Self(4);
+    /// TCP.
+    pub const TCP: Self = Self(6);
+    /// UDP.
+    pub const UDP: Self = Self(17);
+    /// IPv6 within IP.
+    pub const IPV6: Self = Self(41);
+    /// ESP.
+    pub const ESP: Self = Self(50);
+    /// AH.
+    pub const AH: Self = Self(51);
+    /// ICMP for IPv6.
+    pub const ICMPV6: Self = Self(58);
+    /// No next header: in ESP a dummy packet (RFC 4303 2.6).
+    pub const NONE: Self = Self(59);
+    /// SCTP.
+    pub const SCTP: Self = Self(132);
+    /// UDP-Lite.
+    pub const UDP_LITE: Self = Self(136);
+
+    /// Whether its header begins with a source and a destination port.
+    #[inline]
+    pub const fn has_ports(self) -> bool {
+        matches!(self, Self::TCP | Self::UDP | Self::SCTP | Self::UDP_LITE)
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match *self {
+            Self::ICMP => "ICMP",
+            Self::IPV4 => "IPv4",
+            Self::TCP => "TCP",
+            Self::UDP => "UDP",
+            Self::IPV6 => "IPv6",
+            Self::ESP => "ESP",
+            Self::AH => "AH",
+            Self::ICMPV6 => "ICMPv6",
+            Self::NONE => "none",
+            Self::SCTP => "SCTP",
+            Self::UDP_LITE => "UDP-Lite",
+            Self(number) => return write!(f, "protocol {number}"),
+        };
+        f.write_str(name)
+    }
+}

@@ -1,0 +1,152 @@
+//! UDP headers (RFC 768), for ESP in UDP above all (RFC 3948).
+
+use crate::{Malformed, NoRoom, put, split_header};
+
+/// The length of a header.
+pub const HEADER_LEN: usize = 8;
+
+/// A checked view of a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Datagram<'a> {
+    header: &'a [u8; HEADER_LEN],
+    payload: &'a [u8],
+}
+
+impl<'a> Datagram<'a> {
+    /// Checks the lengths; bytes behind the datagram's end are left out.
+    ///
+    /// # Errors
+    ///
+    /// The header is not whole, or its length field does not fit.
+    #[inline]
+    pub fn new_checked(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let (header, rest) = split_header::<HEADER_LEN>(bytes)?;
+        let stated = usize::from(u16::from_be_bytes([header[4], header[5]]));
+        let payload = stated
+            .checked_sub(HEADER_LEN)
+            .and_then(|length| rest.get(..length))
+            .ok_or(Malformed::Length {
+                stated,
+                found: bytes.len(),
+            })?;
+        Ok(Self { header, payload })
+    }
+
+    /// The source port.
+    #[inline]
+    pub fn source_port(&self) -> u16 {
+        u16::from_be_bytes([self.header[0], self.header[1]])
+    }
+
+    /// The destination port.
+    #[inline]
+    pub fn destination_port(&self) -> u16 {
+        u16::from_be_bytes([self.header[2], self.header[3]])
+    }
+
+    /// The checksum, 0 for none.
+    #[inline]
+    pub fn checksum(&self) -> u16 {
+        u16::from_be_bytes([self.header[6], self.header[7]])
+    }
+
+    /// What it carries.
+    #[inline]
+    pub fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+}
+
+/// A header as a value, without a checksum.
+///
+/// RFC 3948 2.1: "the IPv4 UDP Checksum SHOULD be transmitted as a zero value".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Repr {
+    /// The source port.
+    pub source_port: u16,
+    /// The destination port.
+    pub destination_port: u16,
+    /// How many bytes follow the header.
+    pub payload_len: u16,
+}
+
+impl Repr {
+    /// The header of a datagram.
+    #[inline]
+    pub fn parse(datagram: &Datagram<'_>) -> Self {
+        Self {
+            source_port: datagram.source_port(),
+            destination_port: datagram.destination_port(),
+            // It came out of a length field of 16 bits.
+            payload_len: datagram.payload().len() as u16,
+        }
+    }
+
+    /// The header's bytes. A payload beyond what the length field can say saturates it.
+    #[inline]
+    pub const fn bytes(&self) -> [u8; HEADER_LEN] {
+        let [a, b] = self.source_port.to_be_bytes();
+        let [c, d] = self.destination_port.to_be_bytes();
+        let [e, f] = self
+            .payload_len
+            .saturating_add(HEADER_LEN as u16)
+            .to_be_bytes();
+        [a, b, c, d, e, f, 0, 0]
+    }
+
+    /// Writes the header at the start of `buffer`.
+    ///
+    /// # Errors
+    ///
+    /// The buffer is too short.
+    #[inline]
+    pub fn emit(&self, buffer: &mut [u8]) -> Result<(), NoRoom> {
+        put(self.bytes(), buffer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..40), length in 0u8..45) {
+            let mut bytes = bytes;
+            if let Some(field) = bytes.get_mut(4..6) {
+                field.copy_from_slice(&[0, length]);
+            }
+            match Datagram::new_checked(&bytes) {
+                Ok(datagram) => prop_assert_eq!(datagram.payload().len() + HEADER_LEN, length.into()),
+                Err(_) => prop_assert!(length < 8 || usize::from(length) > bytes.len()),
+            }
+        }
+
+        #[test]
+        fn what_is_emitted_is_parsed(
+            source_port: u16, destination_port: u16, payload in prop::collection::vec(any::<u8>(), 0..100),
+            behind in 0usize..20,
+        ) {
+            let repr = Repr { source_port, destination_port, payload_len: payload.len() as u16 };
+            let mut bytes = vec![0; HEADER_LEN];
+            repr.emit(&mut bytes).unwrap();
+            bytes.extend(&payload);
+            bytes.extend(vec![0; behind]);
+            let datagram = Datagram::new_checked(&bytes).unwrap();
+            prop_assert_eq!(Repr::parse(&datagram), repr);
+            prop_assert_eq!(datagram.payload(), &payload);
+            prop_assert_eq!(datagram.checksum(), 0);
+        }
+    }
+
+    #[test]
+    fn short_buffers_are_refused() {
+        let repr = Repr {
+            source_port: 4500,
+            destination_port: 4500,
+            payload_len: 0,
+        };
+        assert_eq!(repr.emit(&mut [0; 7]), Err(NoRoom { needed: 8 }));
+    }
+}
