@@ -5,6 +5,7 @@ use esplanade_bpf::{Mode, Role, SteerError, Steering, Verdict};
 use esplanade_dataplane::port::{
     CopyMode, Interface, InterfaceError, Losses, OpenError, Port, RxFrame, Settings, xdp::XdpPort,
 };
+use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, Gid, Uid, set_capabilities, set_thread_groups,
     set_thread_res_gid, set_thread_res_uid,
@@ -391,17 +392,39 @@ fn without_privileges_a_socket_is_refused_and_an_open_one_works() {
     .unwrap();
 }
 
+#[test]
+fn too_little_locked_memory_has_its_sentence() {
+    if !inside_namespace("too_little_locked_memory_has_its_sentence") {
+        return;
+    }
+    let low = Some(64 << 10);
+    let limit = Rlimit {
+        current: low,
+        maximum: low,
+    };
+    setrlimit(Resource::Memlock, limit).unwrap();
+    keep(CapabilitySet::NET_RAW | CapabilitySet::NET_ADMIN);
+    let error = XdpPort::open(&settings(INSIDE)).unwrap_err();
+    assert!(matches!(error, OpenError::LockedMemory { .. }), "{error}");
+    let sentence = "port `veth-in` needs 2048 KiB of locked memory and the limit is 64 KiB";
+    assert!(error.to_string().starts_with(sentence), "{error}");
+}
+
 /// Turns this thread (credentials belong to threads) into nobody, without any capability.
 fn become_nobody() {
     let (uid, gid) = (Uid::from_raw(65534), Gid::from_raw(65534));
     set_thread_groups(&[]).unwrap();
     set_thread_res_gid(gid, gid, gid).unwrap();
     set_thread_res_uid(uid, uid, uid).unwrap();
-    let nothing = CapabilitySet::empty();
+    keep(CapabilitySet::empty());
+}
+
+/// Drops all capabilities of this thread but these.
+fn keep(capabilities: CapabilitySet) {
     let sets = CapabilitySets {
-        effective: nothing,
-        permitted: nothing,
-        inheritable: nothing,
+        effective: capabilities,
+        permitted: capabilities,
+        inheritable: CapabilitySet::empty(),
     };
     set_capabilities(None, sets).unwrap();
 }
