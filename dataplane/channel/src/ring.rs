@@ -146,12 +146,12 @@ impl<S: Words, const SLOT: usize> Consumer<S, SLOT> {
         })
     }
 
-    /// Takes the next slot and wipes it; `None` when there is none.
+    /// Takes the next slot into `words` and wipes it; `None` when there is none.
     ///
     /// # Errors
     ///
     /// [`Corrupt`]: the producer's count makes no sense, and nothing was taken.
-    pub fn take(&mut self) -> Result<Option<(Sequence, [u64; SLOT])>, Corrupt> {
+    pub fn take(&mut self, words: &mut [u64; SLOT]) -> Result<Option<Sequence>, Corrupt> {
         if self.head == self.taken {
             let head = self.ring.load(HEAD, Ordering::Acquire);
             let tail = self.ring.load(TAIL, Ordering::Relaxed);
@@ -166,13 +166,12 @@ impl<S: Words, const SLOT: usize> Consumer<S, SLOT> {
             }
             self.head = head;
         }
-        let mut words = [0; SLOT];
         for (to, from) in words.iter_mut().zip(self.ring.slot(self.taken)) {
             *to = from.load(Ordering::Relaxed);
             from.store(0, Ordering::Relaxed);
         }
         self.taken = self.taken.wrapping_add(1);
-        Ok(Some((Sequence(self.taken), words)))
+        Ok(Some(Sequence(self.taken)))
     }
 
     /// Says that all up to the last slot taken is applied.

@@ -1,5 +1,6 @@
 //! What a dataplane is started with: the control plane says it once, when it connects.
 
+use crate::WorkerId;
 use std::fmt;
 
 /// The most workers.
@@ -30,6 +31,155 @@ pub struct Setup {
     pub engine: Option<String>,
     /// Frames of each ring of each port: a power of two up to [`MAX_RING_FRAMES`].
     pub ring_frames: u32,
+}
+
+impl Setup {
+    /// The ring of the steward, which comes after those of the workers.
+    pub const fn steward(&self) -> WorkerId {
+        WorkerId(self.workers.len() as u16)
+    }
+
+    /// Whether such a dataplane can be.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is out of bounds.
+    pub fn check(&self) -> Result<(), SetupError> {
+        let within = |what, value: usize, highest: usize| {
+            let ok = (1..=highest).contains(&value);
+            let (value, highest) = (value as u64, highest as u64);
+            ok.then_some(()).ok_or(SetupError::OutOfBounds {
+                what,
+                value,
+                highest,
+            })
+        };
+        within("workers", self.workers.len(), MAX_WORKERS)?;
+        within("ports", self.ports.len(), MAX_PORTS)?;
+        within(
+            "slots of the SA table",
+            self.sa_capacity as usize,
+            MAX_SA_CAPACITY as usize,
+        )?;
+        within(
+            "frames of a ring",
+            self.ring_frames as usize,
+            MAX_RING_FRAMES as usize,
+        )?;
+        if !self.ring_frames.is_power_of_two() {
+            return Err(SetupError::RingFrames(self.ring_frames));
+        }
+        for (i, port) in self.ports.iter().enumerate() {
+            within(
+                "bytes of an interface's name",
+                port.interface.len(),
+                MAX_INTERFACE_NAME,
+            )?;
+            let same = |other: &PortSetup| other.interface == port.interface;
+            if self.ports.iter().take(i).any(same) {
+                return Err(SetupError::Twice(port.interface.clone()));
+            }
+        }
+        let engine = self.engine.as_ref().map_or(1, String::len);
+        within("bytes of an engine's name", engine, MAX_ENGINE_NAME)
+    }
+
+    /// The first thing in which `wanted` differs from this; `None` when nothing does.
+    pub fn difference(&self, wanted: &Self) -> Option<SetupDifference> {
+        let differ = |what: String, running: String, wanted: String| {
+            (running != wanted).then_some(SetupDifference {
+                what,
+                running,
+                wanted,
+            })
+        };
+        let numbers = [
+            (
+                "the number of workers",
+                self.workers.len(),
+                wanted.workers.len(),
+            ),
+            ("the number of ports", self.ports.len(), wanted.ports.len()),
+            (
+                "the capacity of the SA table",
+                self.sa_capacity as usize,
+                wanted.sa_capacity as usize,
+            ),
+            (
+                "the frames of a ring",
+                self.ring_frames as usize,
+                wanted.ring_frames as usize,
+            ),
+        ];
+        for (what, running, wanted) in numbers {
+            let found = differ(what.to_owned(), running.to_string(), wanted.to_string());
+            if found.is_some() {
+                return found;
+            }
+        }
+        let workers = self.workers.iter().zip(&wanted.workers).enumerate();
+        let ports = self.ports.iter().zip(&wanted.ports).enumerate();
+        workers
+            .map(|(i, (a, b))| {
+                let core = |worker: &WorkerSetup| {
+                    let any = || "any".to_owned();
+                    worker.core.map_or_else(any, |core| core.to_string())
+                };
+                differ(format!("the core of worker {i}"), core(a), core(b))
+            })
+            .chain(ports.map(|(i, (a, b))| {
+                let port = |port: &PortSetup| format!("{} ({})", port.interface, port.role);
+                differ(format!("port {i}"), port(a), port(b))
+            }))
+            .find_map(|difference| difference)
+            .or_else(|| {
+                let polling = |setup: &Self| setup.polling.to_string();
+                differ("polling".to_owned(), polling(self), polling(wanted))
+            })
+            .or_else(|| {
+                let engine = |setup: &Self| {
+                    let fastest = || "the fastest".to_owned();
+                    setup.engine.clone().unwrap_or_else(fastest)
+                };
+                differ("the crypto engine".to_owned(), engine(self), engine(wanted))
+            })
+    }
+}
+
+/// Why no dataplane can be as a setup says.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SetupError {
+    /// Too few or too many of something.
+    #[error("{value} {what}: there must be 1 to {highest}")]
+    OutOfBounds {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        value: u64,
+        /// The most.
+        highest: u64,
+    },
+    /// Not a power of two.
+    #[error("{0} frames of a ring: it must be a power of two")]
+    RingFrames(u32),
+    /// An interface is named twice.
+    #[error("interface `{0}` is named for two ports")]
+    Twice(String),
+}
+
+/// In what two setups differ.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{what} is {running} in the running dataplane and {wanted} in what is asked for now; it cannot change while \
+     the dataplane runs: restart the dataplane"
+)]
+pub struct SetupDifference {
+    /// What differs.
+    pub what: String,
+    /// As it runs.
+    pub running: String,
+    /// As it is asked for.
+    pub wanted: String,
 }
 
 /// One worker.
