@@ -52,9 +52,10 @@ fn described(field: &Field) -> Value {
 
 fn shape(kind: &Kind) -> Value {
     match kind {
-        // YAML 1.1 editors take `off` for false.
+        // An editor of YAML 1.1 takes `off` for false.
         Kind::Word(words) if words.contains(&"off") => {
-            json!({ "enum": words.iter().map(|word| json!(word)).chain([json!(false)]).collect::<Vec<_>>() })
+            let words = words.iter().map(|word| json!(word));
+            json!({ "enum": words.chain([json!(true), json!(false)]).collect::<Vec<_>>() })
         }
         Kind::Word(words) => json!({ "enum": words }),
         Kind::Text(example) => {

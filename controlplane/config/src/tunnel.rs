@@ -301,10 +301,10 @@ fn number_or(section: &Reader<'_>, name: &str, otherwise: u32, problems: &mut Pr
 }
 
 fn read_esp_proposals(section: &Reader<'_>, problems: &mut Problems<'_>) -> Vec<EspProposal> {
-    let esn: &[bool] = match section.word("esn", problems) {
-        Some(1) => &[true],
-        Some(2) => &[false],
-        _ => &[true, false],
+    let esn: &[bool] = match section.value("esn", problems, esn) {
+        Some(Esn::Require) => &[true],
+        Some(Esn::Off) => &[false],
+        Some(Esn::Prefer) | None => &[true, false],
     };
     let written = section
         .values("proposals", problems, proposal::esp)
@@ -329,6 +329,26 @@ fn read_esp_proposals(section: &Reader<'_>, problems: &mut Problems<'_>) -> Vec<
         }
     }
     proposals
+}
+
+enum Esn {
+    Prefer,
+    Require,
+    Off,
+}
+
+/// A plain yes or no is understood too: who writes `on` wants them, who writes `off` does not.
+fn esn(words: &str) -> Result<Esn, Mistake> {
+    match words {
+        "prefer" => Ok(Esn::Prefer),
+        "require" => Ok(Esn::Require),
+        other => match quantity::switch(other) {
+            Ok(true) => Ok(Esn::Require),
+            Ok(false) => Ok(Esn::Off),
+            Err(_) => Err(Mistake::new(format!("`{words}` is not known for `esn`"))
+                .help("write `prefer` (offer both), `require` or `off`")),
+        },
+    }
 }
 
 fn duration_within(words: &str, range: &RangeInclusive<Duration>) -> Result<Duration, Mistake> {

@@ -157,6 +157,7 @@ fn limits() {
         ("rekey", "4 hours", "no duration", "4h"),
         ("rekey-bytes", "50G", "no amount", "50GiB"),
         ("start", "always", "not known", "`at-once` or `wait`"),
+        ("esn", "maybe", "not known", "`require`"),
         ("copy-dscp", "maybe", "neither on nor off", "on"),
     ] {
         let more = format!("        {key}: {value}\n        local: [");

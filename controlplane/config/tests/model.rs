@@ -85,6 +85,13 @@ tunnels:
     assert_eq!(child.remote.len(), 2);
     let proposals: Vec<String> = child.proposals.iter().map(ToString::to_string).collect();
     assert_eq!(proposals, ["aes128gcm16-esn", "aes256gcm16-noesn"]);
+    let required = parse(&text.replace("esn: off", "esn: true")).unwrap();
+    assert!(
+        required.tunnels[0].children[0]
+            .proposals
+            .iter()
+            .all(|proposal| proposal.esn)
+    );
     assert_eq!(child.bytes.unwrap().expire, (1 << 30) + (1 << 30) / 10);
     assert_eq!(child.packets.unwrap().rekey, 900_000);
 }
