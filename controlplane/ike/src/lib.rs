@@ -14,6 +14,7 @@ mod endpoint;
 mod error;
 mod event;
 mod identity;
+mod negotiate;
 pub mod provider;
 mod sa;
 mod secret;

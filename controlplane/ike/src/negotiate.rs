@@ -1,0 +1,366 @@
+//! Proposals and their selection (RFC 7296 2.7, 3.3): from configured suites to the wire, and
+//! from the peer's offer to the one suite that is taken.
+
+use crate::suite::{
+    Aead, ChildProposal, Encryption, IkeProposal, Integrity, KeyExchangeMethod, Prf,
+};
+use crate::wire::proposal::{Proposal, Transform, protocol, transform};
+
+/// A transform that a suite needs of a proposal.
+struct Wanted {
+    kind: u8,
+    id: u16,
+    key_bits: Option<u16>,
+    /// A proposal that does not name the type at all means the same.
+    implied: bool,
+}
+
+impl Wanted {
+    const fn new(kind: u8, id: u16, key_bits: Option<u16>) -> Self {
+        Self { kind, id, key_bits, implied: false }
+    }
+
+    /// The value zero, NONE, which an absent transform type means too.
+    const fn none(kind: u8) -> Self {
+        Self { kind, id: 0, key_bits: None, implied: true }
+    }
+
+    fn method(kex: Option<KeyExchangeMethod>) -> Self {
+        let kind = transform::KEY_EXCHANGE;
+        kex.map_or(Self::none(kind), |kex| Self::new(kind, kex.id(), None))
+    }
+}
+
+/// A suite that is a list of transforms.
+trait Suite: Copy {
+    fn wanted(self) -> Vec<Wanted>;
+}
+
+impl Suite for IkeProposal {
+    fn wanted(self) -> Vec<Wanted> {
+        let (encryption, integrity) = (self.encryption, self.integrity);
+        vec![
+            Wanted::new(transform::ENCRYPTION, encryption.id(), encryption.key_bits()),
+            // RFC 5282 8: a combined mode comes without an integrity algorithm, or with NONE
+            integrity.map_or(Wanted::none(transform::INTEGRITY), |i| {
+                Wanted::new(transform::INTEGRITY, i.id(), None)
+            }),
+            Wanted::new(transform::PRF, self.prf.id(), None),
+            Wanted::method(Some(self.kex)),
+        ]
+    }
+}
+
+impl Suite for ChildProposal {
+    fn wanted(self) -> Vec<Wanted> {
+        let esn = transform::ESN;
+        vec![
+            Wanted::new(transform::ENCRYPTION, self.aead.id(), self.aead.key_bits()),
+            Wanted::none(transform::INTEGRITY),
+            Wanted::method(self.kex),
+            if self.esn { Wanted::new(esn, 1, None) } else { Wanted::none(esn) },
+        ]
+    }
+}
+
+/// The transforms of `theirs` that make up the suite: exactly one of each type that is offered.
+fn choose(theirs: &Proposal, suite: impl Suite) -> Option<Vec<Transform>> {
+    let wanted = suite.wanted();
+    // RFC 7296 3.3.6: "If the responder receives a proposal that contains a Transform Type it
+    // does not understand (...) it MUST consider this proposal unacceptable"
+    if theirs.transforms.iter().any(|t| wanted.iter().all(|w| w.kind != t.kind)) {
+        return None;
+    }
+    let mut chosen = Vec::new();
+    for want in &wanted {
+        let mut offered = theirs.of_kind(want.kind).peekable();
+        if offered.peek().is_none() && want.implied {
+            continue;
+        }
+        let fits = |t: &&Transform| t.id == want.id && t.key_bits() == Ok(want.key_bits);
+        chosen.push(offered.find(fits)?.clone());
+    }
+    Some(chosen)
+}
+
+fn emit(suite: impl Suite, number: usize, protocol: u8, spi: &[u8]) -> Proposal {
+    let transforms = suite
+        .wanted()
+        .iter()
+        // Child SAs name ESN in any case: RFC 7296 3.3.3 has it among the mandatory types.
+        .filter(|w| !w.implied || w.kind == transform::ESN)
+        .map(|w| Transform::new(w.kind, w.id, w.key_bits))
+        .collect();
+    let number = u8::try_from(number).unwrap_or(u8::MAX);
+    Proposal { number, protocol, spi: spi.to_vec(), transforms }
+}
+
+/// Our offer for an IKE SA; the SPI is empty in IKE_SA_INIT.
+pub(crate) fn ike_offer(suites: &[IkeProposal], spi: &[u8]) -> Vec<Proposal> {
+    suites.iter().enumerate().map(|(at, s)| emit(*s, at + 1, protocol::IKE, spi)).collect()
+}
+
+/// Our offer for a child SA.
+pub(crate) fn child_offer(suites: &[ChildProposal], spi: u32) -> Vec<Proposal> {
+    let spi = spi.to_be_bytes();
+    suites.iter().enumerate().map(|(at, s)| emit(*s, at + 1, protocol::ESP, &spi)).collect()
+}
+
+/// A suite and the proposal that says so to the peer.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Selected<S> {
+    pub(crate) suite: S,
+    /// The peer's SPI.
+    pub(crate) spi: Vec<u8>,
+    number: u8,
+    protocol: u8,
+    transforms: Vec<Transform>,
+}
+
+impl<S> Selected<S> {
+    /// The answer to the peer's offer, with our SPI.
+    pub(crate) fn answer(&self, spi: &[u8]) -> Vec<Proposal> {
+        vec![Proposal {
+            number: self.number,
+            protocol: self.protocol,
+            spi: spi.to_vec(),
+            transforms: self.transforms.clone(),
+        }]
+    }
+}
+
+fn select<S: Suite>(theirs: &[Proposal], ours: &[S], protocol: u8, spi_len: usize) -> Option<Selected<S>> {
+    ours.iter().find_map(|&suite| {
+        theirs.iter().filter(|p| p.protocol == protocol && p.spi.len() == spi_len).find_map(|p| {
+            Some(Selected {
+                suite,
+                spi: p.spi.clone(),
+                number: p.number,
+                protocol,
+                transforms: choose(p, suite)?,
+            })
+        })
+    })
+}
+
+/// Takes one of our suites from the peer's offer for an IKE SA, in our order of preference; those
+/// with the group of the peer's KE payload come first, since another would cost a round trip.
+pub(crate) fn select_ike(
+    theirs: &[Proposal],
+    ours: &[IkeProposal],
+    spi_len: usize,
+    group: u16,
+) -> Option<Selected<IkeProposal>> {
+    let (first, rest): (Vec<_>, Vec<_>) = ours.iter().partition(|s| s.kex.id() == group);
+    select(theirs, &first, protocol::IKE, spi_len)
+        .or_else(|| select(theirs, &rest, protocol::IKE, spi_len))
+}
+
+/// Whether a child SA is negotiated with a key exchange of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ChildExchange {
+    /// In IKE_AUTH, where there can be none.
+    WithAuth,
+    /// In CREATE_CHILD_SA, with a KE payload of this group, if any.
+    OnItsOwn(Option<u16>),
+}
+
+/// The suites as they can be had in this exchange.
+pub(crate) fn suites_for(ours: &[ChildProposal], exchange: ChildExchange) -> Vec<ChildProposal> {
+    let mut suites = ours.to_vec();
+    if exchange == ChildExchange::WithAuth {
+        // RFC 7296 1.2: "the SA payloads in the IKE_AUTH exchange cannot contain Transform Type 4
+        // (Diffie-Hellman group) with any value other than NONE. Implementations SHOULD omit the
+        // whole transform substructure instead of sending value NONE."
+        suites.iter_mut().for_each(|s| s.kex = None);
+        let mut seen = Vec::new();
+        suites.retain(|s| !seen.contains(s) && { seen.push(*s); true });
+    }
+    suites
+}
+
+/// Takes one of our suites from the peer's offer for a child SA.
+pub(crate) fn select_child(
+    theirs: &[Proposal],
+    ours: &[ChildProposal],
+    exchange: ChildExchange,
+) -> Option<Selected<ChildProposal>> {
+    let ours = suites_for(ours, exchange);
+    match exchange {
+        ChildExchange::WithAuth => {
+            let mut theirs = theirs.to_vec();
+            for proposal in &mut theirs {
+                proposal.transforms.retain(|t| t.kind != transform::KEY_EXCHANGE);
+            }
+            select(&theirs, &ours, protocol::ESP, 4)
+        }
+        ChildExchange::OnItsOwn(group) => {
+            let same = |s: &&ChildProposal| s.kex.map(KeyExchangeMethod::id) == group;
+            let (first, rest): (Vec<_>, Vec<_>) = ours.iter().partition(same);
+            select(theirs, &first, protocol::ESP, 4)
+                .or_else(|| select(theirs, &rest, protocol::ESP, 4))
+        }
+    }
+}
+
+/// The peer's answer to our offer: one proposal with one transform of each type, one of ours.
+/// RFC 7296 2.7: "The initiator of an exchange MUST check that the accepted offer is consistent
+/// with one of its proposals".
+fn accepted<S: Suite>(answer: &[Proposal], ours: &[S], protocol: u8, spi_len: usize) -> Option<Selected<S>> {
+    let [proposal] = answer else { return None };
+    let selected = select(answer, ours, protocol, spi_len)?;
+    (selected.transforms.len() == proposal.transforms.len()).then_some(selected)
+}
+
+/// The peer's answer to our offer for an IKE SA.
+pub(crate) fn accepted_ike(
+    answer: &[Proposal],
+    ours: &[IkeProposal],
+    spi_len: usize,
+) -> Option<Selected<IkeProposal>> {
+    accepted(answer, ours, protocol::IKE, spi_len)
+}
+
+/// The peer's answer to our offer for a child SA.
+pub(crate) fn accepted_child(
+    answer: &[Proposal],
+    ours: &[ChildProposal],
+    exchange: ChildExchange,
+) -> Option<Selected<ChildProposal>> {
+    accepted(answer, &suites_for(ours, exchange), protocol::ESP, 4)
+}
+
+/// Renders proposals for an operator.
+pub(crate) fn describe(proposals: &[Proposal]) -> Vec<String> {
+    proposals.iter().take(MAX_DESCRIBED).map(describe_one).collect()
+}
+
+/// Proposals and transforms of a peer that a message names.
+const MAX_DESCRIBED: usize = 16;
+
+fn describe_one(proposal: &Proposal) -> String {
+    let parts: Vec<String> = proposal
+        .transforms
+        .iter()
+        .take(2 * MAX_DESCRIBED)
+        .filter_map(|t| describe_transform(t, proposal.protocol))
+        .collect();
+    match proposal.protocol {
+        protocol::IKE | protocol::ESP => parts.join("-"),
+        protocol::AH => format!("AH with {}", parts.join("-")),
+        other => format!("protocol {other}"),
+    }
+}
+
+fn describe_transform(t: &Transform, protocol: u8) -> Option<String> {
+    let bits = t.key_bits().ok().flatten();
+    let known = match t.kind {
+        transform::ENCRYPTION if protocol == protocol::ESP => {
+            Aead::from_wire(t.id, bits).map(|a| a.name().to_owned())
+        }
+        transform::ENCRYPTION => Encryption::from_wire(t.id, bits).map(|a| a.name().to_owned()),
+        transform::PRF => Prf::from_wire(t.id, bits).map(|a| format!("prf{a}")),
+        transform::INTEGRITY if t.id == 0 => return None,
+        transform::INTEGRITY => Integrity::from_wire(t.id, bits).map(|a| a.name().to_owned()),
+        transform::KEY_EXCHANGE if t.id == 0 => return None,
+        transform::KEY_EXCHANGE => {
+            KeyExchangeMethod::from_wire(t.id, bits).map(|a| a.name().to_owned())
+        }
+        transform::ESN if t.id == 0 => return None,
+        transform::ESN => Some("esn".to_owned()),
+        _ => None,
+    };
+    let label = match t.kind {
+        transform::ENCRYPTION => "encryption",
+        transform::PRF => "prf",
+        transform::INTEGRITY => "integrity",
+        transform::KEY_EXCHANGE => "group",
+        _ => "transform",
+    };
+    Some(known.unwrap_or_else(|| match bits {
+        Some(bits) => format!("{label}({}/{bits})", t.id),
+        None => format!("{label}({})", t.id),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ike(text: &str) -> IkeProposal {
+        text.parse().unwrap()
+    }
+
+    fn child(text: &str) -> ChildProposal {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn many_transforms_in_one_proposal_are_sifted() {
+        let mut offer = emit(ike("aes256-sha256-x25519"), 3, protocol::IKE, &[]);
+        offer.transforms.splice(0..0, [
+            Transform::new(transform::ENCRYPTION, 12, Some(192)),
+            Transform::new(transform::ENCRYPTION, 12, Some(128)),
+            Transform::new(transform::INTEGRITY, 2, None),
+            Transform::new(transform::KEY_EXCHANGE, 14, None),
+        ]);
+        let ours = [ike("aes128-sha256-x25519"), ike("aes256-sha256-x25519")];
+        let selected = select_ike(&[offer], &ours, 0, 31).unwrap();
+        assert_eq!(selected.suite, ours[0]);
+        let answer = selected.answer(&[]);
+        assert_eq!(answer[0].number, 3);
+        assert_eq!(answer[0].transforms.len(), 4);
+        assert_eq!(accepted_ike(&answer, &ours, 0).unwrap().suite, ours[0]);
+    }
+
+    #[test]
+    fn the_group_of_the_key_exchange_payload_goes_first() {
+        let offer = ike_offer(&IkeProposal::defaults(), &[]);
+        for group in [31, 20, 19, 14] {
+            let selected = select_ike(&offer, &IkeProposal::defaults(), 0, group).unwrap();
+            assert_eq!(selected.suite.kex.id(), group);
+        }
+        let selected = select_ike(&offer, &IkeProposal::defaults(), 0, 2).unwrap();
+        assert_eq!(selected.suite.kex, KeyExchangeMethod::X25519);
+    }
+
+    #[test]
+    fn unknown_transform_types_and_attributes_are_not_chosen() {
+        let mut offer = child_offer(&[child("aes256gcm16")], 7);
+        offer[0].transforms.push(Transform::new(6, 36, None));
+        assert!(select_child(&offer, &[child("aes256gcm16")], ChildExchange::WithAuth).is_none());
+    }
+
+    #[test]
+    fn with_auth_the_key_exchange_is_left_out() {
+        let ours = [child("aes256gcm16-x25519"), child("aes256gcm16-p256"), child("aes128gcm16")];
+        assert_eq!(suites_for(&ours, ChildExchange::WithAuth).len(), 2);
+        // libreswan and others offer the group in IKE_AUTH all the same
+        let offer = child_offer(&ours, 7);
+        let selected = select_child(&offer, &ours, ChildExchange::WithAuth).unwrap();
+        assert_eq!(selected.suite, child("aes256gcm16"));
+        let own = ChildExchange::OnItsOwn(Some(19));
+        assert_eq!(select_child(&offer, &ours, own).unwrap().suite, ours[1]);
+    }
+
+    #[test]
+    fn none_is_as_good_as_absent_and_answered_in_kind() {
+        let mut offer = child_offer(&[child("aes256gcm16")], 7);
+        offer[0].transforms.push(Transform::new(transform::INTEGRITY, 0, None));
+        let ours = [child("aes256gcm16")];
+        let own = ChildExchange::OnItsOwn(None);
+        let selected = select_child(&offer, &ours, own).unwrap();
+        assert_eq!(selected.answer(&[0; 4])[0].transforms.len(), 3);
+        assert!(accepted_child(&selected.answer(&[0; 4]), &ours, own).is_some());
+    }
+
+    #[test]
+    fn an_answer_must_be_one_of_ours() {
+        let ours = [ike("aes256gcm16-sha384-x25519")];
+        let other = ike_offer(&[ike("aes128gcm16-sha256-x25519")], &[]);
+        assert!(accepted_ike(&other, &ours, 0).is_none());
+        let two = ike_offer(&IkeProposal::defaults(), &[]);
+        assert!(accepted_ike(&two, &ours, 0).is_none());
+        assert_eq!(describe(&other), ["aes128gcm16-prfsha256-x25519"]);
+    }
+}
