@@ -96,3 +96,63 @@ fn id(slot: u32, random: u32) -> Option<SaId> {
     };
     SaId::from_parts(slot, tag)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    const REST: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn a_freed_slot_rests() {
+        let start = Instant::now();
+        let mut slots = SaAllocator::new(1, REST);
+        let first = slots.allocate(start, 7).unwrap();
+        assert_eq!(slots.allocate(start, 7), None, "all are taken");
+        assert!(slots.release(first, start));
+        assert_eq!(slots.allocate(start + REST / 2, 7), None, "it rests");
+        let second = slots.allocate(start + REST, 8).unwrap();
+        assert_eq!(second.slot(), first.slot());
+        assert_ne!(second, first);
+        assert!(!slots.release(first, start), "that SA is gone");
+        assert_eq!(slots.used(), 1);
+    }
+
+    #[test]
+    fn what_the_dataplane_has_is_not_given_out() {
+        let start = Instant::now();
+        let mut slots = SaAllocator::new(3, REST);
+        let there = SaId::from_parts(1, 99).unwrap();
+        assert!(slots.occupy(there));
+        assert!(!slots.occupy(there));
+        assert!(!slots.occupy(SaId::from_parts(1, 98).unwrap()));
+        assert!(
+            !slots.occupy(SaId::from_parts(3, 0).unwrap()),
+            "no such slot"
+        );
+        let given = [slots.allocate(start, 0), slots.allocate(start, 0)];
+        assert_eq!(given.map(|sa| sa.unwrap().slot()), [0, 2]);
+        assert_eq!(slots.allocate(start, 0), None);
+        assert!(slots.release(there, start));
+    }
+
+    proptest! {
+        // RFC 4303 2.1: "The set of SPI values in the range 1 through 255 are reserved", 0 is "for local use".
+        #[test]
+        fn ids_are_valid_and_alone_in_their_slot(randoms in prop::collection::vec(any::<u32>(), 1..64)) {
+            let now = Instant::now();
+            let mut allocator = SaAllocator::new(32, REST);
+            let mut slots = HashSet::new();
+            for random in randoms {
+                let Some(sa) = allocator.allocate(now, random) else {
+                    prop_assert_eq!(slots.len(), 32);
+                    break;
+                };
+                prop_assert!(sa.value() >= 256 && sa.slot() < 32);
+                prop_assert!(slots.insert(sa.slot()));
+            }
+        }
+    }
+}

@@ -4,7 +4,7 @@ use crate::{
     Command, Counter, Epoch, Event, Facts, Full, NotLocked, PortCounter, PortId, SaId, SaRecord,
     Sequence, Setup, Waker, WorkerId,
     handshake::{ConnectError, is_open},
-    layout::{LAYOUT_HASH, Layout, VERSION},
+    layout::{EVENT_SLOTS, LAYOUT_HASH, Layout, VERSION},
     mapping::{Mapping, Region},
     record::{
         COMMAND_WORDS, EVENT_WORDS, SA_ID_AT, SA_WORDS, decode_event, decode_sa, encode_command,
@@ -215,7 +215,7 @@ struct EventReceiver {
 
 impl EventReceiver {
     fn receive(&mut self) -> Option<Result<Event, EventError>> {
-        loop {
+        for _ in 0..EVENT_SLOTS {
             let mut words = [0; EVENT_WORDS];
             match self.ring.take(&mut words) {
                 Ok(taken) => taken?,
@@ -232,6 +232,7 @@ impl EventReceiver {
                 return Some(decode_event(&words).ok_or(EventError::Malformed { kind }));
             }
         }
+        None
     }
 }
 

@@ -216,3 +216,20 @@ counters! {
     TxPackets Info Packets "Packets sent by the dataplane on this port.",
     TxBytes Info Bytes "Bytes sent by the dataplane on this port, Ethernet headers included.",
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_counter_has_its_place_and_its_sentence() {
+        for (place, counter) in Counter::ALL.iter().enumerate() {
+            assert_eq!(counter.index(), place);
+            assert!(counter.sentence().ends_with('.'), "{counter}");
+        }
+        assert_eq!(Counter::InStateProtoError.name(), "InStateProtoError");
+        assert_eq!(Counter::InStateProtoError.severity(), Severity::Warning);
+        assert_eq!(Counter::InEspBytes.unit(), Unit::Bytes);
+        assert_eq!(PortCounter::COUNT, 4);
+    }
+}

@@ -204,3 +204,44 @@ impl fmt::Display for Prefix {
         write!(f, "{}/{}", self.address, self.length)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_sa_id_is_slot_and_tag() {
+        let sa = SaId::from_parts(3, 0xabc).unwrap();
+        assert_eq!((sa.slot(), sa.tag(), sa.value()), (3, 0xabc, 0x3abc));
+        assert_eq!(sa.to_string(), "00003abc");
+        assert_eq!(SaId::new(255), None);
+        assert_eq!(SaId::from_parts(0, 255), None);
+        assert_eq!(SaId::from_parts(SaId::SLOTS, 0), None);
+        assert_eq!(SaId::from_parts(0, 1 << SaId::TAG_BITS), None);
+    }
+
+    #[test]
+    fn a_label_is_cut_between_characters() {
+        let label = Label::new(&format!("{}é", "x".repeat(63)));
+        assert_eq!(label.as_str(), "x".repeat(63));
+        assert_eq!(Label::from_bytes(*label.bytes()), Some(label));
+        assert_eq!(Label::new("site-b/lan").as_str(), "site-b/lan");
+        assert_eq!(Label::from_bytes([0xff; 64]), None, "not UTF-8");
+        let mut padded = *Label::new("a").bytes();
+        padded[5] = b'b';
+        assert_eq!(Label::from_bytes(padded), None, "text after the padding");
+    }
+
+    #[test]
+    fn a_prefix_has_no_host_bits() {
+        let prefix = |text: &str, length| Prefix::new(text.parse().unwrap(), length);
+        assert_eq!(prefix("10.1.2.3", 16).unwrap().to_string(), "10.1.0.0/16");
+        assert_eq!(prefix("10.1.2.3", 0).unwrap().to_string(), "0.0.0.0/0");
+        assert_eq!(
+            prefix("2001:db8::1", 64).unwrap().to_string(),
+            "2001:db8::/64"
+        );
+        assert_eq!(prefix("::1", 0).unwrap().to_string(), "::/0");
+        assert_eq!(prefix("10.1.2.3", 33), None);
+    }
+}

@@ -262,3 +262,138 @@ pub(crate) fn drain(eventfd: &OwnedFd) {
     // Nothing to read is as good.
     let _ = rustix::io::read(eventfd, &mut count);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Aead, Connection, ControlChannel, CopyMode, Direction, Epoch, Facts, Label, PolicyId,
+        Polling, PortFacts, PortMode, PortSetup, Role, Segment, Setup, UdpPorts, WorkerId,
+        WorkerSetup,
+    };
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use std::net::Ipv4Addr;
+
+    fn joined() -> (ControlChannel, Connection, WorkerEnd) {
+        let setup = Setup {
+            workers: vec![WorkerSetup { core: None }],
+            ports: vec![PortSetup {
+                interface: "wan0".to_owned(),
+                role: Role::Outside,
+            }],
+            polling: Polling::Busy,
+            sa_capacity: 4,
+            engine: None,
+            ring_frames: 1,
+        };
+        let facts = Facts {
+            epoch: Epoch(1),
+            engine: "portable".to_owned(),
+            ports: vec![PortFacts {
+                mode: PortMode::Native,
+                copy: CopyMode::Copy,
+                queues: 1,
+            }],
+        };
+        let (segment, _) = Segment::create(&setup, &facts).unwrap();
+        let (channel, connection) = segment.connect_locally().unwrap();
+        (channel, connection, segment.worker(WorkerId(0)).unwrap())
+    }
+
+    fn record(sa: SaId) -> SaRecord {
+        SaRecord {
+            sa,
+            spi: 0xc000_0001,
+            direction: Direction::Outbound,
+            policy: PolicyId(512),
+            owner: WorkerId(0),
+            state: SaState::Mature,
+            selected: false,
+            label: Label::new("site-b/lan"),
+            aead: Aead::Aes128Gcm16,
+            local: Ipv4Addr::new(192, 0, 2, 1).into(),
+            remote: Ipv4Addr::new(192, 0, 2, 2).into(),
+            encapsulation: Some(UdpPorts {
+                local: 4500,
+                remote: 4500,
+            }),
+            esn: true,
+            window: 0,
+            statistics: SaStatistics::default(),
+        }
+    }
+
+    #[test]
+    fn an_sa_can_be_read_back_as_it_changes() {
+        let (channel, _connection, worker) = joined();
+        let table = &worker.sa_table;
+        let sa = SaId::from_parts(2, 5).unwrap();
+        let last = SaId::from_parts(2, 6).unwrap();
+        table.publish(&record(sa));
+        table.select(sa, true);
+        let statistics = SaStatistics {
+            packets: 3,
+            bytes: 300,
+            sequence: 4,
+            last_used_ms: 99,
+            ..SaStatistics::default()
+        };
+        table.update(sa, SaState::Dying, &statistics);
+        // Another SA of the same slot is not there.
+        table.update(last, SaState::Dead, &SaStatistics::default());
+        table.select(last, false);
+        table.clear(last);
+        let expected = SaRecord {
+            selected: true,
+            state: SaState::Dying,
+            statistics,
+            ..record(sa)
+        };
+        assert_eq!(channel.sa_records().collect::<Vec<_>>(), [expected]);
+        assert_eq!(channel.sa_record(sa), Some(expected));
+        assert_eq!(channel.sa_record(last), None);
+        table.clear(sa);
+        assert_eq!(channel.sa_records().count(), 0);
+        // A slot beyond the table is nobody's.
+        table.publish(&record(SaId::from_parts(4, 0).unwrap()));
+        assert_eq!(channel.sa_records().count(), 0);
+    }
+
+    #[test]
+    fn a_full_event_ring_loses_events_and_says_how_many() {
+        let (mut channel, _connection, mut worker) = joined();
+        let event = Event::FirstPacket {
+            sa: SaId::from_parts(1, 0).unwrap(),
+        };
+        for _ in 0..crate::EVENT_SLOTS {
+            worker.events.push(&event).unwrap();
+        }
+        assert_eq!(worker.events.push(&event), Err(Full));
+        assert_eq!(channel.counters().total(Counter::EventsLost), 1);
+        assert_eq!(channel.next_event(), Some((WorkerId(0), Ok(event))));
+        assert_eq!(worker.events.push(&event), Ok(()));
+    }
+
+    #[test]
+    fn sleepers_wake_for_commands_and_for_events() {
+        let (mut channel, _connection, mut worker) = joined();
+        let ready = |fd: BorrowedFd<'_>| {
+            let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+            poll(&mut fds, Some(&Timespec::default())).unwrap() == 1
+        };
+        assert!(!ready(worker.wake.fd()));
+        channel.wake(WorkerId(0));
+        channel.senders()[0].wake();
+        assert!(ready(worker.wake.fd()));
+        worker.wake.drain();
+        assert!(!ready(worker.wake.fd()));
+        worker.events.flush();
+        assert!(!ready(channel.event_fd()), "nothing was pushed");
+        let sa = SaId::from_parts(1, 0).unwrap();
+        worker.events.push(&Event::SoftLifetime { sa }).unwrap();
+        worker.events.flush();
+        assert!(ready(channel.event_fd()));
+        channel.drain_event_fd();
+        assert!(!ready(channel.event_fd()));
+    }
+}

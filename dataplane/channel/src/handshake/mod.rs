@@ -5,6 +5,8 @@
 mod connect;
 mod listen;
 mod message;
+#[cfg(test)]
+mod tests;
 
 pub use connect::ConnectError;
 pub use listen::{

@@ -4,6 +4,8 @@
 mod command;
 mod event;
 mod sa;
+#[cfg(test)]
+mod tests;
 
 pub use command::{COMMAND_WORDS, decode_command, encode_command};
 pub use event::{EVENT_WORDS, decode_event, encode_event};
