@@ -1,1 +1,28 @@
 //! Packet AEADs in batches, with engines chosen at run time.
+//!
+//! A *key* ([`SealingKey`], [`OpeningKey`]) is built once for an SA, by a named engine, from the key material that IKE
+//! derived. A *job* ([`SealJob`], [`OpenJob`]) is one packet: everything that can be wrong with its lengths is refused
+//! when it is built. A *batch* ([`seal_batch`], [`open_batch`]) is a burst of jobs, each with a key of its own; it
+//! cannot fail, allocates nothing, and a packet that is not authentic leaves nothing but zeros behind.
+//!
+//! The engines differ in speed only: [`EngineKind::Portable`] is the reference, [`EngineKind::AwsLc`] the fast portable one.
+
+#![deny(unsafe_code)]
+
+mod additional_data;
+mod algorithm;
+mod batch;
+mod engine;
+mod iv;
+mod job;
+mod key;
+mod trailer;
+
+pub use additional_data::{Aad, AdditionalData};
+pub use algorithm::Algorithm;
+pub use batch::{open_batch, seal_batch};
+pub use engine::{EngineKind, UnknownEngine};
+pub use iv::ExplicitIv;
+pub use job::{JobError, MAX_PLAINTEXT, OpenJob, SealJob, Verdict};
+pub use key::{KeyError, OpeningKey, SealingKey};
+pub use trailer::{MAX_TRAILER, Trailer};

@@ -140,7 +140,7 @@ mod tests {
             bytes.extend(&rest);
             let packet = Packet::new_checked(&bytes).unwrap();
             prop_assert_eq!(Repr::parse(&packet), repr);
-            prop_assert_eq!(packet.header(), bytes[..8]);
+            prop_assert_eq!(&packet.header()[..], &bytes[..8]);
             prop_assert_eq!(packet.ciphertext(), &rest);
         }
     }

@@ -210,7 +210,7 @@ mod tests {
             let original = packet(&options, payload, before, more);
             let view = Packet::new_checked(&original).unwrap();
             let all: Vec<_> = fragments(view, mtu).unwrap().map(|one| emitted(&original, &one)).collect();
-            let mut joined = Vec::new();
+            let mut joined: Vec<u8> = Vec::new();
             for (index, bytes) in all.iter().enumerate() {
                 let last = index + 1 == all.len();
                 let fragment = Packet::new_checked(bytes).unwrap();
@@ -223,7 +223,7 @@ mod tests {
                 prop_assert!(last || fragment.payload().len() % 8 == 0);
                 joined.extend(fragment.payload());
             }
-            prop_assert_eq!(&joined, view.payload());
+            prop_assert_eq!(&joined[..], view.payload());
         }
 
         #[test]

@@ -1,0 +1,85 @@
+//! What is authenticated but not encrypted (RFC 4106 5).
+
+/// The additional data of an ESP packet, by value: SPI and sequence number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Aad {
+    bytes: [u8; 12],
+    extended: bool,
+}
+
+impl Aad {
+    /// With a sequence number of 32 bits.
+    #[inline]
+    pub const fn plain(spi: u32, sequence: u32) -> Self {
+        let [a, b, c, d] = spi.to_be_bytes();
+        let [e, f, g, h] = sequence.to_be_bytes();
+        Self {
+            bytes: [a, b, c, d, e, f, g, h, 0, 0, 0, 0],
+            extended: false,
+        }
+    }
+
+    /// With a sequence number of 64 bits (RFC 4106 5, figure 3: its high half comes first).
+    #[inline]
+    pub const fn extended(spi: u32, sequence: u64) -> Self {
+        let [a, b, c, d] = spi.to_be_bytes();
+        let [e, f, g, h, i, j, k, l] = sequence.to_be_bytes();
+        Self {
+            bytes: [a, b, c, d, e, f, g, h, i, j, k, l],
+            extended: true,
+        }
+    }
+
+    /// The 8 or 12 bytes.
+    #[inline]
+    pub const fn as_bytes(&self) -> &[u8] {
+        let (plain, _) = self.bytes.split_at(8);
+        if self.extended { &self.bytes } else { plain }
+    }
+}
+
+/// The additional data of a job: an ESP packet's, or any bytes.
+#[derive(Debug, Clone, Copy)]
+pub enum AdditionalData<'a> {
+    /// An ESP packet's.
+    Esp(Aad),
+    /// Any bytes.
+    Bytes(&'a [u8]),
+}
+
+impl AdditionalData<'_> {
+    #[inline]
+    pub(crate) const fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Esp(aad) => aad.as_bytes(),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+impl From<Aad> for AdditionalData<'_> {
+    #[inline]
+    fn from(aad: Aad) -> Self {
+        Self::Esp(aad)
+    }
+}
+
+impl<'a> From<&'a [u8]> for AdditionalData<'a> {
+    #[inline]
+    fn from(bytes: &'a [u8]) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_high_half_comes_first() {
+        let plain = Aad::plain(0x0102_0304, 0x0506_0708);
+        assert_eq!(plain.as_bytes(), [1, 2, 3, 4, 5, 6, 7, 8]);
+        let extended = Aad::extended(0x0102_0304, 0x0506_0708_090a_0b0c);
+        assert_eq!(extended.as_bytes(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+    }
+}

@@ -1,0 +1,105 @@
+//! The ESP trailer (RFC 4303 2.4 to 2.6), by value, so that it need not be written behind the received packet.
+
+/// The longest trailer: 16 bytes of padding, pad length and next header.
+pub const MAX_TRAILER: usize = 18;
+
+/// What is encrypted after the plaintext.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trailer {
+    bytes: [u8; MAX_TRAILER],
+    length: u8,
+}
+
+impl Trailer {
+    /// No trailer.
+    pub const NONE: Self = Self {
+        bytes: [0; MAX_TRAILER],
+        length: 0,
+    };
+
+    /// These bytes, `None` when they are more than [`MAX_TRAILER`].
+    #[inline]
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        let mut trailer = Self::NONE;
+        trailer.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        trailer.length = bytes.len() as u8;
+        Some(trailer)
+    }
+
+    /// The shortest trailer behind a payload of ESP.
+    ///
+    /// RFC 4303 2.4: "the first padding byte appended to the plaintext is numbered 1, with subsequent padding bytes making
+    /// up a monotonically increasing sequence", and "the resulting ciphertext terminates on a 4-byte boundary".
+    #[inline]
+    pub const fn for_payload(payload_len: usize, next_header: u8) -> Self {
+        let mut bytes = [0; MAX_TRAILER];
+        let [a, b, c, d, e, ..] = &mut bytes;
+        let length = match payload_len % 4 {
+            2 => {
+                (*a, *b) = (0, next_header);
+                2
+            }
+            1 => {
+                (*a, *b, *c) = (1, 1, next_header);
+                3
+            }
+            0 => {
+                (*a, *b, *c, *d) = (1, 2, 2, next_header);
+                4
+            }
+            _ => {
+                (*a, *b, *c, *d, *e) = (1, 2, 3, 3, next_header);
+                5
+            }
+        };
+        Self { bytes, length }
+    }
+
+    /// How long it is.
+    #[inline]
+    #[allow(clippy::len_without_is_empty, reason = "it is not a collection")]
+    pub const fn len(&self) -> usize {
+        self.length as usize
+    }
+
+    /// Its bytes.
+    #[inline]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payload_and_trailer_end_on_four_bytes() {
+        for payload in 0..100 {
+            let trailer = Trailer::for_payload(payload, 4);
+            assert_eq!((payload + trailer.len()) % 4, 0);
+            let [padding @ .., pad_length, next_header] = trailer.as_bytes() else {
+                panic!("too short");
+            };
+            assert_eq!(*next_header, 4);
+            assert_eq!(usize::from(*pad_length), padding.len());
+            assert!(padding.len() < 4);
+            assert!(
+                padding
+                    .iter()
+                    .zip(1..)
+                    .all(|(byte, number)| *byte == number)
+            );
+        }
+    }
+
+    #[test]
+    fn long_trailers_are_refused() {
+        assert_eq!(
+            Trailer::new(&[7; MAX_TRAILER]).unwrap().as_bytes(),
+            [7; MAX_TRAILER]
+        );
+        assert_eq!(Trailer::new(&[7; MAX_TRAILER + 1]), None);
+        assert_eq!(Trailer::new(&[]), Some(Trailer::NONE));
+    }
+}
