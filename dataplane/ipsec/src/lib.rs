@@ -9,6 +9,8 @@ pub mod esp;
 mod flow_cache;
 pub mod id;
 pub mod replay;
+pub mod sa;
 pub mod sad;
 pub mod selector;
+pub mod sequence;
 pub mod spd;

@@ -4,7 +4,7 @@
 //! the rest, which events and statistics ask for.
 
 use crate::{id::SaId, replay::ReplayWindow, sequence::OutboundSequence, spd::PolicyId};
-use esplanade_crypto::{OpeningKey, SealingKey};
+use esplanade_crypto::{Algorithm, OpeningKey, SealingKey};
 use esplanade_wire::ethernet::MacAddress;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -116,8 +116,8 @@ pub struct UdpPorts {
 /// What packets do not need.
 #[derive(Debug, Clone)]
 pub struct ColdSa {
-    /// The policy that the SA was made for; it serves the whole group.
-    pub policy: PolicyId,
+    /// The transform.
+    pub algorithm: Algorithm,
     /// The outer address at our end.
     pub local: IpAddr,
     /// The outer address at the peer's end.
@@ -150,9 +150,11 @@ pub struct InboundSa {
     /// Which sequence numbers came.
     pub window: ReplayWindow,
     /// Opens packets.
-    pub key: Box<OpeningKey>,
+    pub key: OpeningKey,
     /// Its identifier and SPI.
     pub id: SaId,
+    /// The policy that the SA was made for; it serves the whole group.
+    pub policy: PolicyId,
     /// Where its last packet left the gateway: a guess at where the next one will.
     pub exit_port: u8,
     /// It carries no more packets.
@@ -173,7 +175,7 @@ pub struct InboundSa {
     pub cold: Box<ColdSa>,
 }
 
-const _: () = assert!(size_of::<InboundSa>() == 128);
+const _: () = assert!(size_of::<InboundSa>() == 192);
 
 /// What to do with the DF bit of the outer header (RFC 4301 8.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,13 +208,15 @@ pub struct OutboundSa {
     /// The numbers not taken yet.
     pub sequence: OutboundSequence,
     /// Seals packets.
-    pub key: Box<SealingKey>,
+    pub key: SealingKey,
     /// What it carried.
     pub usage: Usage,
     /// The outer source.
     pub local: Ipv4Addr,
     /// The outer destination.
     pub remote: Ipv4Addr,
+    /// The policy that the SA was made for; it serves the whole group.
+    pub policy: PolicyId,
     /// The peer's SPI.
     pub spi: u32,
     /// Its identifier.
@@ -245,7 +249,7 @@ pub struct OutboundSa {
     pub cold: Box<ColdSa>,
 }
 
-const _: () = assert!(size_of::<OutboundSa>() == 128 || size_of::<OutboundSa>() == 192);
+const _: () = assert!(size_of::<OutboundSa>() == 192);
 
 #[cfg(test)]
 mod tests {

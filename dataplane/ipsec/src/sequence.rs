@@ -21,6 +21,12 @@ impl SequenceNumber {
         (self.0 >> 32) as u32
     }
 
+    /// Both halves.
+    #[inline]
+    pub fn number(&self) -> u64 {
+        self.0
+    }
+
     /// Spends the number as the packet's explicit IV.
     #[inline]
     pub fn into_iv(self) -> ExplicitIv {

@@ -242,12 +242,35 @@ impl Spd {
         self.groups.get(index.0 as usize)
     }
 
-    /// Whether this SA is the one that some group uses.
-    pub fn is_selected(&self, policy: PolicyId, sa: u32) -> bool {
-        self.group_of
-            .get(&policy.group())
-            .and_then(|index| self.groups.get(*index as usize))
-            .is_some_and(|group| group.outbound == Some(sa))
+    /// The outbound SA that the group of a policy uses.
+    pub fn selected(&self, id: PolicyId) -> Option<u32> {
+        let index = self.group_of.get(&id.group())?;
+        self.groups.get(*index as usize)?.outbound
+    }
+
+    /// Whether any policy of the group protects a flow: the selectors of an SA (RFC 4301 5.2 step 4).
+    ///
+    /// Mostly the flow's first policy is one of the group, and the flow cache knows. Where policies overlap, the
+    /// group's own are searched.
+    #[inline]
+    pub fn covers(&mut self, id: PolicyId, flow: &Flow) -> bool {
+        let group = id.group();
+        if let Some(decision) = self.lookup(flow)
+            && decision.policy.group() == group
+        {
+            return decision.action == Action::Protect;
+        }
+        self.covers_further_down(group, flow)
+    }
+
+    #[cold]
+    fn covers_further_down(&self, group: u64, flow: &Flow) -> bool {
+        self.rules.iter().any(|rule| {
+            let policy = &rule.policy;
+            policy.id.group() == group
+                && policy.action == Action::Protect
+                && policy.selector.matches(flow)
+        })
     }
 
     /// How many policies there are.
