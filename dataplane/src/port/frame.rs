@@ -271,7 +271,7 @@ impl Drop for Token {
     }
 }
 
-/// A received packet, owned: its bytes from the Ethernet header on. Give it back with
+/// A received packet, owned: its bytes from the Ethernet header on, which may be rewritten. Give it back with
 /// [`Port::release`](super::Port::release) of the port that it came from; one that is dropped instead
 /// is lost to that port, and counted.
 pub struct RxFrame(Token);
@@ -329,6 +329,14 @@ impl Deref for RxFrame {
     fn deref(&self) -> &[u8] {
         // SAFETY: the token owns these bytes, and `length <= capacity`.
         unsafe { slice::from_raw_parts(self.0.data.as_ptr(), self.0.length as usize) }
+    }
+}
+
+impl DerefMut for RxFrame {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: the token owns these bytes, `length <= capacity`, and `&mut self` makes the access exclusive.
+        unsafe { slice::from_raw_parts_mut(self.0.data.as_ptr(), self.0.length as usize) }
     }
 }
 

@@ -1,0 +1,315 @@
+//! What all stages of the pipeline share: tables, ports, counters, limits, and what becomes of a frame.
+
+use super::{
+    handoff::{Handoff, Lent},
+    limit::TokenBucket,
+    packet::{self, ETHERNET},
+    reports::{EventSink, Reports},
+    tables::Tables,
+    tally::Tally,
+};
+use crate::{
+    fib::Unroutable,
+    port::{BURST, Port, RxFrame, TxFrame},
+};
+use arrayvec::ArrayVec;
+use esplanade_channel::{Counter, Event, PortCounter, Role};
+use esplanade_ipsec::{
+    id::SaId,
+    sa::{Age, Announced, ColdSa, NextHop, Usage},
+};
+use esplanade_wire::{icmpv4, ipv4};
+use std::net::Ipv4Addr;
+
+/// ICMP errors that a worker sends a second, and at once.
+const ICMP_PER_SECOND: u64 = 100;
+const ICMP_AT_ONCE: u64 = 50;
+
+/// A received frame on its way through the pipeline.
+#[derive(Debug)]
+pub struct Arrived {
+    /// The frame.
+    pub frame: RxFrame,
+    /// The port that it came from.
+    pub port: u8,
+    /// The worker that it is borrowed from.
+    pub lender: Option<u16>,
+}
+
+/// The shared state of a worker's stages.
+#[derive(Debug)]
+pub struct Core<P, E> {
+    /// What decisions are made by.
+    pub tables: Tables,
+    /// By number.
+    pub ports: Vec<P>,
+    /// Which side each port is on.
+    pub roles: Vec<Role>,
+    /// What was counted since the last burst.
+    pub tally: Tally,
+    /// Where events go.
+    pub events: E,
+    /// Limits of events.
+    pub reports: Reports,
+    /// Frames lent to and from other workers.
+    pub handoff: Handoff,
+    /// SAs whose statistics changed since they were last published.
+    pub dirty: Vec<SaId>,
+    /// Monotonic time.
+    pub now_ms: u64,
+    icmp_limit: TokenBucket,
+    identification: u16,
+}
+
+impl<P: Port, E: EventSink> Core<P, E> {
+    /// A worker's state at its start.
+    pub fn new(
+        tables: Tables,
+        ports: Vec<P>,
+        roles: Vec<Role>,
+        events: E,
+        handoff: Handoff,
+        sa_capacity: u32,
+    ) -> Self {
+        Self {
+            tally: Tally::new(ports.len()),
+            tables,
+            ports,
+            roles,
+            events,
+            reports: Reports::default(),
+            handoff,
+            dirty: Vec::with_capacity(sa_capacity as usize),
+            now_ms: 0,
+            icmp_limit: TokenBucket::new(ICMP_PER_SECOND, ICMP_AT_ONCE),
+            identification: 0,
+        }
+    }
+
+    /// Gives a frame back to its port or its lender.
+    #[inline]
+    pub fn finish(&mut self, arrived: Arrived) {
+        let Arrived {
+            frame,
+            port,
+            lender,
+        } = arrived;
+        match lender {
+            Some(worker) => self.handoff.give_back(worker, Lent { frame, port }),
+            None => {
+                if let Some(port) = self.ports.get_mut(usize::from(port)) {
+                    port.release([frame]);
+                }
+            }
+        }
+    }
+
+    /// Ends a packet's way for a reason.
+    #[inline]
+    pub fn drop(&mut self, arrived: Arrived, reason: Counter) {
+        self.tally.one(reason);
+        self.finish(arrived);
+    }
+
+    /// Lends a packet to the worker that owns its SA. One that is borrowed already is not lent on: the
+    /// workers disagree for the moment that a command takes to reach them all.
+    pub fn lend(&mut self, arrived: Arrived, owner: u16, when_lost: Counter) {
+        if arrived.lender.is_some() {
+            return self.drop(arrived, when_lost);
+        }
+        let Arrived { frame, port, .. } = arrived;
+        match self.handoff.lend(owner, Lent { frame, port }) {
+            Ok(()) => self.tally.one(Counter::HandoffSent),
+            Err(Lent { frame, port }) => {
+                let lender = None;
+                self.drop(
+                    Arrived {
+                        frame,
+                        port,
+                        lender,
+                    },
+                    Counter::HandoffFull,
+                );
+            }
+        }
+    }
+
+    /// An empty frame of a port with room for a packet of `length` bytes; counts why there is none.
+    #[inline]
+    pub fn allocate(&mut self, port: u8, length: usize) -> Option<TxFrame> {
+        let frame = self
+            .ports
+            .get_mut(usize::from(port))
+            .and_then(Port::allocate);
+        match frame {
+            Some(frame) if frame.len() >= length => Some(frame),
+            Some(frame) => {
+                self.discard(port, frame);
+                self.tally.one(Counter::PacketTooBig);
+                None
+            }
+            None => {
+                self.tally.one(Counter::NoTxFrame);
+                None
+            }
+        }
+    }
+
+    /// Gives an allocated frame back unsent.
+    #[inline]
+    pub fn discard(&mut self, port: u8, frame: TxFrame) {
+        if let Some(port) = self.ports.get_mut(usize::from(port)) {
+            port.discard(frame);
+        }
+    }
+
+    /// Sends a frame of this port. `false`, and counted, when the port has no room even after a kick.
+    #[inline]
+    pub fn transmit(&mut self, number: u8, frame: TxFrame) -> bool {
+        let Some(port) = self.ports.get_mut(usize::from(number)) else {
+            return false;
+        };
+        let length = frame.packet_len() as u64;
+        let refused = port.transmit(frame).or_else(|frame| {
+            port.flush();
+            port.transmit(frame)
+        });
+        match refused {
+            Ok(()) => {
+                self.tally.on_port(number, PortCounter::TxPackets, 1);
+                self.tally.on_port(number, PortCounter::TxBytes, length);
+                true
+            }
+            Err(frame) => {
+                port.discard(frame);
+                self.tally.one(Counter::TxRingFull);
+                false
+            }
+        }
+    }
+
+    /// The next hop to a destination. When there is none, counts why and asks for what is missing.
+    #[inline]
+    pub fn resolve(&mut self, destination: Ipv4Addr) -> Option<NextHop> {
+        match self.tables.fib.resolve(destination) {
+            Ok(next_hop) => Some(next_hop),
+            Err(why) => {
+                self.unroutable(why);
+                None
+            }
+        }
+    }
+
+    #[cold]
+    fn unroutable(&mut self, why: Unroutable) {
+        self.tally.one(match why {
+            Unroutable::NoRoute => Counter::NoRoute,
+            Unroutable::Unreachable => Counter::RouteUnreachable,
+            Unroutable::NotOurs => Counter::RouteElsewhere,
+            Unroutable::NeighborMissing { .. } => Counter::NeighborUnresolved,
+        });
+        if let Unroutable::NeighborMissing { port, address } = why {
+            let now_ms = self.now_ms;
+            self.reports
+                .neighbor_missing(&mut self.events, port, address, now_ms);
+        }
+    }
+
+    /// Which side a port is on.
+    #[inline]
+    pub fn role(&self, port: u8) -> Option<Role> {
+        self.roles.get(usize::from(port)).copied()
+    }
+
+    /// The identification of the next outer header.
+    #[inline]
+    pub fn next_identification(&mut self) -> u16 {
+        self.identification = self.identification.wrapping_add(1);
+        self.identification
+    }
+
+    /// Answers a packet with an ICMP error out of the port that it came from, if it may have one. It goes back to the
+    /// neighbour that the packet came from, which knows the way to the sender.
+    #[cold]
+    pub fn answer(&mut self, arrived: &Arrived, error: icmpv4::Error) {
+        let about = arrived.frame.get(ETHERNET..).unwrap_or_default();
+        let about = ipv4::Packet::new_checked(about)
+            .ok()
+            .filter(icmpv4::may_be_answered);
+        let port = arrived.port;
+        let from = self
+            .tables
+            .fib
+            .port(port)
+            .and_then(|facts| Some((facts.mac, facts.address?)));
+        let to = packet::source_mac(&arrived.frame);
+        let (Some(about), Some((source, address)), Some(destination)) = (about, from, to) else {
+            return self.tally.one(Counter::IcmpSuppressed);
+        };
+        if !self.icmp_limit.take(self.now_ms) {
+            return self.tally.one(Counter::IcmpRateLimited);
+        }
+        let length = ETHERNET + icmpv4::Error::packet_len(&about);
+        let Some(mut answer) = self.allocate(port, length) else {
+            return;
+        };
+        let next_hop = NextHop {
+            destination,
+            source,
+            mtu: 0,
+            port,
+        };
+        packet::write_ethernet(&mut answer, &next_hop);
+        let space = answer.get_mut(ETHERNET..).unwrap_or_default();
+        match error.emit(&about, address, space) {
+            Ok(length) => {
+                answer.set_len(ETHERNET + length);
+                if self.transmit(port, answer) {
+                    self.tally.one(Counter::IcmpSent);
+                }
+            }
+            Err(_) => self.discard(port, answer),
+        }
+    }
+
+    /// Notes that an SA's statistics changed; `dirty` is the SA's own mark.
+    #[inline]
+    pub fn touch(list: &mut Vec<SaId>, dirty: &mut bool, id: SaId) {
+        // The list has room for every slot, and an SA is in it once.
+        if !*dirty && list.len() < list.capacity() {
+            *dirty = true;
+            list.push(id);
+        }
+    }
+}
+
+/// Looks at the lifetime of an SA whose alarm rang, and tells the control plane once for each limit.
+/// Gives whether the SA has ended.
+#[cold]
+pub fn grow_old(
+    events: &mut impl EventSink,
+    id: SaId,
+    usage: &mut Usage,
+    cold: &ColdSa,
+    announced: &mut Announced,
+) -> bool {
+    let age = usage.assess(&cold.lifetime);
+    let Some(sa) = super::reports::sa_id(id) else {
+        return false;
+    };
+    let (mark, event) = match age {
+        Age::Fresh => return false,
+        Age::Soft => (&mut announced.soft_lifetime, Event::SoftLifetime { sa }),
+        Age::Hard => (&mut announced.hard_lifetime, Event::HardLifetime { sa }),
+    };
+    if !*mark {
+        *mark = events.send(&event);
+        if !*mark {
+            usage.ring_again();
+        }
+    }
+    age == Age::Hard
+}
+
+/// As many packets as a stage works on at once.
+pub type Batch<T> = ArrayVec<T, BURST>;

@@ -1,0 +1,301 @@
+//! A worker: one thread that owns one queue of every port, and takes each burst through the pipeline to its end.
+//!
+//! See `README.md` beside this file for the way of a packet through the modules.
+
+mod core;
+mod handoff;
+mod inbound;
+mod limit;
+mod outbound;
+mod packet;
+mod publish;
+mod reports;
+mod rest;
+mod tables;
+mod tally;
+
+use self::{
+    core::{Arrived, Core},
+    inbound::Inbound,
+    outbound::Outbound,
+    reports::EventSink,
+    rest::Rest,
+    tables::Tables,
+};
+use crate::port::{BURST, Losses, Port};
+use arrayvec::ArrayVec;
+use esplanade_channel::{
+    CommandReceiver, Counter, CounterWriter, Event, EventSender, Heartbeat, Polling, PortId, Role,
+    SaWriter, WakeReceiver, WorkerEnd, WorkerId,
+};
+use esplanade_crypto::EngineKind;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+pub use handoff::{Handoff, MAX_LENT};
+
+/// Commands obeyed between two bursts.
+const COMMANDS_A_ROUND: usize = 16;
+/// How often the ports are asked what was lost below them.
+const LOSSES_EVERY: Duration = Duration::from_secs(1);
+
+/// What a worker is started with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Its number.
+    pub id: WorkerId,
+    /// The side of each port, by port number.
+    pub roles: Vec<Role>,
+    /// How it waits for packets.
+    pub polling: Polling,
+    /// What seals and opens packets.
+    pub engine: EngineKind,
+    /// How many SAs fit.
+    pub sa_capacity: u32,
+}
+
+impl EventSink for EventSender {
+    fn send(&mut self, event: &Event) -> bool {
+        self.push(event).is_ok()
+    }
+}
+
+/// A worker. Everything that it needs is allocated when it is made.
+#[derive(Debug)]
+pub struct Worker<P> {
+    core: Core<P, EventSender>,
+    inbound: Inbound,
+    outbound: Outbound,
+    commands: CommandReceiver,
+    counters: CounterWriter,
+    sa_table: SaWriter,
+    heartbeat: Heartbeat,
+    wake: WakeReceiver,
+    rest: Rest,
+    me: WorkerId,
+    published_ms: u64,
+    /// When the last round ended.
+    clock: Duration,
+    losses_due: Duration,
+}
+
+/// The monotonic clock, as the channel's records use it.
+fn now() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(
+        now.tv_sec.try_into().unwrap_or(0),
+        now.tv_nsec.try_into().unwrap_or(0),
+    )
+}
+
+impl<P: Port> Worker<P> {
+    /// A worker with its queue of each port, by port number.
+    pub fn new(settings: Settings, ports: Vec<P>, end: WorkerEnd, handoff: Handoff) -> Self {
+        let now = now();
+        let tables = Tables::new(
+            settings.id.0,
+            settings.engine,
+            ports.len(),
+            settings.sa_capacity,
+            // Only to spread flows over the cache; no secret.
+            now.as_nanos() as u64,
+        );
+        Self {
+            core: Core::new(
+                tables,
+                ports,
+                settings.roles,
+                end.events,
+                handoff,
+                settings.sa_capacity,
+            ),
+            inbound: Inbound::default(),
+            outbound: Outbound::default(),
+            commands: end.commands,
+            counters: end.counters,
+            sa_table: end.sa_table,
+            heartbeat: end.heartbeat,
+            wake: end.wake,
+            rest: Rest::new(settings.polling),
+            me: settings.id,
+            published_ms: 0,
+            clock: now,
+            losses_due: now,
+        }
+    }
+
+    /// Works until `stop` is set. To be called on the worker's own, pinned thread; whoever sets `stop` also wakes the
+    /// worker.
+    pub fn run(&mut self, stop: &AtomicBool) {
+        self.clock = now();
+        while !stop.load(Ordering::Relaxed) {
+            let work = self.round(self.clock);
+            let worked_until = now();
+            let spent = worked_until.saturating_sub(self.clock).as_nanos() as u64;
+            let counter = if work > 0 {
+                Counter::TimeBusy
+            } else {
+                Counter::TimeIdle
+            };
+            self.counters.add(counter, spent);
+            self.clock = worked_until;
+            if self.rest.is_due(work, worked_until) {
+                self.sleep();
+            }
+        }
+    }
+
+    /// One round: commands, a burst from each port and from each other worker, and what follows from them. Gives how
+    /// many packets and commands there were.
+    pub fn round(&mut self, now: Duration) -> usize {
+        let now_ms = now.as_millis() as u64;
+        self.core.now_ms = now_ms;
+        self.heartbeat.beat(now_ms);
+        let commands = self.obey();
+        let packets = self.receive() + self.borrow();
+        for lent in self.core.handoff.take_back() {
+            if let Some(port) = self.core.ports.get_mut(usize::from(lent.port)) {
+                port.release([lent.frame]);
+            }
+        }
+        self.core.ports.iter_mut().for_each(Port::flush);
+        self.core.handoff.ring();
+        if packets > 0 {
+            self.core.tally.one(Counter::Bursts);
+        }
+        let counters = &self.counters;
+        self.core.tally.flush(
+            |counter, amount| counters.add(counter, amount),
+            |port, counter, amount| counters.add_port(PortId(port), counter, amount),
+        );
+        self.publish_dirty();
+        if now >= self.losses_due {
+            self.losses_due = now + LOSSES_EVERY;
+            self.report_losses();
+        }
+        self.core.events.flush();
+        commands + packets
+    }
+
+    /// Obeys what the control plane says.
+    fn obey(&mut self) -> usize {
+        let mut obeyed = 0;
+        while obeyed < COMMANDS_A_ROUND {
+            let Some(received) = self.commands.receive() else {
+                break;
+            };
+            let result = received.command.and_then(|command| self.apply(&command));
+            match result {
+                Ok(()) => self.core.tally.one(Counter::CommandsApplied),
+                Err(reason) => {
+                    self.core.tally.one(Counter::CommandsFailed);
+                    let sequence = received.sequence;
+                    self.core
+                        .events
+                        .send(&Event::CommandFailed { sequence, reason });
+                }
+            }
+            obeyed += 1;
+        }
+        if obeyed > 0 {
+            self.commands.applied();
+        }
+        obeyed
+    }
+
+    /// A burst from each port.
+    fn receive(&mut self) -> usize {
+        let mut packets = 0;
+        for number in 0..self.core.ports.len() {
+            let mut burst = ArrayVec::new();
+            if let Some(port) = self.core.ports.get_mut(number) {
+                port.receive(&mut burst);
+            }
+            if burst.is_empty() {
+                continue;
+            }
+            packets += burst.len();
+            let port = number as u8;
+            let bytes: usize = burst.iter().map(|frame| frame.len()).sum();
+            let tally = &mut self.core.tally;
+            tally.on_port(
+                port,
+                esplanade_channel::PortCounter::RxPackets,
+                burst.len() as u64,
+            );
+            tally.on_port(port, esplanade_channel::PortCounter::RxBytes, bytes as u64);
+            for frame in burst {
+                let lender = None;
+                self.enter(Arrived {
+                    frame,
+                    port,
+                    lender,
+                });
+            }
+            self.finish_burst();
+        }
+        packets
+    }
+
+    /// A burst from each other worker.
+    fn borrow(&mut self) -> usize {
+        let mut packets = 0;
+        for lender in 0..self.core.handoff.workers() {
+            let mut burst: ArrayVec<Arrived, BURST> = ArrayVec::new();
+            let take = |lent: handoff::Lent| {
+                burst.push(Arrived {
+                    frame: lent.frame,
+                    port: lent.port,
+                    lender: Some(lender as u16),
+                });
+            };
+            self.core.handoff.borrow(lender, take, BURST);
+            if burst.is_empty() {
+                continue;
+            }
+            packets += burst.len();
+            let tally = &mut self.core.tally;
+            tally.add(Counter::HandoffReceived, burst.len() as u64);
+            for arrived in burst {
+                self.enter(arrived);
+            }
+            self.finish_burst();
+        }
+        packets
+    }
+
+    #[inline]
+    fn enter(&mut self, arrived: Arrived) {
+        match self.core.role(arrived.port) {
+            Some(Role::Inside) => self.outbound.enter(&mut self.core, arrived),
+            Some(Role::Outside) => self.inbound.enter(&mut self.core, arrived),
+            None => self.core.drop(arrived, Counter::InNotOurs),
+        }
+    }
+
+    #[inline]
+    fn finish_burst(&mut self) {
+        self.inbound.run(&mut self.core);
+        self.outbound.run(&mut self.core);
+    }
+
+    #[cold]
+    fn report_losses(&mut self) {
+        let mut total = Losses::default();
+        for losses in self.core.ports.iter().map(Port::losses) {
+            total.receive_ring_full += losses.receive_ring_full;
+            total.fill_ring_empty += losses.fill_ring_empty;
+            total.receive_dropped += losses.receive_dropped;
+            total.invalid_descriptors += losses.invalid_descriptors;
+            total.frames_leaked += losses.frames_leaked;
+        }
+        let counters = &self.counters;
+        counters.set(Counter::RxRingFull, total.receive_ring_full);
+        counters.set(Counter::RxFillEmpty, total.fill_ring_empty);
+        counters.set(Counter::RxDropped, total.receive_dropped);
+        counters.set(Counter::InvalidDescriptors, total.invalid_descriptors);
+        counters.set(Counter::FramesLeaked, total.frames_leaked);
+    }
+}

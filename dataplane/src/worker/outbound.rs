@@ -1,0 +1,441 @@
+//! Outbound processing (RFC 4301 5.1): plain packets from inside ports, through the SPD and an SA, to the wire.
+//!
+//! Stages over the burst: policy, SA, size, header and sequence number of each packet; then one batch through the
+//! crypto engine, from the received frames into frames of the ports that they leave by; then outer headers.
+
+use super::{
+    core::{Arrived, Batch, Core, grow_old},
+    packet::{self, ETHERNET, Ip, Outer},
+    reports::{EventSink, sa_id},
+};
+use crate::port::{BURST, Port, TxFrame};
+use arrayvec::ArrayVec;
+use esplanade_channel::{Counter, Event, PolicyId};
+use esplanade_crypto::{Aad, ExplicitIv, SealJob, Trailer, seal_batch};
+use esplanade_ipsec::{
+    esp,
+    id::SaId,
+    sa::{NextHop, OutboundSa},
+    sad::Whereabouts,
+    selector::Flow,
+    spd::{Action, Decision},
+};
+use esplanade_wire::{icmpv4, ipv4};
+
+/// A plain packet that waits for its decision.
+#[derive(Debug)]
+struct Plain {
+    arrived: Arrived,
+    ip: Ip,
+}
+
+/// Where the plaintext of a packet to be sealed is.
+#[derive(Debug)]
+enum Source {
+    /// In the frame that it came in.
+    Received(Arrived),
+    /// In a frame of ours: a fragment.
+    Built { frame: TxFrame, port: u8 },
+}
+
+impl Source {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Received(arrived) => &arrived.frame,
+            Self::Built { frame, .. } => frame,
+        }
+    }
+}
+
+/// A packet that has everything but its ciphertext and its outer headers.
+#[derive(Debug)]
+struct Sealing {
+    source: Source,
+    /// The length of the inner packet, which begins behind the Ethernet header's place.
+    length: usize,
+    target: TxFrame,
+    next_hop: NextHop,
+    sa: SaId,
+    /// Spent by the job.
+    iv: Option<ExplicitIv>,
+    aad: Aad,
+    trailer: Trailer,
+    outer: Outer,
+}
+
+/// The outbound half of the pipeline.
+#[derive(Debug, Default)]
+pub struct Outbound {
+    waiting: Batch<Plain>,
+    sealing: Batch<Sealing>,
+}
+
+impl Outbound {
+    /// Takes a packet from an inside port.
+    #[inline]
+    pub fn enter<P: Port, E: EventSink>(&mut self, core: &mut Core<P, E>, arrived: Arrived) {
+        match packet::read_frame(&arrived.frame) {
+            Ok(ip) if !self.waiting.is_full() => self.waiting.push(Plain { arrived, ip }),
+            Ok(_) => core.drop(arrived, Counter::NoTxFrame),
+            Err(packet::Refused::Checksum) => core.drop(arrived, Counter::OutBadChecksum),
+            Err(_) => core.drop(arrived, Counter::OutHdrError),
+        }
+    }
+
+    /// Takes the packets that entered through all stages.
+    pub fn run<P: Port, E: EventSink>(&mut self, core: &mut Core<P, E>) {
+        let Self { waiting, sealing } = self;
+        for plain in waiting.drain(..) {
+            decide(core, sealing, plain);
+        }
+        seal(core, sealing);
+    }
+}
+
+/// RFC 4301 5.1: the SPD says what is to be done.
+#[inline]
+fn decide<P: Port, E: EventSink>(
+    core: &mut Core<P, E>,
+    sealing: &mut Batch<Sealing>,
+    plain: Plain,
+) {
+    let Plain { arrived, ip } = plain;
+    let flow = ip.flow_out();
+    let Some(decision) = core.tables.spd.lookup(&flow) else {
+        let reason = if ip.is_later_fragment {
+            Counter::OutFragmentNoPorts
+        } else {
+            Counter::OutNoPols
+        };
+        return core.drop(arrived, reason);
+    };
+    match decision.action {
+        Action::Discard => core.drop(arrived, Counter::OutPolBlock),
+        Action::Bypass => forward(core, arrived, &ip, Counter::OutBypassPackets),
+        Action::Protect => protect(core, sealing, arrived, &ip, &flow, decision),
+    }
+}
+
+#[inline]
+fn protect<P: Port, E: EventSink>(
+    core: &mut Core<P, E>,
+    sealing: &mut Batch<Sealing>,
+    arrived: Arrived,
+    ip: &Ip,
+    flow: &Flow,
+    decision: Decision,
+) {
+    let selected = core
+        .tables
+        .spd
+        .group(decision.group)
+        .and_then(|group| group.outbound)
+        .and_then(SaId::new);
+    let Some(id) = selected else {
+        return acquire(core, arrived, flow, decision);
+    };
+    match core.tables.outbound.locate(id) {
+        Whereabouts::Here => through_sa(core, sealing, arrived, ip, id),
+        Whereabouts::Owned { by } => core.lend(arrived, by, Counter::OutStateInvalid),
+        Whereabouts::Unknown { .. } => acquire(core, arrived, flow, decision),
+    }
+}
+
+/// No SA, no packet; but the control plane is told that one is wanted.
+#[cold]
+fn acquire<P: Port, E: EventSink>(
+    core: &mut Core<P, E>,
+    arrived: Arrived,
+    flow: &Flow,
+    decision: Decision,
+) {
+    if let Some(group) = core.tables.spd.group_mut(decision.group) {
+        let policy = PolicyId(decision.policy.0);
+        let asked = &mut group.acquired_ms;
+        core.reports
+            .acquire(&mut core.events, policy, asked, flow, core.now_ms);
+    }
+    core.drop(arrived, Counter::OutNoStates);
+}
+
+/// Everything about the packet that does not need its ciphertext.
+#[inline]
+fn through_sa<P: Port, E: EventSink>(
+    core: &mut Core<P, E>,
+    sealing: &mut Batch<Sealing>,
+    mut arrived: Arrived,
+    ip: &Ip,
+    id: SaId,
+) {
+    let Some((next_hop, inner_mtu)) = way(core, id) else {
+        return core.finish(arrived);
+    };
+    // RFC 4301 5.1.2.1 note 3: "If the inner packet's TTL [...] is decremented" as forwarding does.
+    if ip.ttl <= 1 {
+        core.answer(&arrived, icmpv4::Error::TtlExceeded);
+        return core.drop(arrived, Counter::OutTtlExpired);
+    }
+    let fits = ip.length <= usize::from(inner_mtu);
+    if !fits && ip.dont_fragment {
+        core.answer(
+            &arrived,
+            icmpv4::Error::FragmentationNeeded { mtu: inner_mtu },
+        );
+        return core.drop(arrived, Counter::OutTooBig);
+    }
+    packet::decrement_ttl(&mut arrived.frame);
+    let clamps = |port: &crate::fib::PortFacts| port.mss_clamp;
+    if ip.is_syn && core.tables.fib.port(arrived.port).is_some_and(clamps) {
+        let lowered = packet::clamp_mss(&mut arrived.frame, ip, inner_mtu);
+        core.tally.add(Counter::OutMssClamped, lowered.into());
+    }
+    if fits {
+        let source = Source::Received(arrived);
+        enqueue(core, sealing, source, ip, ip.length, id, next_hop);
+    } else {
+        fragment(core, sealing, arrived, ip, id, next_hop, inner_mtu);
+    }
+}
+
+/// The next hop of an SA's packets and the largest inner packet, remembered in the SA until the FIB changes.
+/// `None`, and counted, when the packet cannot go that way.
+#[inline]
+fn way<P: Port, E: EventSink>(core: &mut Core<P, E>, id: SaId) -> Option<(NextHop, u16)> {
+    let generation = core.tables.fib.generation();
+    let sa = core.tables.outbound.get_mut(id)?;
+    if sa.expired {
+        remind_of_end(&mut core.events, sa);
+        core.tally.one(Counter::OutStateExpired);
+        return None;
+    }
+    if sa.next_hop_generation == generation
+        && let Some(next_hop) = sa.next_hop
+    {
+        return Some((next_hop, sa.inner_mtu));
+    }
+    let remote = sa.remote;
+    let next_hop = core.resolve(remote)?;
+    let sa = core.tables.outbound.get_mut(id)?;
+    let path_mtu = match sa.path_mtu {
+        0 => next_hop.mtu,
+        path_mtu => path_mtu.min(next_hop.mtu),
+    };
+    sa.inner_mtu = esp::inner_mtu(path_mtu, sa.encapsulation.is_some());
+    sa.next_hop = Some(next_hop);
+    sa.next_hop_generation = generation;
+    Some((next_hop, sa.inner_mtu))
+}
+
+/// Tells that an SA has ended, if that could not be told when it did.
+#[cold]
+fn remind_of_end(events: &mut impl EventSink, sa: &mut OutboundSa) {
+    if !sa.announced.hard_lifetime
+        && let Some(sa_id) = sa_id(sa.id)
+    {
+        sa.announced.hard_lifetime = events.send(&Event::HardLifetime { sa: sa_id });
+    }
+}
+
+/// Takes the packet's frame and its sequence number, in this order, so that no number is taken in vain.
+#[inline]
+fn enqueue<P: Port, E: EventSink>(
+    core: &mut Core<P, E>,
+    sealing: &mut Batch<Sealing>,
+    source: Source,
+    ip: &Ip,
+    length: usize,
+    id: SaId,
+    next_hop: NextHop,
+) {
+    if sealing.is_full() {
+        seal(core, sealing);
+    }
+    let identification = core.next_identification();
+    let Some(target) = core.allocate(next_hop.port, packet::MAX_AROUND + length) else {
+        return finish(core, source);
+    };
+    let Some(sa) = core.tables.outbound.get_mut(id) else {
+        core.discard(next_hop.port, target);
+        return finish(core, source);
+    };
+    let Some(number) = sa.sequence.take() else {
+        sa.expired = true;
+        remind_of_end(&mut core.events, sa);
+        core.tally.one(Counter::OutStateSeqError);
+        core.discard(next_hop.port, target);
+        return finish(core, source);
+    };
+    if sa.sequence.is_near_end() && !sa.announced.near_end {
+        announce_near_end(&mut core.events, sa);
+    }
+    if sa.usage.count(length) {
+        let (usage, announced) = (&mut sa.usage, &mut sa.announced);
+        sa.expired |= grow_old(&mut core.events, id, usage, &sa.cold, announced);
+    }
+    sa.used_ms = core.now_ms;
+    Core::<P, E>::touch(&mut core.dirty, &mut sa.dirty, id);
+
+    let aad = if sa.extended {
+        Aad::extended(sa.spi, number.number())
+    } else {
+        Aad::plain(sa.spi, number.low())
+    };
+    let sequence = number.low();
+    let iv = number.into_iv();
+    let outer = Outer::new(sa, ip, length, identification, sequence, iv.bytes());
+    let trailer = Trailer::for_payload(length, esp::NEXT_IPV4);
+    sealing.push(Sealing {
+        source,
+        length,
+        target,
+        next_hop,
+        sa: id,
+        iv: Some(iv),
+        aad,
+        trailer,
+        outer,
+    });
+}
+
+#[cold]
+fn announce_near_end(events: &mut impl EventSink, sa: &mut OutboundSa) {
+    if let Some(sa_id) = sa_id(sa.id) {
+        sa.announced.near_end = events.send(&Event::SequenceNearEnd { sa: sa_id });
+    }
+}
+
+/// Cuts a packet without DF into fragments that fit, each protected on its own (RFC 4301 7).
+#[cold]
+fn fragment<P: Port, E: EventSink>(
+    core: &mut Core<P, E>,
+    sealing: &mut Batch<Sealing>,
+    arrived: Arrived,
+    ip: &Ip,
+    id: SaId,
+    next_hop: NextHop,
+    inner_mtu: u16,
+) {
+    let inner = arrived.frame.get(ETHERNET..).unwrap_or_default();
+    let cut = ipv4::Packet::new_checked(inner)
+        .ok()
+        .and_then(|packet| ipv4::fragments(packet, inner_mtu.into()));
+    let Some(cut) = cut else {
+        return core.drop(arrived, Counter::OutTooBigNoDf);
+    };
+    for piece in cut {
+        let length = piece.total_len();
+        let Some(mut frame) = core.allocate(next_hop.port, ETHERNET + length) else {
+            break;
+        };
+        let payload = inner.get(piece.payload()).unwrap_or_default();
+        packet::write_fragment(&mut frame, piece.header(), payload);
+        let port = next_hop.port;
+        let source = Source::Built { frame, port };
+        enqueue(core, sealing, source, ip, length, id, next_hop);
+    }
+    core.finish(arrived);
+}
+
+/// Seals all that wait, in one batch, and sends them.
+fn seal<P: Port, E: EventSink>(core: &mut Core<P, E>, sealing: &mut Batch<Sealing>) {
+    if sealing.is_empty() {
+        return;
+    }
+    let mut sealed = [false; BURST];
+    let mut jobs: Batch<SealJob<'_>> = ArrayVec::new();
+    for (packet, sealed) in sealing.iter_mut().zip(&mut sealed) {
+        let start = packet.outer.ciphertext_at();
+        let length = packet.length + packet.trailer.len() + esp::ICV;
+        let key = core.tables.outbound.get(packet.sa).map(|sa| &sa.key);
+        let plaintext = packet
+            .source
+            .bytes()
+            .get(ETHERNET..ETHERNET + packet.length);
+        let out = packet.target.get_mut(start..start + length);
+        if let (Some(key), Some(iv), Some(plaintext), Some(out)) =
+            (key, packet.iv.take(), plaintext, out)
+            && let Ok(job) = SealJob::new(key, iv, packet.aad, plaintext, packet.trailer, out)
+        {
+            *sealed = true;
+            jobs.push(job);
+        }
+    }
+    seal_batch(&mut jobs);
+    drop(jobs);
+    for (packet, sealed) in sealing.drain(..).zip(sealed) {
+        send(core, packet, sealed);
+    }
+}
+
+/// Writes what lies around the ciphertext, and sends.
+#[inline]
+fn send<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: Sealing, sealed: bool) {
+    let Sealing {
+        source,
+        length,
+        mut target,
+        next_hop,
+        outer,
+        ..
+    } = packet;
+    let written = outer.write(&mut target, &next_hop).filter(|_| sealed);
+    match written {
+        Some(total) => {
+            target.set_len(total);
+            if core.transmit(next_hop.port, target) {
+                core.tally.one(Counter::OutPackets);
+                core.tally.add(Counter::OutBytes, length as u64);
+                core.tally
+                    .add(Counter::OutEspBytes, (total - ETHERNET) as u64);
+            }
+        }
+        None => {
+            core.discard(next_hop.port, target);
+            core.tally.one(Counter::OutStateProtoError);
+        }
+    }
+    finish(core, source);
+}
+
+fn finish<P: Port, E: EventSink>(core: &mut Core<P, E>, source: Source) {
+    match source {
+        Source::Received(arrived) => core.finish(arrived),
+        Source::Built { frame, port } => core.discard(port, frame),
+    }
+}
+
+/// Sends a packet on as it is: copied, with one less to live.
+pub fn forward<P: Port, E: EventSink>(
+    core: &mut Core<P, E>,
+    arrived: Arrived,
+    ip: &Ip,
+    counter: Counter,
+) {
+    let Some(next_hop) = core.resolve(ip.destination) else {
+        return core.finish(arrived);
+    };
+    if ip.ttl <= 1 {
+        core.answer(&arrived, icmpv4::Error::TtlExceeded);
+        return core.drop(arrived, Counter::OutTtlExpired);
+    }
+    if ip.length > usize::from(next_hop.mtu) {
+        if ip.dont_fragment {
+            let error = icmpv4::Error::FragmentationNeeded { mtu: next_hop.mtu };
+            core.answer(&arrived, error);
+        }
+        return core.drop(arrived, Counter::PacketTooBig);
+    }
+    let total = ETHERNET + ip.length;
+    if let Some(mut target) = core.allocate(next_hop.port, total) {
+        if let (Some(to), Some(from)) = (target.get_mut(..total), arrived.frame.get(..total)) {
+            to.copy_from_slice(from);
+        }
+        packet::decrement_ttl(&mut target);
+        packet::write_ethernet(&mut target, &next_hop);
+        target.set_len(total);
+        if core.transmit(next_hop.port, target) {
+            core.tally.one(counter);
+        }
+    }
+    core.finish(arrived);
+}

@@ -1,0 +1,183 @@
+//! What a worker tells of its SAs in the shared table: all of it when they come and go, the counts now and then.
+
+use super::{Worker, reports::sa_id};
+use crate::port::Port;
+use esplanade_channel::{
+    Aead, Command, CommandError, Direction, Label, PolicyId, SaRecord, SaState, SaStatistics,
+    UdpPorts,
+};
+use esplanade_crypto::Algorithm;
+use esplanade_ipsec::{
+    id::SaId,
+    sa::{ColdSa, InboundSa, OutboundSa},
+    spd,
+};
+
+/// How long the counts of an SA may be behind.
+const EVERY_MS: u64 = 20;
+/// SAs published in one round.
+const A_ROUND: usize = 32;
+
+fn state(expired: bool, soft_lifetime: bool) -> SaState {
+    match (expired, soft_lifetime) {
+        (true, _) => SaState::Dead,
+        (_, true) => SaState::Dying,
+        _ => SaState::Mature,
+    }
+}
+
+fn inbound_news(sa: &InboundSa) -> (SaState, SaStatistics) {
+    let statistics = SaStatistics {
+        packets: sa.usage.packets(),
+        bytes: sa.usage.bytes(),
+        sequence: sa.window.highest(),
+        replays: sa.replayed,
+        forged: sa.forged,
+        last_used_ms: sa.used_ms,
+    };
+    (state(sa.expired, sa.announced.soft_lifetime), statistics)
+}
+
+fn outbound_news(sa: &OutboundSa) -> (SaState, SaStatistics) {
+    let statistics = SaStatistics {
+        packets: sa.usage.packets(),
+        bytes: sa.usage.bytes(),
+        sequence: sa.sequence.next(),
+        replays: 0,
+        forged: 0,
+        last_used_ms: sa.used_ms,
+    };
+    let dying = sa.announced.soft_lifetime || sa.announced.near_end;
+    (state(sa.expired, dying), statistics)
+}
+
+impl<P: Port> Worker<P> {
+    /// Obeys a command, and keeps the shared table of SAs in step.
+    pub(super) fn apply(&mut self, command: &Command) -> Result<(), CommandError> {
+        let before = match command {
+            Command::SelectOutbound { policy, .. } => {
+                self.core.tables.spd.selected(spd::PolicyId(policy.0))
+            }
+            _ => None,
+        };
+        if let Command::RemoveSa { sa } = command
+            && self.owns(*sa)
+        {
+            self.sa_table.clear(*sa);
+        }
+        self.core.tables.apply(command)?;
+        match command {
+            Command::InstallInbound(sa) => self.publish(sa.sa),
+            Command::InstallOutbound(sa) => self.publish(sa.sa),
+            Command::SelectOutbound { sa, .. } => {
+                let old = before.and_then(esplanade_channel::SaId::new);
+                if let Some(old) = old.filter(|old| old != sa && self.owns(*old)) {
+                    self.sa_table.select(old, false);
+                }
+                if self.owns(*sa) {
+                    self.sa_table.select(*sa, true);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether the SA's record is here.
+    fn owns(&self, sa: esplanade_channel::SaId) -> bool {
+        SaId::new(sa.value()).is_some_and(|id| {
+            self.core.tables.inbound.get(id).is_some()
+                || self.core.tables.outbound.get(id).is_some()
+        })
+    }
+
+    /// Writes the whole record of an SA that we own.
+    fn publish(&mut self, sa: esplanade_channel::SaId) {
+        let Some(id) = SaId::new(sa.value()) else {
+            return;
+        };
+        if let Some(record) = self.core.tables.inbound.get(id) {
+            let (state, statistics) = inbound_news(record);
+            self.sa_table.publish(&SaRecord {
+                spi: sa.value(),
+                direction: Direction::Inbound,
+                esn: record.window.is_extended(),
+                window: record.window.size(),
+                selected: false,
+                state,
+                statistics,
+                ..self.cold_record(sa, record.policy, &record.cold)
+            });
+        } else if let Some(record) = self.core.tables.outbound.get(id) {
+            let (state, statistics) = outbound_news(record);
+            let policy = record.policy;
+            self.sa_table.publish(&SaRecord {
+                spi: record.spi,
+                direction: Direction::Outbound,
+                esn: record.extended,
+                window: 0,
+                selected: self.core.tables.spd.selected(policy) == Some(id.get()),
+                state,
+                statistics,
+                ..self.cold_record(sa, record.policy, &record.cold)
+            });
+        }
+    }
+
+    fn cold_record(
+        &self,
+        sa: esplanade_channel::SaId,
+        policy: spd::PolicyId,
+        cold: &ColdSa,
+    ) -> SaRecord {
+        SaRecord {
+            sa,
+            spi: 0,
+            direction: Direction::Inbound,
+            policy: PolicyId(policy.0),
+            owner: self.me,
+            state: SaState::Mature,
+            selected: false,
+            label: Label::from_bytes(cold.label).unwrap_or(Label::new("")),
+            aead: match cold.algorithm {
+                Algorithm::Aes128Gcm16 => Aead::Aes128Gcm16,
+                Algorithm::Aes256Gcm16 => Aead::Aes256Gcm16,
+            },
+            local: cold.local,
+            remote: cold.remote,
+            encapsulation: cold.encapsulation.map(|ports| UdpPorts {
+                local: ports.local,
+                remote: ports.remote,
+            }),
+            esn: false,
+            window: 0,
+            statistics: SaStatistics::default(),
+        }
+    }
+
+    /// Writes the counts of SAs that carried packets, a few each round.
+    pub(super) fn publish_dirty(&mut self) {
+        let core = &mut self.core;
+        if core.dirty.is_empty() || core.now_ms < self.published_ms + EVERY_MS {
+            return;
+        }
+        for _ in 0..A_ROUND {
+            let Some(id) = core.dirty.pop() else {
+                self.published_ms = core.now_ms;
+                return;
+            };
+            let news = if let Some(sa) = core.tables.inbound.get_mut(id) {
+                sa.dirty = false;
+                inbound_news(sa)
+            } else if let Some(sa) = core.tables.outbound.get_mut(id) {
+                sa.dirty = false;
+                outbound_news(sa)
+            } else {
+                continue;
+            };
+            if let Some(sa) = sa_id(id) {
+                self.sa_table.update(sa, news.0, &news.1);
+            }
+        }
+    }
+}

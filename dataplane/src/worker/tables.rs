@@ -1,0 +1,316 @@
+//! What a worker decides by, and the commands that change it: SAD, SPD and FIB, its own copy of each.
+
+use crate::fib::{Fib, PortFacts, Route, TableFull};
+use esplanade_channel as channel;
+use esplanade_channel::{Command, CommandError};
+use esplanade_crypto::{Algorithm, EngineKind, OpeningKey, SealingKey};
+use esplanade_ipsec::{
+    id::SaId,
+    replay::{MAX_WINDOW, ReplayWindow},
+    sa::{Announced, ColdSa, DfPolicy, InboundSa, Lifetime, OutboundSa, UdpPorts, Usage},
+    sad::{Sad, SadError, Whereabouts},
+    selector::{AddressRange, PortRange, Selector},
+    sequence::OutboundSequence,
+    spd::{Action, Policy, PolicyId, Spd, SpdFull, UnknownPolicy},
+};
+use esplanade_wire::ethernet::MacAddress;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// The most policies that a worker keeps.
+pub const MAX_POLICIES: usize = 16_384;
+/// Flows whose policy is remembered.
+const FLOWS: usize = 65_536;
+
+/// A worker's tables.
+#[derive(Debug)]
+pub struct Tables {
+    /// Inbound SAs by SPI.
+    pub inbound: Sad<InboundSa>,
+    /// Outbound SAs by identifier.
+    pub outbound: Sad<OutboundSa>,
+    /// Policies.
+    pub spd: Spd,
+    /// Next hops.
+    pub fib: Fib,
+    me: u16,
+    engine: EngineKind,
+}
+
+impl Tables {
+    /// Empty tables of worker `me`.
+    pub fn new(me: u16, engine: EngineKind, ports: usize, sa_capacity: u32, seed: u64) -> Self {
+        Self {
+            inbound: Sad::new(sa_capacity),
+            outbound: Sad::new(sa_capacity),
+            spd: Spd::new(MAX_POLICIES, FLOWS, seed),
+            fib: Fib::new(ports),
+            me,
+            engine,
+        }
+    }
+
+    /// Obeys one command.
+    ///
+    /// # Errors
+    ///
+    /// Why not; the tables are as before.
+    pub fn apply(&mut self, command: &Command) -> Result<(), CommandError> {
+        match command {
+            Command::InstallInbound(sa) => self.install_inbound(sa),
+            Command::InstallOutbound(sa) => self.install_outbound(sa),
+            Command::RemoveSa { sa } => {
+                let sa = identifier(*sa)?;
+                let known = self.inbound.remove(sa).is_some() | self.outbound.remove(sa).is_some();
+                known.then_some(()).ok_or(CommandError::UnknownSa)
+            }
+            Command::SelectOutbound { policy, sa } => {
+                let sa = identifier(*sa)?;
+                if let Whereabouts::Unknown { .. } = self.outbound.locate(sa) {
+                    return Err(CommandError::UnknownSa);
+                }
+                self.spd
+                    .select(PolicyId(policy.0), sa.get())
+                    .map_err(unknown_policy)
+            }
+            Command::SetPolicy(policy) => self.spd.set(convert_policy(policy)?).map_err(spd_full),
+            Command::RemovePolicy { id } => self.spd.remove(PolicyId(id.0)).map_err(unknown_policy),
+            Command::SetRoute {
+                prefix,
+                port,
+                gateway,
+                mtu,
+                unreachable,
+            } => {
+                let route = Route {
+                    port: port.map(|port| port.0),
+                    gateway: gateway.map(v4).transpose()?,
+                    mtu: *mtu,
+                    unreachable: *unreachable,
+                };
+                self.fib
+                    .set_route(v4(prefix.address())?, prefix.length(), route)
+                    .map_err(fib_full)
+            }
+            Command::RemoveRoute { prefix } => {
+                self.fib
+                    .remove_route(v4(prefix.address())?, prefix.length());
+                Ok(())
+            }
+            Command::SetNeighbor { port, address, mac } => self
+                .fib
+                .set_neighbor(port.0, v4(*address)?, MacAddress(*mac))
+                .map_err(fib_full),
+            Command::RemoveNeighbor { port, address } => {
+                self.fib.remove_neighbor(port.0, v4(*address)?);
+                Ok(())
+            }
+            Command::SetPort {
+                port,
+                mac,
+                mtu,
+                address,
+                mss_clamp,
+            } => {
+                let facts = PortFacts {
+                    mac: MacAddress(*mac),
+                    mtu: *mtu,
+                    address: *address,
+                    mss_clamp: *mss_clamp,
+                };
+                let known = self.fib.set_port(port.0, facts);
+                known.then_some(()).ok_or(CommandError::NoSuchPort)
+            }
+            Command::BeginSync => {
+                self.spd.begin_sync();
+                self.fib.begin_sync();
+                Ok(())
+            }
+            Command::EndSync => {
+                self.spd.end_sync();
+                self.fib.end_sync();
+                Ok(())
+            }
+            Command::SetLocalAddress { .. }
+            | Command::RemoveLocalAddress { .. }
+            | Command::SetProtected { .. }
+            | Command::RemoveProtected { .. } => Err(CommandError::WrongRing),
+        }
+    }
+
+    fn install_inbound(&mut self, sa: &channel::InboundSa) -> Result<(), CommandError> {
+        let id = identifier(sa.sa)?;
+        if self.outbound.locate(id) != (Whereabouts::Unknown { stale: false }) {
+            return Err(CommandError::SlotTaken);
+        }
+        if sa.window > MAX_WINDOW {
+            return Err(CommandError::WindowTooLarge);
+        }
+        let record = if self.is_for_us(sa.owner.0, self.inbound.locate(id)) {
+            let key = OpeningKey::new(self.engine, algorithm(sa.aead), sa.key.as_bytes())
+                .map_err(|_| CommandError::KeyLength)?;
+            let lifetime = lifetime(&sa.lifetime);
+            Some(Box::new(InboundSa {
+                window: ReplayWindow::new(sa.window, sa.esn),
+                key,
+                id,
+                policy: PolicyId(sa.policy.0),
+                exit_port: 0,
+                expired: false,
+                dirty: false,
+                announced: Announced::default(),
+                usage: Usage::new(&lifetime),
+                replayed: 0,
+                forged: 0,
+                used_ms: 0,
+                cold: Box::new(ColdSa {
+                    algorithm: algorithm(sa.aead),
+                    local: sa.local,
+                    remote: sa.remote,
+                    encapsulation: sa.encapsulation.map(udp_ports),
+                    lifetime,
+                    label: *sa.label.bytes(),
+                }),
+            }))
+        } else {
+            None
+        };
+        self.inbound
+            .insert(id, sa.owner.0, record)
+            .map_err(sad_refusal)?;
+        Ok(())
+    }
+
+    fn install_outbound(&mut self, sa: &channel::OutboundSa) -> Result<(), CommandError> {
+        let id = identifier(sa.sa)?;
+        if self.inbound.locate(id) != (Whereabouts::Unknown { stale: false }) {
+            return Err(CommandError::SlotTaken);
+        }
+        let record = if self.is_for_us(sa.owner.0, self.outbound.locate(id)) {
+            let key = SealingKey::new(self.engine, algorithm(sa.aead), sa.key.as_bytes())
+                .map_err(|_| CommandError::KeyLength)?;
+            let lifetime = lifetime(&sa.lifetime);
+            Some(Box::new(OutboundSa {
+                sequence: OutboundSequence::new(sa.esn),
+                key,
+                usage: Usage::new(&lifetime),
+                local: v4(sa.local)?,
+                remote: v4(sa.remote)?,
+                policy: PolicyId(sa.policy.0),
+                spi: sa.spi,
+                id,
+                encapsulation: sa.encapsulation.map(udp_ports),
+                next_hop_generation: 0,
+                next_hop: None,
+                path_mtu: sa.path_mtu,
+                inner_mtu: 0,
+                extended: sa.esn,
+                copy_dscp: sa.copy_dscp,
+                df: match sa.df {
+                    channel::DfPolicy::Copy => DfPolicy::Copy,
+                    channel::DfPolicy::Set => DfPolicy::Set,
+                    channel::DfPolicy::Clear => DfPolicy::Clear,
+                },
+                expired: false,
+                dirty: false,
+                announced: Announced::default(),
+                used_ms: 0,
+                cold: Box::new(ColdSa {
+                    algorithm: algorithm(sa.aead),
+                    local: sa.local,
+                    remote: sa.remote,
+                    encapsulation: sa.encapsulation.map(udp_ports),
+                    lifetime,
+                    label: *sa.label.bytes(),
+                }),
+            }))
+        } else {
+            None
+        };
+        self.outbound
+            .insert(id, sa.owner.0, record)
+            .map_err(sad_refusal)?;
+        Ok(())
+    }
+
+    /// Whether an SA is new and ours, so that its key is of use here.
+    fn is_for_us(&self, owner: u16, whereabouts: Whereabouts) -> bool {
+        owner == self.me && whereabouts != Whereabouts::Here
+    }
+}
+
+fn identifier(sa: channel::SaId) -> Result<SaId, CommandError> {
+    SaId::new(sa.value()).ok_or(CommandError::Malformed)
+}
+
+fn v4(address: IpAddr) -> Result<Ipv4Addr, CommandError> {
+    match address {
+        IpAddr::V4(address) => Ok(address),
+        IpAddr::V6(_) => Err(CommandError::AddressFamily),
+    }
+}
+
+fn algorithm(aead: channel::Aead) -> Algorithm {
+    match aead {
+        channel::Aead::Aes128Gcm16 => Algorithm::Aes128Gcm16,
+        channel::Aead::Aes256Gcm16 => Algorithm::Aes256Gcm16,
+    }
+}
+
+fn udp_ports(ports: channel::UdpPorts) -> UdpPorts {
+    UdpPorts {
+        local: ports.local,
+        remote: ports.remote,
+    }
+}
+
+fn lifetime(lifetime: &channel::Lifetime) -> Lifetime {
+    Lifetime {
+        soft_packets: lifetime.soft_packets,
+        hard_packets: lifetime.hard_packets,
+        soft_bytes: lifetime.soft_bytes,
+        hard_bytes: lifetime.hard_bytes,
+    }
+}
+
+fn convert_policy(policy: &channel::Policy) -> Result<Policy, CommandError> {
+    let addresses = |side: &channel::Selector| AddressRange::new(side.first, side.last);
+    let ports = |side: &channel::Selector| PortRange::new(side.ports.0, side.ports.1);
+    let selector = || {
+        Some(Selector {
+            local: addresses(&policy.local)?,
+            remote: addresses(&policy.remote)?,
+            local_ports: ports(&policy.local)?,
+            remote_ports: ports(&policy.remote)?,
+            protocol: policy.protocol,
+        })
+    };
+    Ok(Policy {
+        id: PolicyId(policy.id.0),
+        priority: policy.priority,
+        action: match policy.action {
+            channel::PolicyAction::Protect => Action::Protect,
+            channel::PolicyAction::Bypass => Action::Bypass,
+            channel::PolicyAction::Discard => Action::Discard,
+        },
+        selector: selector().ok_or(CommandError::Malformed)?,
+    })
+}
+
+fn sad_refusal(error: SadError) -> CommandError {
+    match error {
+        SadError::NoSuchSlot { .. } => CommandError::NoSuchSlot,
+        SadError::Taken { .. } => CommandError::SlotTaken,
+    }
+}
+
+fn spd_full(_: SpdFull) -> CommandError {
+    CommandError::TableFull
+}
+
+fn fib_full(_: TableFull) -> CommandError {
+    CommandError::TableFull
+}
+
+fn unknown_policy(_: UnknownPolicy) -> CommandError {
+    CommandError::UnknownPolicy
+}
