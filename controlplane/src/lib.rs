@@ -8,7 +8,10 @@
 pub mod api;
 pub mod cli;
 mod configuration;
+pub mod daemon;
+pub mod guard;
 pub mod logging;
+pub mod netlink;
 pub mod privileges;
 mod readiness;
 pub mod supervisor;

@@ -194,4 +194,5 @@ async fn with_keep_the_dataplane_stays() {
     assert!(Path::new("/proc").join(pid.trim()).exists());
     let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    bench.until(|log| log.contains("dataplane term")).await;
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
+use esplanade_config::Config;
 
 use crate::{
     api::{Layer, Report, Request, Response, Target},
@@ -208,19 +209,22 @@ fn ask(
 }
 
 fn check(config: &Path, json: bool) -> ExitCode {
-    match configuration::load(config) {
-        Ok(_) if json => print("{\"valid\":true}\n"),
-        Ok(_) => print(&format!("{} is valid\n", config.display())),
-        Err(words) => {
-            if json {
-                let value = serde_json::json!({ "valid": false, "problems": words });
-                let _ = print(&format!("{value}\n"));
-            } else {
-                eprintln!("{}", words.join("\n\n"));
-            }
-            ExitCode::from(REFUSED)
+    let (valid, problems) = match Config::load(config) {
+        Ok(config) => (true, config.warnings),
+        Err(problems) => (false, problems),
+    };
+    if json {
+        let value = serde_json::json!({ "valid": valid, "problems": problems });
+        let _ = print(&format!("{value}\n"));
+    } else {
+        if !problems.is_empty() {
+            eprintln!("{}\n", configuration::words(&problems));
+        }
+        if valid {
+            let _ = print(&format!("{} is valid\n", config.display()));
         }
     }
+    ExitCode::from(if valid { 0 } else { REFUSED })
 }
 
 fn run(config: PathBuf, run_dir: PathBuf, keep: bool) -> ExitCode {

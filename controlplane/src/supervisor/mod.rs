@@ -167,9 +167,7 @@ fn find(
 /// See [`RunError`].
 pub fn run(plan: Plan) -> Result<(), RunError> {
     crate::logging::start();
-    if let Err(problems) = configuration::load(&plan.config) {
-        return Err(RunError::Config(problems.join("\n\n")));
-    }
+    configuration::load(&plan.config).map_err(RunError::Config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

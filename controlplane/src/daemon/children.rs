@@ -1,0 +1,306 @@
+//! Child SAs on their way into the dataplane: which worker owns them, under which names, with which limits.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
+
+use esplanade_channel::{
+    self as channel, Command, DfPolicy, Direction, InboundSa, KeyMaterial, Label, Lifetime,
+    OutboundSa, SaId, SaRecord, WorkerId,
+};
+use esplanade_config::{Child, Config, Df};
+use esplanade_ike::{AdoptedChild, ChildSa, UdpPorts, config::Aead};
+
+use super::{
+    policies::{self, ChildName},
+    slots::Slots,
+};
+
+/// A pair of SAs in the dataplane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pair {
+    /// Tunnel and child.
+    pub(super) name: ChildName,
+    /// Our name of the inbound half, and its SPI.
+    pub(super) inbound: SaId,
+    /// Our name of the outbound half; none for an adopted SA whose other half was not found.
+    pub(super) outbound: Option<SaId>,
+    /// The worker that has both.
+    pub(super) owner: WorkerId,
+}
+
+/// Why an SA cannot be installed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum InstallError {
+    /// Not an SPI of ours.
+    #[error("the SPI {0:#010x} is none of the dataplane's")]
+    Spi(u32),
+    /// No slot.
+    #[error("the dataplane has no room for another SA: raise dataplane.sa-capacity")]
+    Full,
+    /// Not in the configuration.
+    #[error("the configuration has no such child")]
+    Unknown,
+    /// Too long a key.
+    #[error("the dataplane takes no keys of {0} bytes")]
+    Key(usize),
+}
+
+/// Every pair, by the SPI of its inbound half.
+#[derive(Debug, Default)]
+pub(super) struct Children {
+    pairs: BTreeMap<u32, Pair>,
+    /// SAs owned by each worker.
+    load: Vec<usize>,
+}
+
+impl Children {
+    /// Prepares for a dataplane of so many workers that holds nothing.
+    pub(super) fn reset(&mut self, workers: usize) {
+        self.pairs.clear();
+        self.load = vec![0; workers];
+    }
+
+    /// The pair of an inbound SPI.
+    pub(super) fn get(&self, inbound: u32) -> Option<&Pair> {
+        self.pairs.get(&inbound)
+    }
+
+    /// The pair that an SA of either direction belongs to.
+    pub(super) fn of(&self, sa: SaId) -> Option<&Pair> {
+        let half = |pair: &&Pair| pair.outbound == Some(sa);
+        self.pairs
+            .get(&sa.value())
+            .or_else(|| self.pairs.values().find(half))
+    }
+
+    /// Every pair.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Pair> {
+        self.pairs.values()
+    }
+
+    /// The commands that install a child SA on the least loaded worker.
+    ///
+    /// # Errors
+    ///
+    /// See [`InstallError`]; nothing has changed then.
+    pub(super) fn install(
+        &mut self,
+        sa: &ChildSa,
+        config: &Config,
+        slots: &Slots,
+        now: Instant,
+    ) -> Result<[Command; 2], InstallError> {
+        let child = find(config, &sa.peer, &sa.child).ok_or(InstallError::Unknown)?;
+        let inbound = SaId::new(sa.inbound).ok_or(InstallError::Spi(sa.inbound))?;
+        let key = |secret: &esplanade_ike::config::Secret| {
+            let octets = secret.expose();
+            KeyMaterial::new(octets).ok_or(InstallError::Key(octets.len()))
+        };
+        let (inbound_key, outbound_key) = (key(&sa.inbound_key)?, key(&sa.outbound_key)?);
+        let outbound = slots.take_partner(inbound, now).ok_or(InstallError::Full)?;
+        let owner = self.least_loaded();
+        let policy = policies::group(&sa.peer, &sa.child);
+        let label = Label::new(&policies::label(&sa.peer, &sa.child));
+        let encapsulation = sa.encapsulation.map(ports);
+        let commands = [
+            Command::InstallInbound(InboundSa {
+                sa: inbound,
+                policy,
+                aead: aead(sa.aead),
+                key: inbound_key,
+                esn: sa.esn,
+                window: child.replay_window,
+                local: sa.local,
+                remote: sa.remote,
+                encapsulation,
+                owner,
+                lifetime: lifetime(child),
+                label,
+            }),
+            Command::InstallOutbound(OutboundSa {
+                sa: outbound,
+                spi: sa.outbound,
+                policy,
+                aead: aead(sa.aead),
+                key: outbound_key,
+                esn: sa.esn,
+                local: sa.local,
+                remote: sa.remote,
+                encapsulation,
+                owner,
+                lifetime: lifetime(child),
+                copy_dscp: child.copy_dscp,
+                df: df(child.df),
+                path_mtu: 0,
+                label,
+            }),
+        ];
+        self.insert(Pair {
+            name: (sa.peer.clone(), sa.child.clone()),
+            inbound,
+            outbound: Some(outbound),
+            owner,
+        });
+        Ok(commands)
+    }
+
+    fn insert(&mut self, pair: Pair) {
+        let halves = 1 + usize::from(pair.outbound.is_some());
+        if let Some(load) = self.load.get_mut(usize::from(pair.owner.0)) {
+            *load += halves;
+        }
+        self.pairs.insert(pair.inbound.value(), pair);
+    }
+
+    fn least_loaded(&self) -> WorkerId {
+        let least = self.load.iter().enumerate().min_by_key(|(_, load)| **load);
+        // A dataplane has 64 workers at most.
+        WorkerId(least.map_or(0, |(worker, _)| worker as u16))
+    }
+
+    /// Forgets a pair; the commands remove it from the dataplane.
+    pub(super) fn remove(&mut self, inbound: u32) -> Option<(Pair, Vec<Command>)> {
+        let pair = self.pairs.remove(&inbound)?;
+        let halves: Vec<SaId> = std::iter::once(pair.inbound).chain(pair.outbound).collect();
+        if let Some(load) = self.load.get_mut(usize::from(pair.owner.0)) {
+            *load = load.saturating_sub(halves.len());
+        }
+        Some((
+            pair,
+            halves
+                .into_iter()
+                .map(|sa| Command::RemoveSa { sa })
+                .collect(),
+        ))
+    }
+
+    /// Takes over what an earlier control plane left in the dataplane.
+    ///
+    /// Returns what the endpoint is to adopt, and the commands that remove what belongs to nothing any more.
+    pub(super) fn adopt(
+        &mut self,
+        records: &[SaRecord],
+        config: &Config,
+        slots: &Slots,
+    ) -> (Vec<AdoptedChild>, Vec<Command>) {
+        let names: BTreeMap<[u8; Label::CAPACITY], ChildName> = config
+            .tunnels
+            .iter()
+            .flat_map(|tunnel| tunnel.children.iter().map(move |child| (tunnel, child)))
+            .map(|(tunnel, child)| {
+                let label = Label::new(&policies::label(&tunnel.name, &child.name));
+                (*label.bytes(), (tunnel.name.clone(), child.name.clone()))
+            })
+            .collect();
+        let mut adopted = Vec::new();
+        let mut kept = BTreeSet::new();
+        for record in records {
+            slots.reserve(record.sa);
+        }
+        for inbound in records
+            .iter()
+            .filter(|record| record.direction == Direction::Inbound)
+        {
+            let Some(name) = names.get(inbound.label.bytes()) else {
+                continue;
+            };
+            let outbound = records.iter().find(|record| is_partner(record, inbound));
+            kept.insert(inbound.sa);
+            kept.extend(outbound.map(|record| record.sa));
+            self.insert(Pair {
+                name: name.clone(),
+                inbound: inbound.sa,
+                outbound: outbound.map(|record| record.sa),
+                owner: inbound.owner,
+            });
+            adopted.push(AdoptedChild {
+                peer: name.0.clone(),
+                child: name.1.clone(),
+                inbound: inbound.spi,
+                outbound: outbound.map_or(0, |record| record.spi),
+                remote: inbound.remote,
+                encapsulation: inbound.encapsulation.map(|ports| UdpPorts {
+                    local: ports.local,
+                    remote: ports.remote,
+                }),
+                selected: outbound.is_some_and(|record| record.selected),
+            });
+        }
+        let orphans: Vec<SaId> = records
+            .iter()
+            .map(|record| record.sa)
+            .filter(|sa| !kept.contains(sa))
+            .collect();
+        for sa in &orphans {
+            slots.free(*sa, Instant::now());
+        }
+        (
+            adopted,
+            orphans
+                .into_iter()
+                .map(|sa| Command::RemoveSa { sa })
+                .collect(),
+        )
+    }
+}
+
+/// Whether an outbound SA is the other half of an inbound one.
+fn is_partner(outbound: &SaRecord, inbound: &SaRecord) -> bool {
+    outbound.direction == Direction::Outbound
+        && outbound.sa.tag() == inbound.sa.tag()
+        && outbound.label == inbound.label
+        && outbound.owner == inbound.owner
+}
+
+/// A child of the configuration.
+pub(super) fn find<'c>(config: &'c Config, tunnel: &str, child: &str) -> Option<&'c Child> {
+    let tunnel = config
+        .tunnels
+        .iter()
+        .find(|candidate| candidate.name == tunnel)?;
+    tunnel
+        .children
+        .iter()
+        .find(|candidate| candidate.name == child)
+}
+
+fn aead(aead: Aead) -> channel::Aead {
+    match aead {
+        Aead::Aes128Gcm16 => channel::Aead::Aes128Gcm16,
+        Aead::Aes256Gcm16 => channel::Aead::Aes256Gcm16,
+    }
+}
+
+fn ports(ports: UdpPorts) -> channel::UdpPorts {
+    channel::UdpPorts {
+        local: ports.local,
+        remote: ports.remote,
+    }
+}
+
+fn lifetime(child: &Child) -> Lifetime {
+    let soft =
+        |limit: &Option<esplanade_config::Lifetime<u64>>| limit.map_or(0, |limit| limit.rekey);
+    let hard =
+        |limit: &Option<esplanade_config::Lifetime<u64>>| limit.map_or(0, |limit| limit.expire);
+    Lifetime {
+        soft_packets: soft(&child.packets),
+        hard_packets: hard(&child.packets),
+        soft_bytes: soft(&child.bytes),
+        hard_bytes: hard(&child.bytes),
+    }
+}
+
+fn df(df: Df) -> DfPolicy {
+    match df {
+        Df::Copy => DfPolicy::Copy,
+        Df::Set => DfPolicy::Set,
+        Df::Clear => DfPolicy::Clear,
+    }
+}
+
+#[cfg(test)]
+#[path = "children_tests.rs"]
+mod tests;

@@ -1,0 +1,191 @@
+//! Installing, removing and adopting.
+
+use super::*;
+use esplanade_channel::{SaState, SaStatistics};
+use esplanade_config::{FileContext, NoFiles};
+use esplanade_ike::config::Secret;
+
+fn config() -> Config {
+    let text = "dataplane:
+  workers: [1, 2]
+  ports:
+    lan: { interface: eth1, role: inside }
+    wan: { interface: eth2, role: outside }
+tunnels:
+  site-b:
+    local: { address: 192.0.2.1, identity: a.example.org }
+    remote: { address: 192.0.2.2, identity: b.example.org }
+    authentication: { psk: { secret: \"correct horse battery staple\" } }
+    children:
+      lan: { local: [10.1.0.0/16], remote: [10.2.0.0/16], replay-window: 4096 }
+";
+    let context = FileContext {
+        path: "test.yaml".into(),
+        mode: Some(0o600),
+        files: &NoFiles,
+    };
+    Config::parse(text, &context).unwrap_or_else(|problems| panic!("{problems:#?}"))
+}
+
+fn slots() -> Slots {
+    let mut next = 0x2ff;
+    Slots::new(64, move || {
+        next += 1;
+        next
+    })
+}
+
+fn child_sa(inbound: SaId, key: usize) -> ChildSa {
+    ChildSa {
+        peer: "site-b".into(),
+        child: "lan".into(),
+        inbound: inbound.value(),
+        outbound: 0xc0ff_ee00,
+        aead: Aead::Aes256Gcm16,
+        inbound_key: Secret::new(vec![1; key]),
+        outbound_key: Secret::new(vec![2; key]),
+        esn: true,
+        local: "192.0.2.1".parse().unwrap(),
+        remote: "192.0.2.2".parse().unwrap(),
+        encapsulation: None,
+        local_ts: vec![],
+        remote_ts: vec![],
+        replaces: None,
+        use_outbound_now: true,
+    }
+}
+
+fn install(children: &mut Children, slots: &Slots) -> (Pair, [Command; 2]) {
+    let now = Instant::now();
+    let inbound = slots.take(now).unwrap();
+    let commands = children
+        .install(&child_sa(inbound, 36), &config(), slots, now)
+        .unwrap();
+    (children.get(inbound.value()).unwrap().clone(), commands)
+}
+
+fn record(sa: SaId, spi: u32, direction: Direction, label: &str) -> SaRecord {
+    SaRecord {
+        sa,
+        spi,
+        direction,
+        policy: policies::group("site-b", "lan"),
+        owner: WorkerId(1),
+        state: SaState::Mature,
+        selected: direction == Direction::Outbound,
+        label: Label::new(label),
+        aead: channel::Aead::Aes256Gcm16,
+        local: "192.0.2.1".parse().unwrap(),
+        remote: "192.0.2.2".parse().unwrap(),
+        encapsulation: None,
+        esn: true,
+        window: 1024,
+        statistics: SaStatistics::default(),
+    }
+}
+
+#[test]
+fn both_halves_have_one_owner_and_one_policy_group() {
+    let (slots, mut children) = (slots(), Children::default());
+    children.reset(2);
+    let (pair, [inbound, outbound]) = install(&mut children, &slots);
+    let (Command::InstallInbound(inbound), Command::InstallOutbound(outbound)) =
+        (inbound, outbound)
+    else {
+        panic!()
+    };
+    assert_eq!((inbound.owner, outbound.owner), (pair.owner, pair.owner));
+    assert_eq!(inbound.policy, outbound.policy);
+    assert_eq!((inbound.window, outbound.spi), (4096, 0xc0ff_ee00));
+    assert_eq!(
+        (inbound.key.as_bytes(), outbound.key.as_bytes()),
+        (&[1; 36][..], &[2; 36][..])
+    );
+    assert_eq!(inbound.label.as_str(), "site-b/lan");
+}
+
+#[test]
+fn the_least_loaded_worker_is_chosen() {
+    let (slots, mut children) = (slots(), Children::default());
+    children.reset(2);
+    let owners: Vec<u16> = (0..4)
+        .map(|_| install(&mut children, &slots).0.owner.0)
+        .collect();
+    assert_eq!(owners, [0, 1, 0, 1]);
+    let first = children
+        .iter()
+        .find(|pair| pair.owner == WorkerId(1))
+        .unwrap()
+        .inbound;
+    children.remove(first.value()).unwrap();
+    assert_eq!(install(&mut children, &slots).0.owner, WorkerId(1));
+}
+
+#[test]
+fn a_removal_takes_both_halves_and_happens_once() {
+    let (slots, mut children) = (slots(), Children::default());
+    children.reset(1);
+    let (pair, _) = install(&mut children, &slots);
+    let (_, commands) = children.remove(pair.inbound.value()).unwrap();
+    let outbound = pair.outbound.unwrap();
+    assert_eq!(
+        commands,
+        [
+            Command::RemoveSa { sa: pair.inbound },
+            Command::RemoveSa { sa: outbound }
+        ]
+    );
+    assert!(children.remove(pair.inbound.value()).is_none());
+}
+
+#[test]
+fn what_cannot_be_installed_takes_no_slot() {
+    let (slots, mut children) = (slots(), Children::default());
+    children.reset(1);
+    let inbound = slots.take(Instant::now()).unwrap();
+    let before = format!("{slots:?}");
+    let wrong = children.install(&child_sa(inbound, 65), &config(), &slots, Instant::now());
+    assert_eq!(wrong, Err(InstallError::Key(65)));
+    assert_eq!(format!("{slots:?}"), before);
+}
+
+#[test]
+fn a_restarted_control_plane_finds_pairs_and_clears_what_is_nobodys() {
+    let (slots, mut children) = (slots(), Children::default());
+    children.reset(2);
+    let id = |slot, tag| SaId::from_parts(slot, tag).unwrap();
+    let records = [
+        record(
+            id(0, 0x300),
+            id(0, 0x300).value(),
+            Direction::Inbound,
+            "site-b/lan",
+        ),
+        record(id(1, 0x300), 0xaaaa, Direction::Outbound, "site-b/lan"),
+        record(id(2, 0x301), 0xbbbb, Direction::Outbound, "site-b/lan"),
+        record(
+            id(3, 0x302),
+            id(3, 0x302).value(),
+            Direction::Inbound,
+            "gone/lan",
+        ),
+    ];
+    let (adopted, commands) = children.adopt(&records, &config(), &slots);
+    assert_eq!(adopted.len(), 1);
+    assert_eq!(
+        (adopted[0].inbound, adopted[0].outbound),
+        (id(0, 0x300).value(), 0xaaaa)
+    );
+    assert!(adopted[0].selected);
+    assert_eq!(
+        commands,
+        [
+            Command::RemoveSa { sa: id(2, 0x301) },
+            Command::RemoveSa { sa: id(3, 0x302) }
+        ]
+    );
+    // The adopted pair's slots stay taken, and its owner counts as loaded.
+    let taken = slots.take(Instant::now()).unwrap().slot();
+    assert_eq!(taken, 4);
+    assert_eq!(install(&mut children, &slots).0.owner, WorkerId(0));
+}

@@ -1,0 +1,655 @@
+//! The gateway: what the endpoint, the dataplane, the kernel and the operator have to do with each other.
+//!
+//! Everything in here happens on one task and blocks nowhere. Inputs are `on_*` methods; after each input
+//! [`Gateway::work`] carries the consequences on, and [`Gateway::deadline`] says when to call it without one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use esplanade_channel::{
+    self as channel, Command, ControlChannel, Epoch, PolicyId, PortId, SaId, Setup,
+};
+use esplanade_config::{Config, Prefix, Role, Start};
+use esplanade_ike::{
+    ChildSa, CloseReason, Endpoint, Event, Refusal, RemovalReason, Settings, SystemProvider,
+};
+use tracing::{debug, info, warn};
+
+use super::{
+    children::{self, Children},
+    dataplane::Dataplane,
+    ike_io::{Datagram, Sockets},
+    intent, next_hops,
+    outbox::Outbox,
+    picture::Picture,
+    policies::{self, ChildName, Selectors},
+    slots::{Slots, random},
+    waiters::Waiters,
+};
+use crate::{
+    guard::{Guard, Wanted},
+    netlink::{self, Monitor},
+};
+
+/// How often the outbox and full rings are looked at while something waits in them.
+const TICK: Duration = Duration::from_millis(1);
+/// How often next hops are asked for again and unused sockets are closed.
+const HOUSEKEEPING: Duration = Duration::from_secs(15);
+/// How long peers have to answer a goodbye.
+pub(super) const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Our side's prefix and the peer's, between which nothing may pass in clear.
+pub(super) type PrefixPair = (Prefix, Prefix);
+
+/// The pairs that the kernel's guard is to hold.
+pub(super) fn guarded(config: &Config) -> BTreeSet<PrefixPair> {
+    if !config.dataplane.guard {
+        return BTreeSet::new();
+    }
+    let children = config.tunnels.iter().flat_map(|tunnel| &tunnel.children);
+    let pairs = children.flat_map(|child| {
+        let local = child.local.iter();
+        local.flat_map(|local| {
+            child
+                .remote
+                .iter()
+                .map(move |remote| (local.prefix, remote.prefix))
+        })
+    });
+    pairs.collect()
+}
+
+/// All state of the daemon.
+pub(super) struct Gateway {
+    pub(super) started: Instant,
+    pub(super) config_path: PathBuf,
+    pub(super) config: Config,
+    /// The dataplane's section as the dataplane that runs was given it.
+    pub(super) running: esplanade_config::Dataplane,
+    pub(super) endpoint: Endpoint,
+    /// Whether the endpoint knows its peers: not before there is a dataplane to carry their traffic.
+    awake: bool,
+    pub(super) dataplane: Option<Dataplane>,
+    /// Why there is no dataplane.
+    pub(super) dataplane_trouble: Option<String>,
+    epoch: Option<Epoch>,
+    pub(super) slots: Slots,
+    pub(super) children: Children,
+    /// What peers made of the selectors of children.
+    narrowed: BTreeMap<ChildName, Selectors>,
+    /// What the dataplane was told last.
+    picture: Picture,
+    pub(super) monitor: Monitor,
+    guard: Guard,
+    /// What the guard was told last.
+    guarded: Option<Wanted>,
+    pub(super) sockets: Sockets,
+    outbox: Outbox,
+    pub(super) waiters: Waiters,
+    /// What went wrong last, by tunnel.
+    pub(super) troubles: BTreeMap<String, String>,
+    housekeeping: Instant,
+}
+
+impl Gateway {
+    /// A gateway that waits for its dataplane.
+    pub(super) fn new(
+        config_path: PathBuf,
+        config: Config,
+        sockets: Sockets,
+        monitor: Monitor,
+        guard: Guard,
+    ) -> Self {
+        let now = Instant::now();
+        let slots = Slots::new(
+            config.dataplane.sa_capacity,
+            || u32::from_ne_bytes(random()),
+        );
+        let settings = Settings {
+            shutdown_patience: GOODBYE,
+            ..Settings::default()
+        };
+        let endpoint = Endpoint::new(
+            settings,
+            Arc::new(SystemProvider),
+            Box::new(slots.clone()),
+            random(),
+        );
+        Self {
+            started: now,
+            running: config.dataplane.clone(),
+            config_path,
+            config,
+            endpoint,
+            awake: false,
+            dataplane: None,
+            dataplane_trouble: None,
+            epoch: None,
+            slots,
+            children: Children::default(),
+            narrowed: BTreeMap::new(),
+            picture: Picture::default(),
+            monitor,
+            guard,
+            guarded: None,
+            sockets,
+            outbox: Outbox::default(),
+            waiters: Waiters::default(),
+            troubles: BTreeMap::new(),
+            housekeeping: now,
+        }
+    }
+
+    /// The setups to offer to a dataplane: the wanted one, and the one it may have been started with.
+    pub(super) fn setups(&self) -> Vec<Setup> {
+        let mut setups = vec![intent::setup(&self.config.dataplane)];
+        let running = intent::setup(&self.running);
+        if !setups.contains(&running) {
+            setups.push(running);
+        }
+        setups
+    }
+
+    /// A dataplane is here.
+    pub(super) fn on_dataplane(&mut self, channel: ControlChannel, now: Instant) {
+        let mut dataplane = match Dataplane::new(channel) {
+            Ok(dataplane) => dataplane,
+            Err(error) => {
+                self.dataplane_trouble =
+                    Some(format!("its descriptors cannot be watched: {error}"));
+                return;
+            }
+        };
+        if *dataplane.channel().setup() == intent::setup(&self.config.dataplane) {
+            self.running = self.config.dataplane.clone();
+        }
+        let epoch = dataplane.epoch();
+        let records: Vec<_> = dataplane.channel().sa_records().collect();
+        let pid = dataplane.channel().dataplane_pid();
+        info!(
+            "connected to the dataplane (process {pid}), which has {} SAs",
+            records.len()
+        );
+        let workers = dataplane.courier.workers();
+        let before = self.epoch.replace(epoch);
+        self.dataplane = Some(dataplane);
+        self.dataplane_trouble = None;
+        if before != Some(epoch) {
+            self.forget_children(workers);
+        }
+        self.synchronize();
+        if !self.awake {
+            self.awake = true;
+            self.endpoint.configure(now, intent::peers(&self.config));
+            let (adopted, commands) = self.children.adopt(&records, &self.config, &self.slots);
+            self.tell_workers(&commands);
+            if !adopted.is_empty() {
+                info!(
+                    "{} child SAs are in place and carry traffic until fresh ones do",
+                    adopted.len()
+                );
+                self.endpoint.adopt(now, adopted);
+            }
+        } else if before != Some(epoch) {
+            warn!("the dataplane started anew: all child SAs are negotiated afresh");
+            self.endpoint.dataplane_lost(now);
+        } else {
+            self.replace_missing(&records, now);
+        }
+    }
+
+    /// Rekeys child SAs that could not be told to a dataplane that was out of reach for a while.
+    fn replace_missing(&mut self, records: &[channel::SaRecord], now: Instant) {
+        let there: BTreeSet<SaId> = records.iter().map(|record| record.sa).collect();
+        let missing = |pair: &&children::Pair| {
+            !there.contains(&pair.inbound) || pair.outbound.is_some_and(|sa| !there.contains(&sa))
+        };
+        let missing: Vec<u32> = self
+            .children
+            .iter()
+            .filter(missing)
+            .map(|pair| pair.inbound.value())
+            .collect();
+        for inbound in missing {
+            let _ = self.endpoint.rekey_sa(now, inbound);
+        }
+    }
+
+    fn forget_children(&mut self, workers: usize) {
+        let now = Instant::now();
+        for sa in self.children.iter().filter_map(|pair| pair.outbound) {
+            self.slots.free(sa, now);
+        }
+        self.slots.resize(self.running.sa_capacity);
+        self.children.reset(workers);
+    }
+
+    /// The dataplane's socket has closed.
+    pub(super) fn on_dataplane_gone(&mut self) {
+        warn!("the dataplane is gone; the kernel's guard keeps protected traffic in");
+        self.dataplane = None;
+    }
+
+    /// A datagram came.
+    pub(super) fn on_datagram(&mut self, datagram: &Datagram, now: Instant) {
+        if self.awake {
+            self.endpoint
+                .handle_datagram(now, datagram.path, &datagram.data);
+        }
+    }
+
+    /// The dataplane has something to tell.
+    pub(super) fn on_dataplane_events(&mut self, now: Instant) {
+        if let Some(dataplane) = &mut self.dataplane {
+            dataplane.channel().drain_event_fd();
+        }
+        while let Some((ring, event)) = self.dataplane.as_mut().and_then(Dataplane::next_event) {
+            match event {
+                Ok(event) => self.on_dataplane_event(event, now),
+                Err(error) => {
+                    warn!("ring {}: {error}", ring.0);
+                    self.dataplane = None;
+                }
+            }
+        }
+    }
+
+    fn on_dataplane_event(&mut self, event: channel::Event, now: Instant) {
+        use channel::Event;
+        match event {
+            Event::FirstPacket { sa } => self.endpoint.inbound_used(now, sa.value()),
+            Event::SoftLifetime { sa } | Event::SequenceNearEnd { sa } => {
+                if let Some(inbound) = self.inbound_of(sa) {
+                    let _ = self.endpoint.rekey_sa(now, inbound);
+                }
+            }
+            Event::HardLifetime { sa } => {
+                if let Some(inbound) = self.inbound_of(sa) {
+                    let _ = self.endpoint.expire_sa(now, inbound);
+                }
+            }
+            Event::Acquire { policy, .. } => self.acquire(policy, now),
+            Event::NeighborMissing { port, address } => {
+                let ports = next_hops::ports(self.monitor.tables(), &self.running.ports);
+                if let Some((index, _)) = ports.iter().find(|(_, candidate)| **candidate == port) {
+                    self.monitor.ask_neighbor(*index, address);
+                }
+            }
+            Event::CommandFailed { sequence, reason } => {
+                warn!(
+                    "the dataplane did not obey command {}: {reason}",
+                    sequence.0
+                );
+            }
+        }
+    }
+
+    fn inbound_of(&self, sa: SaId) -> Option<u32> {
+        self.children.of(sa).map(|pair| pair.inbound.value())
+    }
+
+    /// A packet waits for an SA (RFC 4301 5.1): who is to start at once starts now, not at its next attempt.
+    fn acquire(&mut self, policy: PolicyId, now: Instant) {
+        let wanted = self.config.tunnels.iter().find_map(|tunnel| {
+            let child = tunnel.children.iter().find(|child| {
+                let group = policies::group(&tunnel.name, &child.name).group();
+                child.start == Start::AtOnce && group == policy.group()
+            })?;
+            Some((tunnel.name.clone(), child.name.clone()))
+        });
+        if let Some((tunnel, child)) = wanted
+            && !self.is_up(&tunnel, &child)
+        {
+            debug!("{tunnel}/{child}: traffic waits for it");
+            let _ = self.endpoint.initiate(now, &tunnel, Some(&child));
+        }
+    }
+
+    /// Whether a child has SAs.
+    pub(super) fn is_up(&self, tunnel: &str, child: &str) -> bool {
+        self.children
+            .iter()
+            .any(|pair| pair.name.0 == tunnel && pair.name.1 == child)
+    }
+
+    /// The kernel's tables have changed.
+    pub(super) async fn on_network(&mut self) {
+        self.refresh();
+        self.ask_next_hops();
+        if let Err(error) = self.guard().await {
+            warn!("the kernel's guard does not follow the networks of the inside ports: {error}");
+        }
+    }
+
+    /// Has the kernel's guard hold what the configuration protects.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub(super) async fn guard(&mut self) -> Result<(), netlink::Error> {
+        let pairs = guarded(&self.config);
+        self.apply_guard(pairs).await
+    }
+
+    /// Has the kernel's guard hold these pairs.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub(super) async fn apply_guard(
+        &mut self,
+        pairs: BTreeSet<PrefixPair>,
+    ) -> Result<(), netlink::Error> {
+        let attached = self.attached();
+        let wanted = Wanted { pairs, attached };
+        if self.guarded.as_ref() != Some(&wanted) {
+            self.guard.apply(&wanted).await?;
+            self.guarded = Some(wanted);
+        }
+        Ok(())
+    }
+
+    /// The networks that are directly on inside ports.
+    fn attached(&self) -> BTreeSet<Prefix> {
+        let tables = self.monitor.tables();
+        let ports = next_hops::ports(tables, &self.running.ports);
+        let role = |port: &PortId| {
+            self.running
+                .ports
+                .get(usize::from(port.0))
+                .map(|port| port.role)
+        };
+        let inside = ports
+            .iter()
+            .filter(|(_, port)| role(port) == Some(Role::Inside));
+        let networks = inside.flat_map(|(index, _)| tables.attached(*index));
+        let prefixes = networks.filter_map(|(address, length)| match address {
+            IpAddr::V4(address) => Prefix::containing(address, length),
+            IpAddr::V6(_) => None,
+        });
+        prefixes.collect()
+    }
+
+    fn ask_next_hops(&mut self) {
+        let tables = self.monitor.tables();
+        let ports = next_hops::ports(tables, &self.running.ports);
+        let peers: BTreeSet<IpAddr> = self
+            .config
+            .tunnels
+            .iter()
+            .filter_map(|tunnel| tunnel.remote.map(IpAddr::V4))
+            .collect();
+        for (index, address) in next_hops::neighbors_to(tables, &ports, &peers) {
+            self.monitor.ask_neighbor(index, address);
+        }
+    }
+
+    /// What the dataplane is to know now.
+    fn current_picture(&self) -> Picture {
+        let mut picture = Picture::default();
+        policies::add(&mut picture, &self.config, &self.narrowed);
+        next_hops::add(&mut picture, self.monitor.tables(), &self.running.ports);
+        picture
+    }
+
+    /// Tells a dataplane in any state all that it is to know.
+    fn synchronize(&mut self) {
+        self.picture = self.current_picture();
+        if let Some(dataplane) = &mut self.dataplane {
+            dataplane.courier.tell(self.picture.sync());
+        }
+    }
+
+    /// Tells the dataplane what has changed.
+    pub(super) fn refresh(&mut self) {
+        let picture = self.current_picture();
+        if let Some(dataplane) = &mut self.dataplane {
+            dataplane.courier.tell(picture.since(&self.picture));
+        }
+        self.picture = picture;
+    }
+
+    fn tell_workers(&mut self, commands: &[Command]) {
+        if let Some(dataplane) = &mut self.dataplane {
+            for command in commands {
+                dataplane.courier.tell_workers(command);
+            }
+        }
+    }
+
+    /// Carries on whatever an input brought about, or time.
+    pub(super) fn work(&mut self, now: Instant) {
+        if self.endpoint.poll_timeout().is_some_and(|due| due <= now) {
+            self.endpoint.handle_timeout(now);
+        }
+        if now >= self.housekeeping {
+            self.housekeeping = now + HOUSEKEEPING;
+            self.keep_house();
+        }
+        while let Some(event) = self.endpoint.poll_event() {
+            self.on_event(&event, now);
+            self.waiters.observe(&event);
+        }
+        if let Some(dataplane) = &mut self.dataplane {
+            dataplane.courier.pump();
+        }
+        while let Some(transmit) = self.endpoint.poll_transmit() {
+            let mark = self
+                .dataplane
+                .as_ref()
+                .map(|dataplane| dataplane.courier.mark());
+            self.outbox.hold(transmit, mark, now);
+        }
+        self.release(now);
+        self.waiters.expire(now);
+    }
+
+    fn release(&mut self, now: Instant) {
+        let dataplane = &mut self.dataplane;
+        while let Some(transmit) = self.outbox.release(now, |mark| {
+            dataplane
+                .as_mut()
+                .is_none_or(|dataplane| dataplane.courier.reached(mark))
+        }) {
+            self.sockets.send(&transmit);
+        }
+    }
+
+    fn keep_house(&mut self) {
+        self.ask_next_hops();
+        let configured = self
+            .config
+            .tunnels
+            .iter()
+            .map(|tunnel| IpAddr::V4(tunnel.local));
+        let used = self.endpoint.ike_sas().map(|sa| sa.path.local.ip());
+        let addresses: BTreeSet<IpAddr> = configured.chain(used).collect();
+        self.sockets.keep(&addresses);
+    }
+
+    /// When [`Gateway::work`] is due without any input.
+    pub(super) fn deadline(&self, now: Instant) -> Instant {
+        let waiting = !self.outbox.is_empty()
+            || self
+                .dataplane
+                .as_ref()
+                .is_some_and(|dataplane| dataplane.courier.is_waiting());
+        let tick = waiting.then(|| now + TICK);
+        [tick, self.endpoint.poll_timeout(), self.waiters.deadline()]
+            .into_iter()
+            .flatten()
+            .fold(self.housekeeping, Instant::min)
+    }
+
+    fn on_event(&mut self, event: &Event, now: Instant) {
+        match event {
+            Event::IkeEstablished {
+                peer,
+                path,
+                suite,
+                rekeyed,
+                ..
+            } => {
+                let what = if *rekeyed { "rekeyed" } else { "established" };
+                info!("{peer}: IKE SA {what} with {} ({suite})", path.remote);
+                self.troubles.remove(peer);
+            }
+            Event::IkeClosed { peer, reason } => self.on_ike_closed(peer, reason),
+            Event::ChildInstalled(sa) => self.on_child_installed(sa, now),
+            Event::OutboundSelected { inbound, .. } => self.select(*inbound),
+            Event::ChildRemoved {
+                peer,
+                child,
+                inbound,
+                reason,
+            } => self.on_child_removed(peer, child, *inbound, reason),
+            Event::Refused {
+                peer,
+                remote,
+                reason,
+            } => self.on_refused(peer.as_deref(), *remote, reason),
+        }
+    }
+
+    fn on_ike_closed(&mut self, peer: &str, reason: &CloseReason) {
+        match reason {
+            CloseReason::Rekeyed | CloseReason::Redundant | CloseReason::Refused => {
+                debug!("{peer}: an IKE SA is gone: {reason}");
+            }
+            CloseReason::Terminated | CloseReason::Shutdown => info!("{peer}: IKE SA {reason}"),
+            _ => {
+                warn!("{peer}: the IKE SA is gone: {reason}");
+                self.troubles
+                    .insert(peer.to_owned(), format!("the IKE SA is gone: {reason}"));
+            }
+        }
+    }
+
+    fn on_refused(&mut self, peer: Option<&str>, remote: std::net::SocketAddr, reason: &Refusal) {
+        match peer {
+            Some(peer) => {
+                warn!("{peer} ({remote}): {reason}");
+                self.troubles.insert(peer.to_owned(), reason.to_string());
+            }
+            None => warn!("{remote}: {reason}"),
+        }
+    }
+
+    fn on_child_installed(&mut self, sa: &ChildSa, now: Instant) {
+        let (tunnel, child) = (&sa.peer, &sa.child);
+        if self.dataplane.is_none() {
+            // Its successor comes with the dataplane's next life.
+            debug!("{tunnel}/{child}: agreed, but the dataplane is away");
+            return;
+        }
+        let commands = match self.children.install(sa, &self.config, &self.slots, now) {
+            Ok(commands) => commands,
+            Err(error) => {
+                warn!("{tunnel}/{child}: cannot be installed: {error}");
+                self.troubles.insert(
+                    tunnel.clone(),
+                    format!("{child} cannot be installed: {error}"),
+                );
+                let _ = self.endpoint.expire_sa(now, sa.inbound);
+                return;
+            }
+        };
+        let what = if sa.replaces.is_some() {
+            "rekeyed"
+        } else {
+            "up"
+        };
+        let (inbound, outbound) = (sa.inbound, sa.outbound);
+        info!(
+            "{tunnel}/{child}: {what}, SPI {inbound:08x} in, {outbound:08x} out, {}",
+            sa.aead
+        );
+        self.tell_workers(&commands);
+        self.troubles.remove(tunnel);
+        let name = (tunnel.clone(), child.clone());
+        self.narrowed
+            .insert(name, (sa.local_ts.clone(), sa.remote_ts.clone()));
+        self.refresh();
+        if sa.use_outbound_now {
+            self.select(sa.inbound);
+        }
+    }
+
+    /// Has a child's policies send by this SA from now on.
+    fn select(&mut self, inbound: u32) {
+        let Some(pair) = self.children.get(inbound) else {
+            return;
+        };
+        let Some(sa) = pair.outbound else { return };
+        let policy = policies::group(&pair.name.0, &pair.name.1);
+        self.tell_workers(&[Command::SelectOutbound { policy, sa }]);
+    }
+
+    fn on_child_removed(
+        &mut self,
+        tunnel: &str,
+        child: &str,
+        inbound: u32,
+        reason: &RemovalReason,
+    ) {
+        match reason {
+            RemovalReason::Replaced | RemovalReason::Redundant => {
+                debug!("{tunnel}/{child}: SPI {inbound:08x} removed: {reason}");
+            }
+            _ => info!("{tunnel}/{child}: SPI {inbound:08x} removed: {reason}"),
+        }
+        if let Some((pair, commands)) = self.children.remove(inbound) {
+            self.tell_workers(&commands);
+            if let Some(outbound) = pair.outbound {
+                self.slots.free(outbound, Instant::now());
+            }
+        }
+        if !self.is_up(tunnel, child)
+            && self
+                .narrowed
+                .remove(&(tunnel.to_owned(), child.to_owned()))
+                .is_some()
+        {
+            self.refresh();
+        }
+    }
+
+    /// Says goodbye to all peers.
+    pub(super) fn shutdown(&mut self, now: Instant) {
+        self.endpoint.shutdown(now);
+    }
+
+    /// Whether all peers have been left and all messages have gone.
+    pub(super) fn is_idle(&self) -> bool {
+        self.endpoint.is_idle() && self.outbox.is_empty()
+    }
+
+    /// Removes from the dataplane what peers that did not answer left there.
+    pub(super) fn remove_all_children(&mut self) {
+        let inbound: Vec<u32> = self
+            .children
+            .iter()
+            .map(|pair| pair.inbound.value())
+            .collect();
+        for inbound in inbound {
+            if let Some((_, commands)) = self.children.remove(inbound) {
+                self.tell_workers(&commands);
+            }
+        }
+    }
+
+    /// Whether the dataplane has applied everything that it was told.
+    pub(super) fn is_applied(&mut self) -> bool {
+        let Some(dataplane) = &mut self.dataplane else {
+            return true;
+        };
+        dataplane.courier.pump();
+        let mark = dataplane.courier.mark();
+        dataplane.courier.reached(&mark)
+    }
+}

@@ -1,0 +1,138 @@
+//! The configuration as the two machines want it: peers for the IKE endpoint, a setup for the dataplane.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use esplanade_channel::{self as channel, PortSetup, Setup, WorkerSetup};
+use esplanade_config::{self as config, Config, Start};
+use esplanade_ike::config::{
+    Aead, ChildConfig, ChildProposal, Encryption, Identity, IkeProposal, Integrity,
+    KeyExchangeMethod, PeerConfig, Prf, Secret, TrafficSelector,
+};
+use std::time::Duration;
+
+/// What the dataplane is started with.
+pub(super) fn setup(dataplane: &config::Dataplane) -> Setup {
+    let role = |role| match role {
+        config::Role::Inside => channel::Role::Inside,
+        config::Role::Outside => channel::Role::Outside,
+    };
+    Setup {
+        workers: dataplane
+            .workers
+            .iter()
+            .map(|core| WorkerSetup { core: *core })
+            .collect(),
+        ports: dataplane
+            .ports
+            .iter()
+            .map(|port| PortSetup {
+                interface: port.interface.clone(),
+                role: role(port.role),
+            })
+            .collect(),
+        polling: match dataplane.polling {
+            config::Polling::Busy => channel::Polling::Busy,
+            config::Polling::Adaptive => channel::Polling::Adaptive,
+        },
+        sa_capacity: dataplane.sa_capacity,
+        engine: dataplane.engine.map(|engine| engine.to_string()),
+        ring_frames: dataplane.ring_frames,
+    }
+}
+
+/// The peers of the endpoint.
+pub(super) fn peers(config: &Config) -> Vec<PeerConfig> {
+    config.tunnels.iter().map(peer).collect()
+}
+
+fn peer(tunnel: &config::Tunnel) -> PeerConfig {
+    let children: Vec<ChildConfig> = tunnel.children.iter().map(child).collect();
+    PeerConfig {
+        name: tunnel.name.clone(),
+        local: tunnel.local.into(),
+        remote: tunnel.remote.unwrap_or(Ipv4Addr::UNSPECIFIED).into(),
+        remote_port: tunnel.remote_port,
+        local_id: identity(&tunnel.local_identity),
+        remote_id: identity(&tunnel.remote_identity),
+        psk: Secret::from(tunnel.psk.expose()),
+        ike_proposals: tunnel.ike.proposals.iter().map(ike_proposal).collect(),
+        start: tunnel.remote.is_some() && children.iter().any(|child| child.start),
+        children,
+        ike_lifetime: tunnel.ike.lifetime.rekey,
+        dpd_delay: tunnel.ike.dpd_delay.unwrap_or(Duration::ZERO),
+        force_encapsulation: false,
+        keep_trying: tunnel.ike.keep_trying,
+    }
+}
+
+fn child(child: &config::Child) -> ChildConfig {
+    ChildConfig {
+        name: child.name.clone(),
+        local_ts: child.local.iter().map(selector).collect(),
+        remote_ts: child.remote.iter().map(selector).collect(),
+        proposals: child.proposals.iter().map(esp_proposal).collect(),
+        lifetime: child.lifetime.rekey,
+        start: child.start == Start::AtOnce,
+    }
+}
+
+/// A configured selector as IKE writes it.
+pub(super) fn selector(selector: &config::Selector) -> TrafficSelector {
+    TrafficSelector {
+        protocol: selector.protocol,
+        ports: selector.ports,
+        first: IpAddr::V4(selector.prefix.address()),
+        last: IpAddr::V4(selector.prefix.last()),
+    }
+}
+
+fn identity(identity: &config::Identity) -> Identity {
+    match identity {
+        config::Identity::Address(address) => (*address).into(),
+        config::Identity::Fqdn(name) => Identity::Fqdn(name.clone()),
+        config::Identity::Email(name) => Identity::Rfc822(name.clone()),
+        config::Identity::KeyId(bytes) => Identity::KeyId(bytes.clone()),
+    }
+}
+
+fn ike_proposal(proposal: &config::IkeProposal) -> IkeProposal {
+    IkeProposal {
+        encryption: match proposal.encryption {
+            config::Encryption::Aes128Gcm16 => Encryption::Aes128Gcm16,
+            config::Encryption::Aes256Gcm16 => Encryption::Aes256Gcm16,
+            config::Encryption::Aes128Cbc => Encryption::Aes128Cbc,
+            config::Encryption::Aes256Cbc => Encryption::Aes256Cbc,
+        },
+        integrity: proposal.integrity.map(|integrity| match integrity {
+            config::Integrity::HmacSha256 => Integrity::HmacSha256,
+            config::Integrity::HmacSha384 => Integrity::HmacSha384,
+            config::Integrity::HmacSha512 => Integrity::HmacSha512,
+        }),
+        prf: match proposal.prf {
+            config::Prf::HmacSha256 => Prf::HmacSha256,
+            config::Prf::HmacSha384 => Prf::HmacSha384,
+            config::Prf::HmacSha512 => Prf::HmacSha512,
+        },
+        kex: method(proposal.key_exchange),
+    }
+}
+
+fn esp_proposal(proposal: &config::EspProposal) -> ChildProposal {
+    ChildProposal {
+        aead: match proposal.aead {
+            config::Aead::Aes128Gcm16 => Aead::Aes128Gcm16,
+            config::Aead::Aes256Gcm16 => Aead::Aes256Gcm16,
+        },
+        kex: proposal.key_exchange.map(method),
+        esn: proposal.esn,
+    }
+}
+
+fn method(method: config::KeyExchange) -> KeyExchangeMethod {
+    match method {
+        config::KeyExchange::X25519 => KeyExchangeMethod::X25519,
+        config::KeyExchange::Ecp256 => KeyExchangeMethod::P256,
+        config::KeyExchange::Ecp384 => KeyExchangeMethod::P384,
+        config::KeyExchange::Modp2048 => KeyExchangeMethod::Modp2048,
+    }
+}

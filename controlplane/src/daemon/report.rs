@@ -1,0 +1,274 @@
+//! The gateway's state as the API reports it.
+
+use std::time::Instant;
+
+use esplanade_channel::{
+    self as channel, ControlChannel, Counter, Direction, PortCounter, PortId, SaRecord, SaState,
+    Unit,
+};
+use esplanade_ike::{ChildSaView, IkeSaView};
+
+use super::gateway::Gateway;
+use crate::api::{
+    Child, ControlPlane, CounterRow, Dataplane, Port, Sa, Severity, Status, Tunnel, Worker,
+};
+
+/// The state of both planes and every tunnel.
+pub(super) fn status(gateway: &mut Gateway, now: Instant) -> Status {
+    let dataplane = gateway
+        .dataplane
+        .as_mut()
+        .map(|dataplane| self::dataplane(dataplane.channel()));
+    let ike_sas: Vec<IkeSaView> = gateway.endpoint.ike_sas().collect();
+    let child_sas: Vec<ChildSaView> = gateway.endpoint.child_sas().collect();
+    let tunnels = &gateway.config.tunnels;
+    Status {
+        control_plane: ControlPlane {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: now.saturating_duration_since(gateway.started).as_secs(),
+            guard: gateway.config.dataplane.guard,
+            config: gateway.config_path.display().to_string(),
+        },
+        dataplane_trouble: dataplane
+            .is_none()
+            .then(|| gateway.dataplane_trouble.clone())
+            .flatten(),
+        dataplane,
+        tunnels: tunnels
+            .iter()
+            .map(|configured| {
+                let trouble = gateway.troubles.get(&configured.name).cloned();
+                tunnel(configured, &ike_sas, &child_sas, trouble, now)
+            })
+            .collect(),
+    }
+}
+
+fn dataplane(channel: &ControlChannel) -> Dataplane {
+    let counters = channel.counters();
+    let mut owned = vec![0; channel.setup().workers.len()];
+    for record in channel.sa_records() {
+        if let Some(owned) = owned.get_mut(usize::from(record.owner.0)) {
+            *owned += 1;
+        }
+    }
+    let workers = channel.setup().workers.iter().zip(&owned).zip(0..);
+    let ports = channel
+        .setup()
+        .ports
+        .iter()
+        .zip(&channel.facts().ports)
+        .zip(0..);
+    Dataplane {
+        pid: channel.dataplane_pid(),
+        epoch: channel.epoch().to_string(),
+        engine: channel.facts().engine.clone(),
+        workers: workers
+            .map(|((setup, owned), worker)| Worker {
+                worker,
+                core: setup.core,
+                sas: *owned,
+            })
+            .collect(),
+        ports: ports
+            .map(|((setup, facts), number)| {
+                let count = |counter| counters.port_total(PortId(number), counter);
+                Port {
+                    interface: setup.interface.clone(),
+                    role: setup.role.to_string(),
+                    mode: facts.mode.to_string(),
+                    buffers: facts.copy.to_string(),
+                    queues: facts.queues.into(),
+                    rx_packets: count(PortCounter::RxPackets),
+                    rx_bytes: count(PortCounter::RxBytes),
+                    tx_packets: count(PortCounter::TxPackets),
+                    tx_bytes: count(PortCounter::TxBytes),
+                }
+            })
+            .collect(),
+    }
+}
+
+fn tunnel(
+    configured: &esplanade_config::Tunnel,
+    ike_sas: &[IkeSaView],
+    child_sas: &[ChildSaView],
+    trouble: Option<String>,
+    now: Instant,
+) -> Tunnel {
+    let own = |sa: &&IkeSaView| sa.peer.as_deref() == Some(&configured.name);
+    // The one that is up, or else the one that is on its way.
+    let ike = ike_sas.iter().filter(own).max_by_key(|sa| sa.established);
+    let established = ike.and_then(|sa| sa.established);
+    let remote = ike.map(|sa| sa.path.remote.ip());
+    let configured_remote = configured.remote.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED);
+    Tunnel {
+        name: configured.name.clone(),
+        state: ike.map_or("down", |sa| sa.state).to_owned(),
+        local: configured.local.into(),
+        remote: remote.unwrap_or(configured_remote.into()),
+        suite: ike.and_then(|sa| sa.suite.clone()),
+        established_s: established.map(|since| now.saturating_duration_since(since).as_secs()),
+        children: configured
+            .children
+            .iter()
+            .map(|child| self::child(&configured.name, child, child_sas))
+            .collect(),
+        trouble,
+    }
+}
+
+fn child(tunnel: &str, configured: &esplanade_config::Child, child_sas: &[ChildSaView]) -> Child {
+    let own = |sa: &&ChildSaView| sa.peer == tunnel && sa.child == configured.name;
+    let newest = child_sas
+        .iter()
+        .filter(own)
+        .max_by_key(|sa| (sa.selected, sa.installed));
+    let texts =
+        |list: &[esplanade_config::Selector]| list.iter().map(ToString::to_string).collect();
+    Child {
+        name: configured.name.clone(),
+        up: newest.is_some(),
+        local: texts(&configured.local),
+        remote: texts(&configured.remote),
+        spi_in: newest.map(|sa| format!("{:08x}", sa.inbound)),
+        spi_out: newest.map(|sa| format!("{:08x}", sa.outbound)),
+    }
+}
+
+/// Every SA in the dataplane.
+pub(super) fn sas(gateway: &mut Gateway) -> Vec<Sa> {
+    let Some(dataplane) = &mut gateway.dataplane else {
+        return Vec::new();
+    };
+    let now_ms = monotonic_ms();
+    let mut list: Vec<Sa> = dataplane
+        .channel()
+        .sa_records()
+        .map(|record| sa(&record, now_ms))
+        .collect();
+    list.sort_by(|one, other| (&one.label, &one.direction).cmp(&(&other.label, &other.direction)));
+    list
+}
+
+fn sa(record: &SaRecord, now_ms: u64) -> Sa {
+    let end = |address: std::net::IpAddr, port: Option<u16>| match port {
+        Some(port) => std::net::SocketAddr::new(address, port).to_string(),
+        None => address.to_string(),
+    };
+    let statistics = &record.statistics;
+    Sa {
+        label: record.label.to_string(),
+        direction: match record.direction {
+            Direction::Inbound => "in",
+            Direction::Outbound => "out",
+        }
+        .to_owned(),
+        spi: format!("{:08x}", record.spi),
+        state: match record.state {
+            SaState::Mature => "live",
+            SaState::Dying => "near its end",
+            SaState::Dead => "dead",
+        }
+        .to_owned(),
+        local: end(record.local, record.encapsulation.map(|ports| ports.local)),
+        remote: end(
+            record.remote,
+            record.encapsulation.map(|ports| ports.remote),
+        ),
+        selected: record.selected,
+        worker: record.owner.0,
+        packets: statistics.packets,
+        bytes: statistics.bytes,
+        sequence: statistics.sequence,
+        window: record.window,
+        esn: record.esn,
+        replay_drops: statistics.replays,
+        auth_failures: statistics.forged,
+        idle_ms: (statistics.last_used_ms != 0)
+            .then(|| now_ms.saturating_sub(statistics.last_used_ms)),
+    }
+}
+
+/// The clock that the dataplane stamps its records with.
+fn monotonic_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000
+}
+
+/// Every counter of both planes.
+pub(super) fn counters(gateway: &mut Gateway) -> Vec<CounterRow> {
+    let mut rows: Vec<CounterRow> = Vec::new();
+    if let Some(dataplane) = &mut gateway.dataplane {
+        let counters = dataplane.channel().counters();
+        rows.extend(Counter::ALL.iter().map(|counter| CounterRow {
+            name: counter.name().to_owned(),
+            plane: "dataplane".to_owned(),
+            severity: severity(counter.severity()),
+            unit: unit(counter.unit()),
+            value: counters.total(*counter),
+            meaning: counter.sentence().to_owned(),
+        }));
+        let ports: Vec<String> = dataplane
+            .channel()
+            .setup()
+            .ports
+            .iter()
+            .map(|port| port.interface.clone())
+            .collect();
+        for (number, interface) in (0..).zip(ports) {
+            rows.extend(PortCounter::ALL.iter().map(|counter| CounterRow {
+                name: counter.name().to_owned(),
+                plane: interface.clone(),
+                severity: severity(counter.severity()),
+                unit: unit(counter.unit()),
+                value: counters.port_total(PortId(number), *counter),
+                meaning: counter.sentence().to_owned(),
+            }));
+        }
+    }
+    let ike = gateway.endpoint.counters();
+    rows.extend(
+        esplanade_ike::Counter::ALL
+            .iter()
+            .map(|counter| CounterRow {
+                name: counter.name().to_owned(),
+                plane: "ike".to_owned(),
+                severity: ike_severity(*counter),
+                unit: "messages".to_owned(),
+                value: ike.get(*counter),
+                meaning: counter.sentence().to_owned(),
+            }),
+    );
+    rows
+}
+
+fn severity(severity: channel::Severity) -> Severity {
+    match severity {
+        channel::Severity::Info => Severity::Info,
+        channel::Severity::Notice => Severity::Notice,
+        channel::Severity::Warning => Severity::Warning,
+        channel::Severity::Error => Severity::Error,
+    }
+}
+
+fn unit(unit: Unit) -> String {
+    unit.to_string()
+}
+
+/// How much a counter of the endpoint matters; the endpoint knows no operators.
+fn ike_severity(counter: esplanade_ike::Counter) -> Severity {
+    use esplanade_ike::Counter;
+    match counter {
+        Counter::Received | Counter::Sent => Severity::Info,
+        Counter::AuthenticationFailed
+        | Counter::NoProposalChosen
+        | Counter::SelectorsUnacceptable
+        | Counter::NotAuthentic
+        | Counter::Vanished
+        | Counter::HalfOpenLimit
+        | Counter::SaLimit => Severity::Warning,
+        _ => Severity::Notice,
+    }
+}
