@@ -145,6 +145,7 @@ pub struct Gateway<'a> {
     directory: PathBuf,
     config: PathBuf,
     log_dir: PathBuf,
+    keep: bool,
     process: Process,
 }
 
@@ -153,7 +154,24 @@ impl<'a> Gateway<'a> {
     /// the dataplane has its ports.
     pub fn start(namespace: &'a Namespace, site: &Site, log_dir: &Path) -> Result<Self> {
         let config = write_site(namespace, site)?;
-        let mut gateway = Self::launch(namespace, &config, &[], log_dir)?;
+        Self::run(namespace, &config, false, log_dir)
+    }
+
+    /// As [`Gateway::start`], with `--keep`: its tunnels outlive its end.
+    pub fn start_keeping(namespace: &'a Namespace, site: &Site, log_dir: &Path) -> Result<Self> {
+        let config = write_site(namespace, site)?;
+        Self::run(namespace, &config, true, log_dir)
+    }
+
+    /// Runs a configuration file; returns when the control plane answers and the dataplane has its
+    /// ports.
+    pub fn run(
+        namespace: &'a Namespace,
+        config: &Path,
+        keep: bool,
+        log_dir: &Path,
+    ) -> Result<Self> {
+        let mut gateway = Self::launch(namespace, config, &[], keep, log_dir)?;
         gateway.wait_until_ready()?;
         Ok(gateway)
     }
@@ -164,6 +182,7 @@ impl<'a> Gateway<'a> {
         namespace: &'a Namespace,
         config: &Path,
         prefix: &[&str],
+        keep: bool,
         log_dir: &Path,
     ) -> Result<Self> {
         let directory = directory_of(namespace);
@@ -188,6 +207,7 @@ impl<'a> Gateway<'a> {
             directory,
             config: config.to_owned(),
             log_dir: log_dir.to_owned(),
+            keep,
             process,
         })
     }
@@ -317,7 +337,7 @@ impl<'a> Gateway<'a> {
 
     /// Runs the same configuration again after the supervisor ended.
     pub fn restart(&mut self) -> Result<()> {
-        let again = Self::launch(self.namespace, &self.config, &[], &self.log_dir)?;
+        let again = Self::launch(self.namespace, &self.config, &[], self.keep, &self.log_dir)?;
         self.process = again.process;
         self.wait_until_ready()
     }
@@ -341,7 +361,7 @@ pub fn write_config(namespace: &Namespace, yaml: &str, secret: &str) -> Result<P
 }
 
 /// Short, because a Unix socket's path holds 107 bytes.
-fn directory_of(namespace: &Namespace) -> PathBuf {
+pub(crate) fn directory_of(namespace: &Namespace) -> PathBuf {
     Path::new("/run").join(namespace.name()).join("esplanade")
 }
 

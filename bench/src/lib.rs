@@ -6,6 +6,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod commands;
+pub mod demo;
+pub mod driven;
+pub mod gateway;
+pub mod measure;
 pub mod peer;
 pub mod testbed;
 pub mod traffic;

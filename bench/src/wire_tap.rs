@@ -8,6 +8,7 @@ mod pcap;
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::Read;
+use std::net::Ipv4Addr;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +16,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Signal, kill_process};
 
+use esplanade_wire::ethernet::{EtherType, Frame};
+use esplanade_wire::udp::{self, Datagram};
+use esplanade_wire::{Protocol, esp, ipv4};
+
 use crate::testbed::{Namespace, wait_until};
+
+/// The network that the gateways' outer addresses are of: 192.0.2.0/24.
+const OUTER_NETWORK: [u8; 3] = [192, 0, 2];
 
 /// How much of each frame is listened to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,9 +59,25 @@ pub struct Seen {
     pub repeated_nonces: u64,
     /// ESP packets of each SPI.
     pub packets_by_spi: BTreeMap<u32, u64>,
+    /// The first few ESP packets, plain or out of UDP, to be replayed or forged.
+    pub samples: Vec<Sample>,
     /// Frames that the listener was too slow for. With any, an absence proves nothing.
     pub missed: u64,
 }
+
+/// An ESP packet as it was on the wire, from the SPI on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// Its outer source address.
+    pub source: Ipv4Addr,
+    /// Its SPI.
+    pub spi: u32,
+    /// The packet without its outer headers.
+    pub bytes: Vec<u8>,
+}
+
+/// How many packets are kept as samples.
+const SAMPLES: usize = 32;
 
 impl Seen {
     /// Whether nothing but ESP, IKE and what a link needs went by.
@@ -196,11 +220,6 @@ fn dropped_by_kernel(said: &str) -> Option<u64> {
         .and_then(|number| number.parse().ok())
 }
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ICMP: u8 = 1;
-const UDP: u8 = 17;
-const ESP: u8 = 50;
-
 fn look(state: &mut State, frame: &[u8]) {
     if !state.marker.is_empty()
         && frame
@@ -218,6 +237,9 @@ fn look(state: &mut State, frame: &[u8]) {
             state.seen.esp += 1;
             state.seen.esp_in_udp += u64::from(in_udp);
             *state.seen.packets_by_spi.entry(spi).or_default() += 1;
+            if state.seen.samples.len() < SAMPLES {
+                state.seen.samples.extend(sample(frame, spi, in_udp));
+            }
             if !state.nonces.insert((spi, iv)) {
                 state.seen.repeated_nonces += 1;
             }
@@ -243,92 +265,77 @@ enum Kind {
 }
 
 fn classify(frame: &[u8]) -> Kind {
-    if be16(frame, 12) != Some(ETHERTYPE_IPV4) {
+    let Some(packet) = packet_of(frame) else {
         return Kind::Link;
-    }
-    let packet = frame.get(14..).unwrap_or_default();
-    let header = packet
-        .first()
-        .map_or(0, |first| usize::from(first & 15) * 4);
-    let (Some(&protocol), Some(payload)) = (packet.get(9), packet.get(header..)) else {
-        return Kind::Other;
     };
-    let outer =
-        packet.get(12..15) == Some(&[192, 0, 2]) && packet.get(16..19) == Some(&[192, 0, 2]);
-    match protocol {
-        ESP => esp(payload, false),
-        ICMP if outer => Kind::Icmp,
-        UDP => {
-            let ports = (be16(payload, 0), be16(payload, 2));
-            let data = payload.get(8..).unwrap_or_default();
-            let length = be16(payload, 4);
-            match ports {
-                (Some(500), _) | (_, Some(500)) => Kind::Ike,
-                // RFC 3948 2.3 and 2.2: a keepalive is one byte of 0xff, IKE comes behind a zero
-                // word, and no SPI is zero.
-                (Some(4500), _) | (_, Some(4500)) => match (length, be32(data, 0)) {
-                    (Some(9), _) => Kind::Keepalive,
-                    (_, Some(0)) => Kind::Ike,
-                    _ => esp(data, true),
-                },
-                _ => Kind::Other,
-            }
-        }
-        _ => Kind::Other,
-    }
-}
-
-fn esp(data: &[u8], in_udp: bool) -> Kind {
-    match (be32(data, 0), be32(data, 8), be32(data, 12)) {
-        (Some(spi), Some(high), Some(low)) => Kind::Esp {
-            spi,
-            iv: u64::from(high) << 32 | u64::from(low),
-            in_udp,
+    let ours = |address: Ipv4Addr| address.octets().starts_with(&OUTER_NETWORK);
+    match packet.protocol() {
+        Protocol::ESP => esp(packet.payload(), false),
+        Protocol::ICMP if ours(packet.source()) && ours(packet.destination()) => Kind::Icmp,
+        Protocol::UDP => match packet.ports() {
+            Some((500, _) | (_, 500)) => Kind::Ike,
+            Some((4500, _) | (_, 4500)) => nat_traversal(packet.payload()),
+            _ => Kind::Other,
         },
         _ => Kind::Other,
     }
 }
 
-fn describe(frame: &[u8]) -> String {
-    let packet = frame.get(14..).unwrap_or_default();
-    match packet {
-        [
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            protocol,
-            _,
-            _,
-            a,
-            b,
-            c,
-            d,
-            e,
-            f,
-            g,
-            h,
-            ..,
-        ] => {
-            format!("protocol {protocol} from {a}.{b}.{c}.{d} to {e}.{f}.{g}.{h}")
-        }
-        _ => format!("a frame of {} bytes", frame.len()),
+/// The IPv4 packet of a frame, of which a listener to headers has only the beginning.
+fn packet_of(frame: &[u8]) -> Option<ipv4::Packet<'_>> {
+    let frame = Frame::new_checked(frame).ok()?;
+    if frame.ethertype() != EtherType::IPV4 {
+        return None;
+    }
+    ipv4::Packet::new_quoted(frame.payload()).ok()
+}
+
+/// RFC 3948 2.2 and 2.3: IKE comes behind a word of zeros, which no SPI is, and a keepalive is one byte.
+fn nat_traversal(datagram: &[u8]) -> Kind {
+    if Datagram::new_checked(datagram).is_ok_and(|datagram| datagram.payload() == [0xff]) {
+        return Kind::Keepalive;
+    }
+    let data = datagram.get(udp::HEADER_LEN..).unwrap_or_default();
+    if data.starts_with(&[0; 4]) {
+        Kind::Ike
+    } else {
+        esp(data, true)
     }
 }
 
-fn be16(data: &[u8], at: usize) -> Option<u16> {
-    let bytes = data.get(at..at + 2)?;
-    Some(u16::from_be_bytes(bytes.try_into().ok()?))
+fn esp(data: &[u8], in_udp: bool) -> Kind {
+    match esp::Packet::new_checked(data) {
+        Ok(packet) => Kind::Esp {
+            spi: packet.spi().0,
+            iv: u64::from_be_bytes(packet.iv()),
+            in_udp,
+        },
+        Err(_) => Kind::Other,
+    }
 }
 
-fn be32(data: &[u8], at: usize) -> Option<u32> {
-    let bytes = data.get(at..at + 4)?;
-    Some(u32::from_be_bytes(bytes.try_into().ok()?))
+fn sample(frame: &[u8], spi: u32, in_udp: bool) -> Option<Sample> {
+    let packet = packet_of(frame)?;
+    let bytes = packet
+        .payload()
+        .get(if in_udp { udp::HEADER_LEN } else { 0 }..)?;
+    Some(Sample {
+        source: packet.source(),
+        spi,
+        bytes: bytes.to_vec(),
+    })
+}
+
+fn describe(frame: &[u8]) -> String {
+    match packet_of(frame) {
+        Some(packet) => format!(
+            "{} from {} to {}",
+            packet.protocol(),
+            packet.source(),
+            packet.destination()
+        ),
+        None => format!("a frame of {} bytes", frame.len()),
+    }
 }
 
 #[cfg(test)]
@@ -337,7 +344,12 @@ mod tests {
 
     fn ipv4(protocol: u8, source: [u8; 4], destination: [u8; 4], payload: &[u8]) -> Vec<u8> {
         let mut frame = vec![0; 12];
-        frame.extend([8, 0, 0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0]);
+        let length = u16::try_from(20 + payload.len())
+            .expect("short")
+            .to_be_bytes();
+        frame.extend([
+            8, 0, 0x45, 0, length[0], length[1], 0, 0, 0, 0, 64, protocol, 0, 0,
+        ]);
         frame.extend(source);
         frame.extend(destination);
         frame.extend(payload);
@@ -405,7 +417,7 @@ mod tests {
         assert_eq!((state.seen.other, state.seen.marked), (1, 1));
         assert_eq!(
             state.seen.first_other.as_deref(),
-            Some("protocol 17 from 10.1.0.2 to 192.0.2.2")
+            Some("UDP from 10.1.0.2 to 192.0.2.2")
         );
         assert!(!state.seen.only_protected());
     }

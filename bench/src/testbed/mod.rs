@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result};
 
 pub use namespace::{Namespace, parse_mac};
-pub use process::{Finished, Process, run};
+pub use process::{Finished, Process, kill, run};
 pub use wait::{wait_for, wait_until};
 
 /// The inside address of the host behind gateway A.
@@ -242,7 +242,7 @@ pub fn target_dir() -> Result<PathBuf> {
         .with_context(|| format!("{} does not lie in a build directory", program.display()))
 }
 
-fn fresh_log_dir() -> Result<PathBuf> {
+pub(crate) fn fresh_log_dir() -> Result<PathBuf> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let thread = std::thread::current();
@@ -256,12 +256,12 @@ fn fresh_log_dir() -> Result<PathBuf> {
 
 /// The right to own the machine's only test-bed, held through a locked file.
 #[derive(Debug)]
-struct Turn {
+pub(crate) struct Turn {
     _file: File,
 }
 
 impl Turn {
-    fn take() -> Result<Self> {
+    pub(crate) fn take() -> Result<Self> {
         let path = "/run/lock/esplanade-testbed";
         let file = File::create(path).with_context(|| format!("cannot open {path}"))?;
         wait_for(

@@ -235,6 +235,13 @@ impl Drop for Process {
     }
 }
 
+/// Sends SIGKILL to one process, which need not be ours, and does not wait for its end.
+pub fn kill(id: u32) {
+    if let Some(pid) = as_pid(id) {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
 /// Signals every process of the group that `leader` heads.
 pub(super) fn end_group(leader: u32, signal: Signal) {
     if let Some(group) = as_pid(leader) {

@@ -4,17 +4,18 @@
 use std::net::SocketAddrV4;
 
 use anyhow::{Result, ensure};
+use esplanade_wire::ethernet::{self, EtherType, Frame, MacAddress};
+use esplanade_wire::udp::{self, Datagram};
+use esplanade_wire::{NoRoom, Protocol, ipv4};
 
 /// Bytes before the mark: Ethernet, IPv4 without options, UDP.
-pub const HEADERS: usize = ETHERNET + IPV4 + UDP;
+pub const HEADERS: usize = BEFORE_UDP + udp::HEADER_LEN;
 /// The shortest frame that holds a mark.
 pub const SHORTEST: usize = HEADERS + MARK;
 /// The longest frame of a link with the usual MTU.
-pub const LONGEST: usize = ETHERNET + 1500;
+pub const LONGEST: usize = ethernet::HEADER_LEN + 1500;
 
-const ETHERNET: usize = 14;
-const IPV4: usize = 20;
-const UDP: usize = 8;
+const BEFORE_UDP: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
 const MARK: usize = 20;
 const MAGIC: [u8; 4] = *b"ESPL";
 
@@ -57,29 +58,35 @@ impl Template {
             (SHORTEST..=LONGEST).contains(&length),
             "a frame is {SHORTEST} to {LONGEST} bytes long, not {length}"
         );
-        let mut bytes = Vec::with_capacity(length);
-        bytes.extend(route.destination_mac);
-        bytes.extend(route.source_mac);
-        bytes.extend([0x08, 0x00]);
-        let total = u16::try_from(length - ETHERNET)?.to_be_bytes();
-        // Version and length, DSCP, total length, identification, DF, TTL, UDP, checksum.
-        bytes.extend([0x45, 0, total[0], total[1], 0, 0, 0x40, 0, 64, 17, 0, 0]);
-        bytes.extend(route.source.ip().octets());
-        bytes.extend(route.destination.ip().octets());
-        let checksum = checksum(&bytes[ETHERNET..]).to_be_bytes();
-        bytes[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&checksum);
-        bytes.extend(route.source.port().to_be_bytes());
-        bytes.extend(route.destination.port().to_be_bytes());
-        bytes.extend(u16::try_from(length - ETHERNET - IPV4)?.to_be_bytes());
-        // RFC 768: an all zero checksum means that the sender made none.
-        bytes.extend([0, 0]);
-        bytes.extend(MAGIC);
-        bytes.resize(length, 0);
-        Ok(Self {
+        let datagram = u16::try_from(length - BEFORE_UDP)?;
+        let ethernet = ethernet::Repr::untagged(
+            MacAddress(route.destination_mac),
+            MacAddress(route.source_mac),
+            EtherType::IPV4,
+        );
+        let (from, to) = (*route.source.ip(), *route.destination.ip());
+        let ip = ipv4::Repr::new(from, to, Protocol::UDP, datagram);
+        let mut bytes = vec![0; length];
+        ethernet.emit(&mut bytes)?;
+        ip.emit(&mut bytes[ethernet::HEADER_LEN..])?;
+        let template = Self {
             bytes,
             first_port: route.source.port(),
             flows: route.flows.max(1),
-        })
+        };
+        Ok(template.finished(route.destination.port(), datagram)?)
+    }
+
+    /// With UDP's header, and the head of the payload.
+    fn finished(mut self, port: u16, datagram: u16) -> Result<Self, NoRoom> {
+        let udp = udp::Repr {
+            source_port: self.first_port,
+            destination_port: port,
+            payload_len: datagram - udp::HEADER_LEN as u16,
+        };
+        udp.emit(&mut self.bytes[BEFORE_UDP..])?;
+        self.bytes[HEADERS..HEADERS + MAGIC.len()].copy_from_slice(&MAGIC);
+        Ok(self)
     }
 
     /// The length of the frame.
@@ -95,9 +102,10 @@ impl Template {
         let frame = buffer.get_mut(..length)?;
         frame.copy_from_slice(&self.bytes);
         let flow = (mark.number % u64::from(self.flows)) as u16;
+        // UDP begins with the source port.
         let port = self.first_port.wrapping_add(flow).to_be_bytes();
         frame
-            .get_mut(ETHERNET + IPV4..)?
+            .get_mut(BEFORE_UDP..)?
             .get_mut(..2)?
             .copy_from_slice(&port);
         let payload = frame.get_mut(HEADERS + MAGIC.len()..)?;
@@ -114,28 +122,27 @@ impl Template {
 /// The mark of an Ethernet frame, if it is one of ours.
 #[inline]
 pub fn mark_of_frame(frame: &[u8]) -> Option<Mark> {
-    mark_of_packet(frame.get(ETHERNET..)?)
+    let frame = Frame::new_checked(frame).ok()?;
+    if frame.ethertype() != EtherType::IPV4 {
+        return None;
+    }
+    mark_of_packet(frame.payload())
 }
 
 /// The mark of an IPv4 packet, if it is one of ours.
 #[inline]
 pub fn mark_of_packet(packet: &[u8]) -> Option<Mark> {
-    let payload = packet.get(IPV4 + UDP..)?.strip_prefix(&MAGIC)?;
+    let packet = ipv4::Packet::new_checked(packet).ok()?;
+    if packet.protocol() != Protocol::UDP || packet.is_fragment() {
+        return None;
+    }
+    let payload = Datagram::new_checked(packet.payload())
+        .ok()?
+        .payload()
+        .strip_prefix(&MAGIC)?;
     let number = u64::from_be_bytes(*payload.first_chunk()?);
     let left = u64::from_be_bytes(*payload.get(8..)?.first_chunk()?);
     Some(Mark { number, left })
-}
-
-/// The IPv4 header checksum (RFC 791 3.1).
-fn checksum(header: &[u8]) -> u16 {
-    let mut sum: u32 = 0;
-    for pair in header.chunks_exact(2) {
-        sum += u32::from(u16::from_be_bytes([pair[0], pair[1]]));
-    }
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
 }
 
 #[cfg(test)]
@@ -163,12 +170,10 @@ mod tests {
             };
             assert_eq!(template.write(&mut buffer, mark), Some(length));
             assert_eq!(mark_of_frame(&buffer[..length]), Some(mark));
-            assert_eq!(
-                checksum(&buffer[ETHERNET..ETHERNET + IPV4]),
-                0,
-                "the checksum holds"
-            );
-            assert_eq!(buffer[34..36], 9001_u16.to_be_bytes(), "the second flow");
+            let packet =
+                ipv4::Packet::new_checked(&buffer[ethernet::HEADER_LEN..length]).expect("IPv4");
+            assert!(packet.checksum_is_right());
+            assert_eq!(packet.ports(), Some((9001, 9001)), "the second flow");
         }
     }
 

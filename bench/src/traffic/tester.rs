@@ -170,6 +170,11 @@ impl Tally {
         self.span = Some((first, arrived));
     }
 
+    /// Marked frames up to the last that came that did not come themselves.
+    pub fn missing(&self) -> u64 {
+        self.next.saturating_sub(self.packets)
+    }
+
     /// Packets a second, in millions, over the time in which they arrived.
     pub fn mpps(&self) -> f64 {
         match self.span {

@@ -1,0 +1,176 @@
+//! `esplanade-bench`: measures a gateway, and shows one.
+
+use std::net::SocketAddrV4;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand, ValueEnum};
+use esplanade_bench::{commands, demo, measure, testbed};
+
+/// Measures an Esplanade gateway, and shows one at work.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Two gateways, or a gateway and a real peer, at work between two hosts of this machine.
+    Demo {
+        /// Who is at the other end.
+        #[arg(long, value_enum, default_value_t = PeerName::Esplanade)]
+        peer: PeerName,
+    },
+    /// Throughput, loss and latency of one gateway on veth, beside plain forwarding.
+    Testbed {
+        /// Bytes of the frames, their check sequence not counted.
+        #[arg(long, value_delimiter = ',', value_name = "BYTES")]
+        frames: Vec<usize>,
+        /// Each measurement once and short, for a first look.
+        #[arg(long)]
+        quick: bool,
+        /// Write the results as JSON lines as well.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// Sends numbered and dated UDP packets through AF_XDP.
+    Generate {
+        /// The interface to send by.
+        #[arg(long)]
+        interface: String,
+        /// The hardware address of the next hop.
+        #[arg(long)]
+        via: String,
+        /// Address and port to send from; with several flows, the port of the first.
+        #[arg(long)]
+        from: SocketAddrV4,
+        /// Address and port to send to.
+        #[arg(long)]
+        to: SocketAddrV4,
+        /// Bytes of a frame, its check sequence not counted.
+        #[arg(long, default_value_t = 512)]
+        bytes: usize,
+        /// Packets a second; without it as many as go.
+        #[arg(long)]
+        rate: Option<f64>,
+        /// For how many seconds.
+        #[arg(long, default_value_t = 10.0)]
+        seconds: f64,
+        /// At most so many packets.
+        #[arg(long)]
+        count: Option<u64>,
+        /// How many source ports take turns.
+        #[arg(long, default_value_t = 1)]
+        flows: u16,
+    },
+    /// Receives what `generate` sends and says what was lost, what came out of order and how long it took.
+    Receive {
+        /// The interface to receive on.
+        #[arg(long)]
+        interface: String,
+        /// The prefix that the packets come from.
+        #[arg(long)]
+        from: String,
+        /// The prefix that they go to.
+        #[arg(long)]
+        to: String,
+        /// Ends after so many seconds without a packet.
+        #[arg(long, default_value_t = 5.0)]
+        silence: f64,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PeerName {
+    /// A second Esplanade.
+    Esplanade,
+    /// strongSwan, 5.9 and 6.
+    Strongswan,
+}
+
+fn main() -> ExitCode {
+    match carry_out(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("esplanade-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn carry_out(command: Command) -> Result<()> {
+    if let Some(reason) = testbed::unavailable() {
+        bail!("{reason}");
+    }
+    match command {
+        Command::Demo {
+            peer: PeerName::Esplanade,
+        } => demo::run(demo::Peer::Esplanade),
+        Command::Demo {
+            peer: PeerName::Strongswan,
+        } => demo::run(demo::Peer::StrongSwan),
+        Command::Testbed {
+            frames,
+            quick,
+            json,
+        } => {
+            let mut options = measure::Options {
+                json,
+                ..measure::Options::default()
+            };
+            if !frames.is_empty() {
+                options.frames = frames;
+            }
+            if quick {
+                options.trial = Duration::from_millis(500);
+                options.rounds = 1;
+                options.hold = Duration::from_secs(1);
+                options.tries = 1;
+            }
+            measure::run_testbed(&options).map(drop)
+        }
+        Command::Generate {
+            interface,
+            via,
+            from,
+            to,
+            bytes,
+            rate,
+            seconds,
+            count,
+            flows,
+        } => {
+            let seconds = Duration::try_from_secs_f64(seconds)?;
+            let job = commands::Generate {
+                interface,
+                via,
+                from,
+                to,
+                bytes,
+                rate,
+                seconds,
+                count,
+                flows,
+            };
+            commands::generate(&job)
+        }
+        Command::Receive {
+            interface,
+            from,
+            to,
+            silence,
+        } => {
+            let silence = Duration::try_from_secs_f64(silence)?;
+            commands::receive(&commands::Receive {
+                interface,
+                from,
+                to,
+                silence,
+            })
+        }
+    }
+}
