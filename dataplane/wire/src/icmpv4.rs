@@ -189,12 +189,12 @@ pub fn may_be_answered(packet: &ipv4::Packet<'_>) -> bool {
     let (source, destination) = (packet.source(), packet.destination());
     let is_error = packet.protocol() == Protocol::ICMP
         && Message::new_checked(packet.payload()).map_or(true, |message| message.is_error());
-    let names_one_host = source.octets()[0] != 0
-        && !source.is_broadcast()
-        && !source.is_multicast()
-        && !source.is_loopback()
-        && !destination.is_broadcast()
-        && !destination.is_multicast();
+    /// This network, loopback, multicast and what is reserved behind it: the martians of RFC 1812 5.3.7.
+    const fn is_no_host(address: Ipv4Addr) -> bool {
+        matches!(address.octets(), [0 | 127 | 224.., ..])
+    }
+    let names_one_host =
+        !is_no_host(source) && !destination.is_broadcast() && !destination.is_multicast();
     names_one_host && packet.fragment_offset() == 0 && !is_error
 }
 
@@ -277,7 +277,7 @@ mod tests {
             &[3, 1, 0, 0, 0, 0, 0, 0]
         )));
         assert!(!answered(&packet(Protocol::ICMP, &[3])));
-        for (at, value) in [(7, 1), (12, 0), (12, 127), (12, 224), (16, 239)] {
+        for (at, value) in [(7, 1), (12, 0), (12, 127), (12, 224), (12, 255), (16, 239)] {
             let mut bytes = packet(Protocol::UDP, &[0; 8]);
             bytes[at] = value;
             assert!(!answered(&bytes), "byte {at} = {value}");

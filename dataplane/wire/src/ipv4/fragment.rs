@@ -45,10 +45,11 @@ pub struct Fragments<'a> {
     at: usize,
 }
 
-/// Cuts a packet into fragments of at most `mtu` bytes. `None` when that leaves no room for eight bytes of payload, or
-/// when the packet must not be fragmented.
+/// Cuts a packet into fragments of at most `mtu` bytes. `None` when that leaves no room for eight bytes of payload, when
+/// the packet must not be fragmented, or when it is itself a fragment that ends beyond the longest packet.
 pub fn fragments(packet: Packet<'_>, mtu: usize) -> Option<Fragments<'_>> {
-    if packet.dont_fragment() || mtu < packet.header_len() + 8 {
+    let end = packet.fragment_offset() + packet.payload().len();
+    if packet.dont_fragment() || mtu < packet.header_len() + 8 || end > usize::from(u16::MAX) {
         return None;
     }
     let later = Header::for_later_fragments(&packet)?;
@@ -220,7 +221,7 @@ mod tests {
                 prop_assert_eq!(fragment.identification(), 4711);
                 prop_assert_eq!(fragment.fragment_offset(), usize::from(before) * 8 + joined.len());
                 prop_assert_eq!(fragment.more_fragments(), !last || more);
-                prop_assert!(last || fragment.payload().len() % 8 == 0);
+                prop_assert!(last || fragment.payload().len().is_multiple_of(8));
                 joined.extend(fragment.payload());
             }
             prop_assert_eq!(&joined[..], view.payload());
@@ -260,9 +261,11 @@ mod tests {
     }
 
     #[test]
-    fn no_room_and_df_are_told() {
+    fn no_room_df_and_impossible_offsets_are_told() {
         let mut original = packet(&[], 100, 0, false);
         assert!(fragments(Packet::new_checked(&original).unwrap(), 27).is_none());
+        let beyond = packet(&[], 100, OFFSET_MASK, false);
+        assert!(fragments(Packet::new_checked(&beyond).unwrap(), 68).is_none());
         original[6] |= 0x40;
         assert!(fragments(Packet::new_checked(&original).unwrap(), 68).is_none());
     }

@@ -1,0 +1,136 @@
+//! What the tests of the engines share.
+
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use esplanade_crypto::{
+    AdditionalData, Algorithm, EngineKind, ExplicitIv, OpenJob, OpeningKey, SealJob, SealingKey,
+    Trailer, Verdict, open_batch, seal_batch,
+};
+
+/// A buffer with canaries around it, at any alignment.
+pub struct Guarded {
+    bytes: Vec<u8>,
+    start: usize,
+    length: usize,
+}
+
+const CANARY: u8 = 0xc7;
+const GUARD: usize = 64;
+
+impl Guarded {
+    /// Room for `length` bytes, `shift` bytes off the start of the guard's end; filled with what no test expects.
+    pub fn new(length: usize, shift: usize) -> Self {
+        let start = GUARD + shift;
+        let mut bytes = vec![CANARY; start + length + GUARD];
+        bytes[start..start + length].fill(0xee);
+        Self {
+            bytes,
+            start,
+            length,
+        }
+    }
+
+    pub fn holding(content: &[u8], shift: usize) -> Self {
+        let mut buffer = Self::new(content.len(), shift);
+        buffer.room().copy_from_slice(content);
+        buffer
+    }
+
+    pub fn room(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..self.start + self.length]
+    }
+
+    /// The content, once the canaries are found alive.
+    pub fn content(&self) -> &[u8] {
+        let (before, rest) = self.bytes.split_at(self.start);
+        let (content, behind) = rest.split_at(self.length);
+        assert!(
+            before.iter().chain(behind).all(|byte| *byte == CANARY),
+            "a canary is dead"
+        );
+        content
+    }
+}
+
+/// Salt and key in the order of the key material, and the nonce's other half.
+pub fn split_nonce(key: &[u8], nonce: &[u8]) -> (Vec<u8>, u64) {
+    let (salt, iv) = nonce.split_at(4);
+    (
+        [key, salt].concat(),
+        u64::from_be_bytes(iv.try_into().unwrap()),
+    )
+}
+
+/// Seals one packet.
+pub fn seal<'a>(
+    engine: EngineKind,
+    algorithm: Algorithm,
+    key_material: &[u8],
+    iv: u64,
+    aad: impl Into<AdditionalData<'a>>,
+    plaintext: &[u8],
+    trailer: Trailer,
+) -> Vec<u8> {
+    let key = SealingKey::new(engine, algorithm, key_material).unwrap();
+    let mut out = Guarded::new(plaintext.len() + trailer.len() + algorithm.icv_len(), 0);
+    let aad: AdditionalData<'_> = aad.into();
+    let job = SealJob::new(
+        &key,
+        ExplicitIv::from_sequence(iv),
+        aad,
+        plaintext,
+        trailer,
+        out.room(),
+    );
+    seal_batch(&mut [job.unwrap()]);
+    out.content().to_vec()
+}
+
+/// Opens one packet; a forged one must leave zeros.
+pub fn open<'a>(
+    engine: EngineKind,
+    algorithm: Algorithm,
+    key_material: &[u8],
+    iv: u64,
+    aad: impl Into<AdditionalData<'a>>,
+    ciphertext: &[u8],
+) -> Option<Vec<u8>> {
+    let key = OpeningKey::new(engine, algorithm, key_material).unwrap();
+    let mut out = Guarded::new(ciphertext.len() - algorithm.icv_len(), 0);
+    let aad: AdditionalData<'_> = aad.into();
+    let job = OpenJob::new(&key, iv.to_be_bytes(), aad, ciphertext, out.room());
+    let mut verdicts = [Verdict::Forged];
+    open_batch(&mut [job.unwrap()], &mut verdicts);
+    match verdicts {
+        [Verdict::Authentic] => Some(out.content().to_vec()),
+        [Verdict::Forged] => {
+            assert!(
+                out.content().iter().all(|byte| *byte == 0),
+                "a forged packet left something behind"
+            );
+            None
+        }
+    }
+}
+
+/// Bytes from their hexadecimal digits.
+pub fn hex(digits: &str) -> Vec<u8> {
+    assert!(digits.len().is_multiple_of(2));
+    (0..digits.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap())
+        .collect()
+}
+
+/// Bytes that differ from place to place.
+pub fn pattern(length: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    (0..length)
+        .map(|_| {
+            state = state
+                .wrapping_mul(0x5851_f42d_4c95_7f2d)
+                .wrapping_add(0x1405_7b7e_f767_814f);
+            (state >> 56) as u8
+        })
+        .collect()
+}

@@ -1,0 +1,243 @@
+//! Published vectors: the test cases of McGrew and Viega's "The Galois/Counter Mode of Operation", appendix B, which NIST
+//! took over, and the ESP packets of draft-mcgrew-gcm-test-01.
+
+mod common;
+
+use common::{hex, open, seal, split_nonce};
+use esplanade_crypto::{Algorithm, EngineKind, Trailer};
+
+struct Vector {
+    name: &'static str,
+    key: &'static str,
+    nonce: &'static str,
+    aad: &'static str,
+    plaintext: &'static str,
+    ciphertext: &'static str,
+    icv: &'static str,
+}
+
+impl Vector {
+    /// With the last `trailer_len` bytes of the plaintext given as the trailer.
+    fn check(&self, engine: EngineKind, trailer_len: usize) {
+        let key = hex(self.key);
+        let algorithm = match key.len() {
+            16 => Algorithm::Aes128Gcm16,
+            _ => Algorithm::Aes256Gcm16,
+        };
+        let (key_material, iv) = split_nonce(&key, &hex(self.nonce));
+        let (aad, plaintext) = (hex(self.aad), hex(self.plaintext));
+        let ciphertext = [hex(self.ciphertext), hex(self.icv)].concat();
+        let (start, end) = plaintext.split_at(plaintext.len() - trailer_len);
+
+        let trailer = Trailer::new(end).unwrap();
+        let sealed = seal(
+            engine,
+            algorithm,
+            &key_material,
+            iv,
+            &aad[..],
+            start,
+            trailer,
+        );
+        assert_eq!(sealed, ciphertext, "{engine} seals {}", self.name);
+        let opened = open(engine, algorithm, &key_material, iv, &aad[..], &ciphertext);
+        assert_eq!(opened, Some(plaintext), "{engine} opens {}", self.name);
+    }
+}
+
+#[test]
+fn test_cases_of_the_mode() {
+    for engine in EngineKind::available() {
+        for vector in &MODE {
+            vector.check(*engine, 0);
+        }
+    }
+}
+
+#[test]
+fn packets_of_the_draft() {
+    for engine in EngineKind::available() {
+        for vector in &PACKETS {
+            // The plaintexts end in padding, pad length and next header.
+            let plaintext = hex(vector.plaintext);
+            let pad_length = usize::from(plaintext[plaintext.len() - 2]);
+            for trailer_len in [0, 2, pad_length + 2] {
+                vector.check(*engine, trailer_len);
+            }
+        }
+    }
+}
+
+const MODE: [Vector; 8] = [
+    Vector {
+        name: "test case 1",
+        key: "00000000000000000000000000000000",
+        nonce: "000000000000000000000000",
+        aad: "",
+        plaintext: "",
+        ciphertext: "",
+        icv: "58e2fccefa7e3061367f1d57a4e7455a",
+    },
+    Vector {
+        name: "test case 2",
+        key: "00000000000000000000000000000000",
+        nonce: "000000000000000000000000",
+        aad: "",
+        plaintext: "00000000000000000000000000000000",
+        ciphertext: "0388dace60b6a392f328c2b971b2fe78",
+        icv: "ab6e47d42cec13bdf53a67b21257bddf",
+    },
+    Vector {
+        name: "test case 3",
+        key: "feffe9928665731c6d6a8f9467308308",
+        nonce: "cafebabefacedbaddecaf888",
+        aad: "",
+        plaintext: "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72\
+                    1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b391aafd255",
+        ciphertext: "42831ec2217774244b7221b784d0d49ce3aa212f2c02a4e035c17e2329aca12e\
+                     21d514b25466931c7d8f6a5aac84aa051ba30b396a0aac973d58e091473f5985",
+        icv: "4d5c2af327cd64a62cf35abd2ba6fab4",
+    },
+    Vector {
+        name: "test case 4",
+        key: "feffe9928665731c6d6a8f9467308308",
+        nonce: "cafebabefacedbaddecaf888",
+        aad: "feedfacedeadbeeffeedfacedeadbeefabaddad2",
+        plaintext: "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72\
+                    1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39",
+        ciphertext: "42831ec2217774244b7221b784d0d49ce3aa212f2c02a4e035c17e2329aca12e\
+                     21d514b25466931c7d8f6a5aac84aa051ba30b396a0aac973d58e091",
+        icv: "5bc94fbc3221a5db94fae95ae7121a47",
+    },
+    Vector {
+        name: "test case 13",
+        key: "0000000000000000000000000000000000000000000000000000000000000000",
+        nonce: "000000000000000000000000",
+        aad: "",
+        plaintext: "",
+        ciphertext: "",
+        icv: "530f8afbc74536b9a963b4f1c4cb738b",
+    },
+    Vector {
+        name: "test case 14",
+        key: "0000000000000000000000000000000000000000000000000000000000000000",
+        nonce: "000000000000000000000000",
+        aad: "",
+        plaintext: "00000000000000000000000000000000",
+        ciphertext: "cea7403d4d606b6e074ec5d3baf39d18",
+        icv: "d0d1c8a799996bf0265b98b5d48ab919",
+    },
+    Vector {
+        name: "test case 15",
+        key: "feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308",
+        nonce: "cafebabefacedbaddecaf888",
+        aad: "",
+        plaintext: "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72\
+                    1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b391aafd255",
+        ciphertext: "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa\
+                     8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662898015ad",
+        icv: "b094dac5d93471bdec1a502270e3cc6c",
+    },
+    Vector {
+        name: "test case 16",
+        key: "feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308",
+        nonce: "cafebabefacedbaddecaf888",
+        aad: "feedfacedeadbeeffeedfacedeadbeefabaddad2",
+        plaintext: "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72\
+                    1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39",
+        ciphertext: "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa\
+                     8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662",
+        icv: "76fc6ece0f4e1768cddf8853bb2d551b",
+    },
+];
+
+const PACKETS: [Vector; 8] = [
+    Vector {
+        name: "128-bit key, ESN",
+        key: "4c80cdefbb5d10da906ac73c3613a634",
+        nonce: "2e443b684956ed7e3b244cfe",
+        aad: "000043218765432100000000",
+        plaintext: "45000048699a000080114db7c0a80102c0a801010a9bf15638d3010000010000\
+                    00000000045f736970045f756470037369700963796265726369747902646b00\
+                    0021000101020201",
+        ciphertext: "fecf537e729d5b07dc30df528dd22b768d1b98736696a6fd348509fa13ceac34\
+                     cfa2436f14a3f3cf65925bf1f4a13c5d15b21e1884f5ff6247aeabb786b93bce\
+                     61bc17d768fd9732",
+        icv: "459018148f6cbe722fd04796562dfdb4",
+    },
+    Vector {
+        name: "128-bit key",
+        key: "feffe9928665731c6d6a8f9467308308",
+        nonce: "cafebabefacedbaddecaf888",
+        aad: "0000a5f80000000a",
+        plaintext: "4500003e698f000080114dccc0a80102c0a801010a980035002a2343b2d00100\
+                    0001000000000000037369700963796265726369747902646b00000100010001",
+        ciphertext: "deb22cd9b07c72c16e3a65beeb8df304a5a5897d33ae530f1ba76d5d114d2a5c\
+                     3de81827c10e9a4f51330d0eec416642cfbb85a5b47e48a4ec3b9ba95d918bd1",
+        icv: "83b70d3aa8bc6ee4c309e9d85a41ad4a",
+    },
+    Vector {
+        name: "256-bit key",
+        key: "abbccddef00112233445566778899aababbccddef00112233445566778899aab",
+        nonce: "112233440102030405060708",
+        aad: "4a2cbfe300000002",
+        plaintext: "4500003069a6400080062690c0a801029389155e0a9e008b2dc57ee000000000\
+                    7002400020bf0000020405b40101040201020201",
+        ciphertext: "ff425c9b724599df7a3bcd510194e00d6a78107f1b0b1cbf06efae9d65a5d763\
+                     748a637985771d347f0545659f14e99def842d8e",
+        icv: "b335f4eecfdbf831824b4c4915956c96",
+    },
+    Vector {
+        name: "an empty packet",
+        key: "3de09874b388e6491988d0c3607eae1f",
+        nonce: "57690e434e280000a2fca1a3",
+        aad: "42f67e3f1010101010101010",
+        plaintext: "4500001c42a200008001441f406793b6e00000020a00f5ff01020201",
+        ciphertext: "fba2ca845e5df9f0f22c3e6e86dd831e1fc65792cd1af9130e1379ed",
+        icv: "369f071f35e034be95f112e4e7d05d35",
+    },
+    Vector {
+        name: "128-bit key, ESN, one byte of padding",
+        key: "abbccddef00112233445566778899aab",
+        nonce: "decaf888cafedebaceface74",
+        aad: "000001000000000000000001",
+        plaintext: "4500004933ba00007f119106c3fb1d10c2b1d326c02831ce0035dd7b800302d5\
+                    00004e20001e8c18d75b81dc91baa0476b91b924b280389d92c963bac046ec95\
+                    9b6266c04722b14923010101",
+        ciphertext: "18a6fd42f72cbf4ab2a2ea901f73d814e3e7f243d95412e1c349c1d2fbec168f\
+                     9190feebaf2cb01984e65863965d7472b79da345e0e780191f0d2f0e0f496c22\
+                     6f2127b27db35724e7845d68",
+        icv: "651f57e65f354f75ff17015769623436",
+    },
+    Vector {
+        name: "256-bit key, ESN",
+        key: "abbccddef00112233445566778899aababbccddef00112233445566778899aab",
+        nonce: "73616c74616e640169766563",
+        aad: "17405e67156f3126dd0db99b",
+        plaintext: "45080028732c00004006e9f90a0106120a01038f06b88023dd6bafbecb712602\
+                    50101f646d540001",
+        ciphertext: "f2d69ecdbd5a0d5b8d5ef38bad4da58d1f278fde98ef67549d524a3018d9a57f\
+                     f4d3a31ce673119e",
+        icv: "451626c2415771e3b7eebca614c89b35",
+    },
+    Vector {
+        name: "nothing but a trailer",
+        key: "7d773d00c144c525ac619d18c84a3f47",
+        nonce: "d966426743457e9182443bc6",
+        aad: "335467aeffffffff",
+        plaintext: "01020201",
+        ciphertext: "437f866b",
+        icv: "cb3f699fe9b0822bac961c4504bef270",
+    },
+    Vector {
+        name: "256-bit key, ESN, all bits of the sequence number set",
+        key: "6c6567616c697a656d6172696a75616e61616e64646f69746265666f72656961",
+        nonce: "7475726e333021696765746d",
+        aad: "796b6963ffffffffffffffff",
+        plaintext: "45000030da3a00008001df3bc0a80005c0a800010800c6cd0200070061626364\
+                    65666768696a6b6c6d6e6f707172737401020201",
+        ciphertext: "f97ab2aa356d8edce17644ac8c78e25dd24dedbb29ebf1b64a274b39b49c3a86\
+                     4cd3d78ca4ae68a32b42458fb57dbe821dcc63b9",
+        icv: "d0937ba2945f669368661a329fb4c053",
+    },
+];
