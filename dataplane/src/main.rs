@@ -1,0 +1,15 @@
+//! `esplanade-dataplane`: the poll-mode ESP dataplane as a process.
+
+use clap::Parser;
+use esplanade_dataplane::steward::{self, Options};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match steward::run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("esplanade-dataplane: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! From a setup to open ports: find the interfaces, attach the XDP program, bind a socket for each worker and
+//! port. What was opened closes again when a later step fails.
+
+use crate::{
+    port::{self, Interface, InterfaceError, OpenError, Settings, xdp::XdpPort},
+    privileges,
+};
+use esplanade_bpf::{Mode, SteerError, Steering};
+use esplanade_channel as channel;
+
+/// Everything that needs privileges, open.
+pub(super) struct Opened {
+    /// The XDP program on its interfaces; dropping it detaches.
+    pub steering: Steering,
+    /// The ports of each worker, in the setup's order.
+    pub ports: Vec<Vec<XdpPort>>,
+    /// How each port came up, in the setup's order.
+    pub facts: Vec<channel::PortFacts>,
+}
+
+/// Why the ports could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpeningError {
+    /// Not enough rights.
+    #[error(transparent)]
+    Capabilities(#[from] privileges::Missing),
+    /// No such interface, or not as it must be.
+    #[error(transparent)]
+    Interface(#[from] InterfaceError),
+    /// The XDP program.
+    #[error(transparent)]
+    Steer(#[from] SteerError),
+    /// A socket.
+    #[error(transparent)]
+    Socket(#[from] OpenError),
+    /// Packets would arrive on queues that nobody owns, or workers would have nothing to do.
+    #[error(
+        "`{interface}` has {queues} receive queues and there are {workers} workers, each of which owns one queue of every \
+         port: make them equal with `ethtool -L {interface} combined {workers}` (or `rx {workers} tx {workers}`), or \
+         list {queues} cores under `workers`"
+    )]
+    Queues {
+        /// The interface.
+        interface: String,
+        /// Its receive queues.
+        queues: u32,
+        /// The workers of the setup.
+        workers: usize,
+    },
+}
+
+/// Opens all ports of a setup.
+///
+/// # Errors
+///
+/// The first thing that is in the way, in words for the operator.
+pub(super) fn open(setup: &channel::Setup) -> Result<Opened, OpeningError> {
+    privileges::check()?;
+    let interfaces = interfaces(setup)?;
+    let mut steering = Steering::load()?;
+    let mut ports: Vec<Vec<XdpPort>> = setup.workers.iter().map(|_| Vec::new()).collect();
+    let mut facts = Vec::with_capacity(interfaces.len());
+    for (index, (interface, asked)) in interfaces.iter().zip(&setup.ports).enumerate() {
+        let port = index as u8;
+        let role = match asked.role {
+            channel::Role::Inside => esplanade_bpf::Role::Inside,
+            channel::Role::Outside => esplanade_bpf::Role::Outside,
+        };
+        let attached = steering.attach(interface.index, &interface.name, port, role)?;
+        let generic = warn_if_generic(&interface.name, &attached.mode);
+        let mut copy = channel::CopyMode::ZeroCopy;
+        for (queue, worker) in (0..).zip(&mut ports) {
+            let socket = XdpPort::open(&Settings {
+                interface: interface.clone(),
+                queue,
+                frames: setup.ring_frames,
+                force_copy: generic,
+            })?;
+            steering.set_socket(port, queue, socket.socket())?;
+            if socket.copy_mode() == port::CopyMode::Copy {
+                copy = channel::CopyMode::Copy;
+            }
+            worker.push(socket);
+        }
+        facts.push(channel::PortFacts {
+            mode: if generic {
+                channel::PortMode::Generic
+            } else {
+                channel::PortMode::Native
+            },
+            copy,
+            queues: interface.receive_queues as u16,
+        });
+    }
+    Ok(Opened {
+        steering,
+        ports,
+        facts,
+    })
+}
+
+/// Looks up every interface and checks that each of its queues will have a worker.
+fn interfaces(setup: &channel::Setup) -> Result<Vec<Interface>, OpeningError> {
+    let workers = setup.workers.len();
+    setup
+        .ports
+        .iter()
+        .map(|port| {
+            let interface = Interface::find(&port.interface)?;
+            if interface.receive_queues as usize == workers {
+                Ok(interface)
+            } else {
+                Err(OpeningError::Queues {
+                    interface: interface.name,
+                    queues: interface.receive_queues,
+                    workers,
+                })
+            }
+        })
+        .collect()
+}
+
+/// Whether the program runs generically, of which the operator is warned.
+fn warn_if_generic(interface: &str, mode: &Mode) -> bool {
+    match mode {
+        Mode::Native => false,
+        Mode::Generic { reason } => {
+            eprintln!(
+                "esplanade-dataplane: warning: the driver of `{interface}` runs no XDP programs ({reason}); generic mode \
+                 works but is several times slower"
+            );
+            true
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Keeps the XDP program's maps as the control plane wants them, through the commands of the steward's ring.
+
+use esplanade_bpf::{Prefix, SteerError, Steering};
+use esplanade_channel::{self as channel, Command, CommandError};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr},
+};
+
+/// The maps' entries with, for each, whether it was set since the last `BeginSync`.
+#[derive(Debug)]
+pub(super) struct SteeringTable<M = Steering> {
+    maps: M,
+    local: HashMap<Ipv4Addr, bool>,
+    protected: HashMap<(Prefix, Prefix), bool>,
+}
+
+/// The part of [`Steering`] that this table drives.
+pub(super) trait SteeringMaps {
+    fn add_local(&mut self, address: Ipv4Addr) -> Result<(), SteerError>;
+    fn remove_local(&mut self, address: Ipv4Addr) -> Result<(), SteerError>;
+    fn add_protected(&mut self, local: Prefix, remote: Prefix) -> Result<(), SteerError>;
+    fn remove_protected(&mut self, local: Prefix, remote: Prefix) -> Result<(), SteerError>;
+}
+
+impl SteeringMaps for Steering {
+    fn add_local(&mut self, address: Ipv4Addr) -> Result<(), SteerError> {
+        Self::add_local(self, address)
+    }
+    fn remove_local(&mut self, address: Ipv4Addr) -> Result<(), SteerError> {
+        Self::remove_local(self, address)
+    }
+    fn add_protected(&mut self, local: Prefix, remote: Prefix) -> Result<(), SteerError> {
+        Self::add_protected(self, local, remote)
+    }
+    fn remove_protected(&mut self, local: Prefix, remote: Prefix) -> Result<(), SteerError> {
+        Self::remove_protected(self, local, remote)
+    }
+}
+
+impl<M: SteeringMaps> SteeringTable<M> {
+    pub(super) fn new(maps: M) -> Self {
+        Self {
+            maps,
+            local: HashMap::new(),
+            protected: HashMap::new(),
+        }
+    }
+
+    /// Carries out one command. All of them are idempotent.
+    ///
+    /// # Errors
+    ///
+    /// What the control plane is told: a command of a worker's ring, an address that is not IPv4, or a full map.
+    pub(super) fn apply(&mut self, command: &Command) -> Result<(), CommandError> {
+        match command {
+            Command::SetLocalAddress { address } => self.set_local(ipv4(*address)?),
+            Command::RemoveLocalAddress { address } => self.remove_local(ipv4(*address)?),
+            Command::SetProtected { local, remote } => {
+                self.set_protected(prefix(*local)?, prefix(*remote)?)
+            }
+            Command::RemoveProtected { local, remote } => {
+                self.remove_protected(prefix(*local)?, prefix(*remote)?)
+            }
+            Command::BeginSync => {
+                self.local.values_mut().for_each(|fresh| *fresh = false);
+                self.protected.values_mut().for_each(|fresh| *fresh = false);
+                Ok(())
+            }
+            Command::EndSync => self.sweep(),
+            _ => Err(CommandError::WrongRing),
+        }
+    }
+
+    fn set_local(&mut self, address: Ipv4Addr) -> Result<(), CommandError> {
+        if self.local.insert(address, true).is_none() {
+            self.maps.add_local(address).map_err(|error| {
+                self.local.remove(&address);
+                refused(&error)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn remove_local(&mut self, address: Ipv4Addr) -> Result<(), CommandError> {
+        if self.local.remove(&address).is_some() {
+            self.maps
+                .remove_local(address)
+                .map_err(|error| refused(&error))?;
+        }
+        Ok(())
+    }
+
+    fn set_protected(&mut self, local: Prefix, remote: Prefix) -> Result<(), CommandError> {
+        let pair = (local, remote);
+        if self.protected.insert(pair, true).is_none() {
+            self.maps.add_protected(local, remote).map_err(|error| {
+                self.protected.remove(&pair);
+                refused(&error)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn remove_protected(&mut self, local: Prefix, remote: Prefix) -> Result<(), CommandError> {
+        if self.protected.remove(&(local, remote)).is_some() {
+            self.maps
+                .remove_protected(local, remote)
+                .map_err(|error| refused(&error))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what was not set since the last `BeginSync`.
+    fn sweep(&mut self) -> Result<(), CommandError> {
+        let local = stale(&self.local);
+        let mut outcome = Ok(());
+        for address in local {
+            outcome = outcome.and(self.remove_local(address));
+        }
+        for (local, remote) in stale(&self.protected) {
+            outcome = outcome.and(self.remove_protected(local, remote));
+        }
+        outcome
+    }
+}
+
+fn stale<K: Copy>(entries: &HashMap<K, bool>) -> Vec<K> {
+    let stale = entries.iter().filter(|(_, fresh)| !**fresh);
+    stale.map(|(key, _)| *key).collect()
+}
+
+fn ipv4(address: IpAddr) -> Result<Ipv4Addr, CommandError> {
+    match address {
+        IpAddr::V4(address) => Ok(address),
+        IpAddr::V6(_) => Err(CommandError::AddressFamily),
+    }
+}
+
+fn prefix(prefix: channel::Prefix) -> Result<Prefix, CommandError> {
+    Ok(Prefix::new(ipv4(prefix.address())?, prefix.length()))
+}
+
+/// The operator reads the kernel's words in the log; the control plane is told that it refused.
+fn refused(error: &SteerError) -> CommandError {
+    eprintln!("esplanade-dataplane: {error}");
+    CommandError::KernelRefused
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    /// The maps as sets; `full` refuses every addition.
+    #[derive(Default)]
+    struct Sets {
+        local: HashSet<Ipv4Addr>,
+        protected: HashSet<(Prefix, Prefix)>,
+        full: bool,
+    }
+
+    impl SteeringMaps for Sets {
+        fn add_local(&mut self, address: Ipv4Addr) -> Result<(), SteerError> {
+            if self.full {
+                return Err(SteerError::OutOfRange { port: 0, queue: 0 });
+            }
+            assert!(self.local.insert(address), "added twice");
+            Ok(())
+        }
+        fn remove_local(&mut self, address: Ipv4Addr) -> Result<(), SteerError> {
+            assert!(self.local.remove(&address), "removed what is not there");
+            Ok(())
+        }
+        fn add_protected(&mut self, local: Prefix, remote: Prefix) -> Result<(), SteerError> {
+            assert!(self.protected.insert((local, remote)), "added twice");
+            Ok(())
+        }
+        fn remove_protected(&mut self, local: Prefix, remote: Prefix) -> Result<(), SteerError> {
+            assert!(
+                self.protected.remove(&(local, remote)),
+                "removed what is not there"
+            );
+            Ok(())
+        }
+    }
+
+    fn local(last: u8) -> Command {
+        Command::SetLocalAddress {
+            address: Ipv4Addr::new(192, 0, 2, last).into(),
+        }
+    }
+
+    fn protected(third: u8) -> Command {
+        let prefix =
+            |second| channel::Prefix::new(Ipv4Addr::new(10, second, third, 0).into(), 24).unwrap();
+        Command::SetProtected {
+            local: prefix(1),
+            remote: prefix(2),
+        }
+    }
+
+    #[test]
+    fn a_sync_keeps_what_is_set_again_and_sweeps_the_rest() {
+        let mut table = SteeringTable::new(Sets::default());
+        for command in [local(1), local(2), local(1), protected(1), protected(2)] {
+            assert_eq!(table.apply(&command), Ok(()));
+        }
+        for command in [Command::BeginSync, local(2), protected(2), Command::EndSync] {
+            assert_eq!(table.apply(&command), Ok(()));
+        }
+        assert_eq!(
+            table.maps.local,
+            HashSet::from([Ipv4Addr::new(192, 0, 2, 2)])
+        );
+        assert_eq!(table.maps.protected.len(), 1);
+    }
+
+    #[test]
+    fn what_the_kernel_refused_can_be_tried_again() {
+        let mut table = SteeringTable::new(Sets {
+            full: true,
+            ..Sets::default()
+        });
+        assert_eq!(table.apply(&local(1)), Err(CommandError::KernelRefused));
+        table.maps.full = false;
+        assert_eq!(table.apply(&local(1)), Ok(()));
+        assert_eq!(table.maps.local.len(), 1);
+    }
+
+    #[test]
+    fn a_workers_command_is_refused() {
+        let mut table = SteeringTable::new(Sets::default());
+        let command = Command::RemovePolicy {
+            id: channel::PolicyId(1),
+        };
+        assert_eq!(table.apply(&command), Err(CommandError::WrongRing));
+    }
+}
