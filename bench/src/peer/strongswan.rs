@@ -142,7 +142,7 @@ impl<'a> StrongSwan<'a> {
         let outside = within(root.as_deref(), &dir);
         write_configuration(&outside, &dir, version, connection)?;
 
-        let mut command = enter(namespace, root.as_deref(), "/usr/sbin/charon-systemd");
+        let mut command = enter(namespace, root.as_deref(), "charon-systemd")?;
         command.env("STRONGSWAN_CONF", dir.join("strongswan.conf"));
         let mut process = namespace.spawn("charon", log_dir, command)?;
         let socket = outside.join("charon.vici");
@@ -238,7 +238,7 @@ impl<'a> StrongSwan<'a> {
     }
 
     fn swanctl(&self, arguments: &[&str]) -> Result<Finished> {
-        let mut command = enter(self.namespace, self.root.as_deref(), "/usr/sbin/swanctl");
+        let mut command = enter(self.namespace, self.root.as_deref(), "swanctl")?;
         command
             .env("STRONGSWAN_CONF", self.dir.join("strongswan.conf"))
             .env("SWANCTL_DIR", self.dir.join("swanctl"))
@@ -258,18 +258,38 @@ impl Drop for StrongSwan<'_> {
     }
 }
 
+/// The programs of the installed version under a path of our own. Debian's AppArmor profiles go by path and
+/// know only the system's one charon, with its configuration in /etc.
+fn copied(program: &str) -> Result<PathBuf> {
+    let installed = find_program(program).with_context(|| format!("{program} is not installed"))?;
+    let directory = target_dir()?.join("peers").join("installed");
+    fs::create_dir_all(&directory)?;
+    let copy = directory.join(program);
+    let is_current = match (fs::metadata(&copy), fs::metadata(&installed)) {
+        (Ok(copy), Ok(installed)) => copy.len() == installed.len(),
+        _ => false,
+    };
+    if !is_current {
+        // Another test may be running the old copy: put the new one beside it and rename.
+        let fresh = directory.join(format!("{program}.{}", std::process::id()));
+        fs::copy(&installed, &fresh)?;
+        fs::rename(&fresh, &copy)?;
+    }
+    Ok(copy)
+}
+
 /// A command in a namespace and, for a version in a directory, in that directory with the
 /// machine's /dev and /proc; the mounts are the command's own and go with it.
-fn enter(namespace: &Namespace, root: Option<&Path>, program: &str) -> Command {
+fn enter(namespace: &Namespace, root: Option<&Path>, program: &str) -> Result<Command> {
     let Some(root) = root else {
-        return namespace.command(program);
+        return Ok(namespace.command(copied(program)?));
     };
     let mut command = namespace.command("sh");
     command
         .args(["-ec", "mount --rbind /dev \"$0/dev\"; mount --rbind /proc \"$0/proc\"; exec chroot \"$0\" \"$@\""])
         .arg(root)
-        .arg(program);
-    command
+        .arg(format!("/usr/sbin/{program}"));
+    Ok(command)
 }
 
 /// A path inside a root directory, as it is called outside.
