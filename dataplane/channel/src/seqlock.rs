@@ -5,7 +5,9 @@ use crate::words::{Word, Words};
 use std::sync::atomic::Ordering;
 
 /// How often a reader tries before it says [`Busy`].
-pub const READ_ATTEMPTS: usize = 64;
+///
+/// Under loom each attempt multiplies the interleavings.
+pub const READ_ATTEMPTS: usize = if cfg!(loom) { 2 } else { 64 };
 
 /// The record was being written at every attempt to read it, or there is none of this number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -268,7 +268,8 @@ fn another_setup_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let listener = Listener::bind(dir.path()).unwrap();
     let segment = segment();
-    let cases: [(fn(&mut Setup), &str); 5] = [
+    type Change = fn(&mut Setup);
+    let cases: [(Change, &str); 5] = [
         (|s| s.workers.truncate(1), "the number of workers is 2 in"),
         (
             |s| s.workers[1].core = Some(3),
