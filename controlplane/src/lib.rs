@@ -10,6 +10,7 @@ pub mod cli;
 mod configuration;
 pub mod daemon;
 pub mod guard;
+mod lock;
 pub mod logging;
 pub mod netlink;
 pub mod privileges;

@@ -1,6 +1,6 @@
 //! What the daemon reports: plain values with their units in their names, the same in JSON and in tables.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -207,4 +207,25 @@ pub struct Reloaded {
     pub unchanged: usize,
     /// What needs a restart of the dataplane to take effect.
     pub needs_restart: Vec<String>,
+}
+
+impl fmt::Display for Reloaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = if self.unchanged == 1 { "" } else { "s" };
+        let rest = format!("{} tunnel{plural}", self.unchanged);
+        let mut parts = Vec::new();
+        for (what, names) in [
+            ("added", &self.added),
+            ("changed", &self.changed),
+            ("removed", &self.removed),
+        ] {
+            if !names.is_empty() {
+                parts.push(format!("{what} {}", names.join(", ")));
+            }
+        }
+        if parts.is_empty() {
+            return write!(f, "nothing changed: {rest} as before");
+        }
+        write!(f, "{}; {rest} untouched", parts.join("; "))
+    }
 }

@@ -36,7 +36,8 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let options = Options {
-        config: arguments.config,
+        // A reload reads it again, and `status` names it.
+        config: std::path::absolute(&arguments.config).unwrap_or(arguments.config),
         run_dir: arguments.run_dir,
         keep: arguments.keep,
         supervised: arguments.supervised,

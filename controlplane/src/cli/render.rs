@@ -216,28 +216,7 @@ fn counters(list: &[CounterRow]) -> String {
 }
 
 fn reloaded(changes: &Reloaded) -> String {
-    let mut parts = Vec::new();
-    for (what, names) in [
-        ("added", &changes.added),
-        ("changed", &changes.changed),
-        ("removed", &changes.removed),
-    ] {
-        if !names.is_empty() {
-            parts.push(format!("{what} {}", names.join(", ")));
-        }
-    }
-    let mut text = if parts.is_empty() {
-        format!(
-            "nothing changed: {} as before\n",
-            count(changes.unchanged as u64, "tunnel")
-        )
-    } else {
-        format!(
-            "{}; {} untouched\n",
-            parts.join("; "),
-            count(changes.unchanged as u64, "tunnel")
-        )
-    };
+    let mut text = format!("{changes}\n");
     for what in &changes.needs_restart {
         text.push_str(&format!("needs a restart of the dataplane: {what}\n"));
     }

@@ -17,6 +17,7 @@ use tokio::{
 use tracing::debug;
 
 use crate::api::{self, MAX_REQUEST, ReadError, Request, Response, SOCKET_NAME};
+use crate::lock::{self, LockError};
 
 /// Clients served at once; more wait in the socket's backlog.
 const MAX_CLIENTS: usize = 32;
@@ -67,14 +68,10 @@ impl Server {
             let path = path.to_owned();
             move |error| ApiError::Io { path, error }
         };
-        fs::create_dir_all(run_dir).map_err(trouble(run_dir))?;
-        let lock_path = run_dir.join(LOCK);
-        let lock = fs::File::create(&lock_path).map_err(trouble(&lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(ApiError::Taken(run_dir.to_owned())),
-            Err(fs::TryLockError::Error(error)) => return Err(trouble(&lock_path)(error)),
-        }
+        let lock = lock::take(run_dir, LOCK).map_err(|error| match error {
+            LockError::Taken => ApiError::Taken(run_dir.to_owned()),
+            LockError::Io { path, error } => ApiError::Io { path, error },
+        })?;
         let path = run_dir.join(SOCKET_NAME);
         // The lock is ours, so a socket here is one that a killed daemon left behind.
         match fs::remove_file(&path) {

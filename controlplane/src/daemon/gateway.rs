@@ -15,9 +15,7 @@ use esplanade_channel::{
     self as channel, Command, ControlChannel, Epoch, PolicyId, PortId, SaId, Setup,
 };
 use esplanade_config::{Config, Prefix, Role, Start};
-use esplanade_ike::{
-    ChildSa, CloseReason, Endpoint, Event, Refusal, RemovalReason, Settings, SystemProvider,
-};
+use esplanade_ike::{Endpoint, Settings, SystemProvider};
 use tracing::{debug, info, warn};
 
 use super::{
@@ -81,7 +79,7 @@ pub(super) struct Gateway {
     pub(super) slots: Slots,
     pub(super) children: Children,
     /// What peers made of the selectors of children.
-    narrowed: BTreeMap<ChildName, Selectors>,
+    pub(super) narrowed: BTreeMap<ChildName, Selectors>,
     /// What the dataplane was told last.
     picture: Picture,
     pub(super) monitor: Monitor,
@@ -185,14 +183,13 @@ impl Gateway {
         self.synchronize();
         if !self.awake {
             self.awake = true;
-            self.endpoint.configure(now, intent::peers(&self.config));
+            // Their slots are taken before the endpoint can ask for any.
             let (adopted, commands) = self.children.adopt(&records, &self.config, &self.slots);
             self.tell_workers(&commands);
+            self.endpoint.configure(now, intent::peers(&self.config));
             if !adopted.is_empty() {
-                info!(
-                    "{} child SAs are in place and carry traffic until fresh ones do",
-                    adopted.len()
-                );
+                let count = adopted.len();
+                info!("{count} child SAs are in place and carry traffic until fresh ones do");
                 self.endpoint.adopt(now, adopted);
             }
         } else if before != Some(epoch) {
@@ -414,7 +411,7 @@ impl Gateway {
         self.picture = picture;
     }
 
-    fn tell_workers(&mut self, commands: &[Command]) {
+    pub(super) fn tell_workers(&mut self, commands: &[Command]) {
         if let Some(dataplane) = &mut self.dataplane {
             for command in commands {
                 dataplane.courier.tell_workers(command);
@@ -484,139 +481,6 @@ impl Gateway {
             .into_iter()
             .flatten()
             .fold(self.housekeeping, Instant::min)
-    }
-
-    fn on_event(&mut self, event: &Event, now: Instant) {
-        match event {
-            Event::IkeEstablished {
-                peer,
-                path,
-                suite,
-                rekeyed,
-                ..
-            } => {
-                let what = if *rekeyed { "rekeyed" } else { "established" };
-                info!("{peer}: IKE SA {what} with {} ({suite})", path.remote);
-                self.troubles.remove(peer);
-            }
-            Event::IkeClosed { peer, reason } => self.on_ike_closed(peer, reason),
-            Event::ChildInstalled(sa) => self.on_child_installed(sa, now),
-            Event::OutboundSelected { inbound, .. } => self.select(*inbound),
-            Event::ChildRemoved {
-                peer,
-                child,
-                inbound,
-                reason,
-            } => self.on_child_removed(peer, child, *inbound, reason),
-            Event::Refused {
-                peer,
-                remote,
-                reason,
-            } => self.on_refused(peer.as_deref(), *remote, reason),
-        }
-    }
-
-    fn on_ike_closed(&mut self, peer: &str, reason: &CloseReason) {
-        match reason {
-            CloseReason::Rekeyed | CloseReason::Redundant | CloseReason::Refused => {
-                debug!("{peer}: an IKE SA is gone: {reason}");
-            }
-            CloseReason::Terminated | CloseReason::Shutdown => info!("{peer}: IKE SA {reason}"),
-            _ => {
-                warn!("{peer}: the IKE SA is gone: {reason}");
-                self.troubles
-                    .insert(peer.to_owned(), format!("the IKE SA is gone: {reason}"));
-            }
-        }
-    }
-
-    fn on_refused(&mut self, peer: Option<&str>, remote: std::net::SocketAddr, reason: &Refusal) {
-        match peer {
-            Some(peer) => {
-                warn!("{peer} ({remote}): {reason}");
-                self.troubles.insert(peer.to_owned(), reason.to_string());
-            }
-            None => warn!("{remote}: {reason}"),
-        }
-    }
-
-    fn on_child_installed(&mut self, sa: &ChildSa, now: Instant) {
-        let (tunnel, child) = (&sa.peer, &sa.child);
-        if self.dataplane.is_none() {
-            // Its successor comes with the dataplane's next life.
-            debug!("{tunnel}/{child}: agreed, but the dataplane is away");
-            return;
-        }
-        let commands = match self.children.install(sa, &self.config, &self.slots, now) {
-            Ok(commands) => commands,
-            Err(error) => {
-                warn!("{tunnel}/{child}: cannot be installed: {error}");
-                self.troubles.insert(
-                    tunnel.clone(),
-                    format!("{child} cannot be installed: {error}"),
-                );
-                let _ = self.endpoint.expire_sa(now, sa.inbound);
-                return;
-            }
-        };
-        let what = if sa.replaces.is_some() {
-            "rekeyed"
-        } else {
-            "up"
-        };
-        let (inbound, outbound) = (sa.inbound, sa.outbound);
-        info!(
-            "{tunnel}/{child}: {what}, SPI {inbound:08x} in, {outbound:08x} out, {}",
-            sa.aead
-        );
-        self.tell_workers(&commands);
-        self.troubles.remove(tunnel);
-        let name = (tunnel.clone(), child.clone());
-        self.narrowed
-            .insert(name, (sa.local_ts.clone(), sa.remote_ts.clone()));
-        self.refresh();
-        if sa.use_outbound_now {
-            self.select(sa.inbound);
-        }
-    }
-
-    /// Has a child's policies send by this SA from now on.
-    fn select(&mut self, inbound: u32) {
-        let Some(pair) = self.children.get(inbound) else {
-            return;
-        };
-        let Some(sa) = pair.outbound else { return };
-        let policy = policies::group(&pair.name.0, &pair.name.1);
-        self.tell_workers(&[Command::SelectOutbound { policy, sa }]);
-    }
-
-    fn on_child_removed(
-        &mut self,
-        tunnel: &str,
-        child: &str,
-        inbound: u32,
-        reason: &RemovalReason,
-    ) {
-        match reason {
-            RemovalReason::Replaced | RemovalReason::Redundant => {
-                debug!("{tunnel}/{child}: SPI {inbound:08x} removed: {reason}");
-            }
-            _ => info!("{tunnel}/{child}: SPI {inbound:08x} removed: {reason}"),
-        }
-        if let Some((pair, commands)) = self.children.remove(inbound) {
-            self.tell_workers(&commands);
-            if let Some(outbound) = pair.outbound {
-                self.slots.free(outbound, Instant::now());
-            }
-        }
-        if !self.is_up(tunnel, child)
-            && self
-                .narrowed
-                .remove(&(tunnel.to_owned(), child.to_owned()))
-                .is_some()
-        {
-            self.refresh();
-        }
     }
 
     /// Says goodbye to all peers.

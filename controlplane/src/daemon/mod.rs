@@ -20,6 +20,7 @@ mod api;
 mod children;
 mod courier;
 mod dataplane;
+mod events;
 mod gateway;
 mod ike_io;
 mod intent;

@@ -74,15 +74,20 @@ fn protected(child: &Child) -> BTreeSet<(Prefix, Prefix)> {
         .collect()
 }
 
+/// A child's selectors as IKE offers them.
+pub(super) fn configured(child: &Child) -> Selectors {
+    (
+        child.local.iter().map(intent::selector).collect(),
+        child.remote.iter().map(intent::selector).collect(),
+    )
+}
+
 fn child_policies(
     tunnel: &Tunnel,
     child: &Child,
     agreed: Option<&Selectors>,
 ) -> BTreeMap<PolicyId, Policy> {
-    let configured: Selectors = (
-        child.local.iter().map(intent::selector).collect(),
-        child.remote.iter().map(intent::selector).collect(),
-    );
+    let configured = configured(child);
     let own = group(&tunnel.name, &child.name);
     let priority = child.priority.saturating_mul(2);
     match agreed {

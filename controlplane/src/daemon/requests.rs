@@ -118,6 +118,7 @@ impl Gateway {
     }
 
     fn initiate(&mut self, target: &Target, now: Instant) -> Result<Begun, String> {
+        let mut children = self.children_of(target)?;
         if self.dataplane.is_none() {
             let why = self
                 .dataplane_trouble
@@ -125,7 +126,6 @@ impl Gateway {
                 .unwrap_or("it is not connected");
             return Err(format!("there is no dataplane to carry the traffic: {why}"));
         }
-        let mut children = self.children_of(target)?;
         children.retain(|child| !self.is_up(&target.tunnel, child));
         if children.is_empty() {
             return Ok(Begun::Done(format!("{target} is up already")));
@@ -211,7 +211,7 @@ impl Gateway {
         let path = self.config_path.clone();
         let outcome = self.try_reload(&path).await;
         match &outcome {
-            Ok(changes) => info!("{} is loaded: {changes:?}", path.display()),
+            Ok(changes) => info!("{} is loaded: {changes}", path.display()),
             Err(why) => warn!(
                 "{} is not loaded, the running configuration stays:\n{why}",
                 path.display()

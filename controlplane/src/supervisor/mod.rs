@@ -6,14 +6,19 @@
 //! standard input and end when it does, so that a supervisor that is killed leaves no orphans.
 
 use std::{
-    env, io,
+    env,
+    fs::File,
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use tokio::sync::{mpsc, watch};
 
-use crate::configuration;
+use crate::{
+    configuration,
+    lock::{self, LockError},
+};
 
 mod adopted;
 mod plane;
@@ -253,19 +258,11 @@ pub async fn supervise(plan: Plan, mut asks: mpsc::Receiver<Ask>) -> Result<(), 
 }
 
 /// Makes the run directory and takes its lock, which is held until the file is dropped.
-fn lock(run_dir: &Path) -> Result<std::fs::File, RunError> {
-    let trouble = |path: &Path| {
-        let path = path.to_owned();
-        move |error| RunError::RunDir { path, error }
-    };
-    std::fs::create_dir_all(run_dir).map_err(trouble(run_dir))?;
-    let path = run_dir.join(LOCK);
-    let file = std::fs::File::create(&path).map_err(trouble(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(RunError::Taken(run_dir.to_owned())),
-        Err(std::fs::TryLockError::Error(error)) => Err(trouble(&path)(error)),
-    }
+fn lock(run_dir: &Path) -> Result<File, RunError> {
+    lock::take(run_dir, LOCK).map_err(|error| match error {
+        LockError::Taken => RunError::Taken(run_dir.to_owned()),
+        LockError::Io { path, error } => RunError::RunDir { path, error },
+    })
 }
 
 #[cfg(test)]
@@ -288,14 +285,5 @@ mod tests {
         std::fs::write(beside.path().join(DATAPLANE), "").unwrap();
         let found = find(DATAPLANE, beside.path(), Some(path.path().as_os_str())).unwrap();
         assert_eq!(found, beside.path().join(DATAPLANE));
-    }
-
-    #[test]
-    fn a_run_directory_has_one_supervisor() {
-        let directory = tempfile::tempdir().unwrap();
-        let first = lock(directory.path()).unwrap();
-        assert!(matches!(lock(directory.path()), Err(RunError::Taken(_))));
-        drop(first);
-        assert!(lock(directory.path()).is_ok());
     }
 }
