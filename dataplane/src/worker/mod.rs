@@ -299,3 +299,6 @@ impl<P: Port> Worker<P> {
         counters.set(Counter::FramesLeaked, total.frames_leaked);
     }
 }
+
+#[cfg(test)]
+mod tests;

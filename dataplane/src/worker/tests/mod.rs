@@ -167,7 +167,9 @@ impl Gateway {
             };
             let end = gateway._segment.worker(WorkerId(number)).unwrap();
             let ports = vec![near_inside, near_outside];
-            gateway.workers.push(Worker::new(settings, ports, end, handoff));
+            gateway
+                .workers
+                .push(Worker::new(settings, ports, end, handoff));
             gateway.inside.push(inside);
             gateway.outside.push(outside);
         }
@@ -212,7 +214,8 @@ impl Gateway {
 
     /// The commands of a tunnel to `peer`; `turn` numbers its successive SAs.
     pub fn tunnel(&self, peer: u8, tunnel: &Tunnel, turn: u8) -> Vec<Command> {
-        let shift = |id: SaId| SaId::from_parts(id.slot() + u32::from(turn) * 20, id.tag()).unwrap();
+        let shift =
+            |id: SaId| SaId::from_parts(id.slot() + u32::from(turn) * 20, id.tag()).unwrap();
         let key = |from: u8| {
             let bytes = vec![from ^ turn << 4; tunnel.aead.key_material_len()];
             KeyMaterial::new(&bytes).unwrap()
@@ -255,10 +258,7 @@ impl Gateway {
                 path_mtu: tunnel.path_mtu,
                 label: Label::new("site/lan"),
             }),
-            Command::SelectOutbound {
-                policy: POLICY,
-                sa,
-            },
+            Command::SelectOutbound { policy: POLICY, sa },
         ]
     }
 
@@ -317,9 +317,11 @@ impl Gateway {
     /// Every frame is at home: as many can be had from each port as there are.
     pub fn audit(&mut self) {
         self.round();
-        self.inside.iter_mut().chain(&mut self.outside).for_each(|far| {
-            while !drain(far).is_empty() {}
-        });
+        self.inside.iter_mut().chain(&mut self.outside).for_each(
+            |far| {
+                while !drain(far).is_empty() {}
+            },
+        );
         self.round();
         for (number, worker) in self.workers.iter_mut().enumerate() {
             let fars = [&mut self.inside[number], &mut self.outside[number]];

@@ -62,7 +62,10 @@ fn outer_headers_are_right() {
     assert_eq!(header.source(), gateway_mac(A, OUTSIDE));
     for (number, frame) in (1u32..).zip(&frames) {
         let outside = ip(frame);
-        assert_eq!((outside.source(), outside.destination()), (outer(A), outer(B)));
+        assert_eq!(
+            (outside.source(), outside.destination()),
+            (outer(A), outer(B))
+        );
         assert_eq!((outside.protocol(), outside.ttl()), (Protocol::ESP, 64));
         assert!(outside.dont_fragment(), "copied");
         // 128 inner bytes, 2 of padding, 2 of trailer, 16 each around.
@@ -72,7 +75,10 @@ fn outer_headers_are_right() {
         assert_eq!(esp.sequence(), number);
         assert_eq!(esp.iv(), u64::from(number).to_be_bytes());
     }
-    assert_ne!(ip(&frames[0]).identification(), ip(&frames[1]).identification());
+    assert_ne!(
+        ip(&frames[0]).identification(),
+        ip(&frames[1]).identification()
+    );
 }
 
 #[test]
@@ -85,7 +91,10 @@ fn udp_encapsulation_has_ports_and_no_checksum() {
     let outside = ip(&frames[0]);
     assert_eq!(outside.protocol(), Protocol::UDP);
     let datagram = udp::Datagram::new_checked(outside.payload()).unwrap();
-    assert_eq!((datagram.source_port(), datagram.destination_port()), (4500, 4500));
+    assert_eq!(
+        (datagram.source_port(), datagram.destination_port()),
+        (4500, 4500)
+    );
     // RFC 3948 2.1: "the IPv4 UDP Checksum SHOULD be transmitted as a zero value"
     assert_eq!(datagram.checksum(), 0);
     assert_eq!(datagram.payload().len() + 8, outside.payload().len());
@@ -163,10 +172,20 @@ fn extended_numbers_cross_two_to_the_32() {
 fn skip(a: &mut Gateway, b: &mut Gateway, number: u64) {
     let tables = &mut a.workers[0].core.tables;
     let id = esplanade_ipsec::id::SaId::new(outbound_id(A).value()).unwrap();
-    tables.outbound.get_mut(id).unwrap().sequence.skip_to(number);
+    tables
+        .outbound
+        .get_mut(id)
+        .unwrap()
+        .sequence
+        .skip_to(number);
     let tables = &mut b.workers[0].core.tables;
     let id = esplanade_ipsec::id::SaId::new(inbound_id(B).value()).unwrap();
-    tables.inbound.get_mut(id).unwrap().window.skip_to(number - 1);
+    tables
+        .inbound
+        .get_mut(id)
+        .unwrap()
+        .window
+        .skip_to(number - 1);
 }
 
 #[test]
@@ -202,7 +221,10 @@ fn lifetimes_are_announced_and_kept() {
     assert_eq!(a.events(), [Event::SoftLifetime { sa: outbound_id(A) }]);
     assert_eq!(b.unprotect(&wire).len(), 4);
     let sa = inbound_id(B);
-    assert_eq!(b.events(), [Event::FirstPacket { sa }, Event::SoftLifetime { sa }]);
+    assert_eq!(
+        b.events(),
+        [Event::FirstPacket { sa }, Event::SoftLifetime { sa }]
+    );
     assert_eq!(a.protect(&vec![greeting(A, B, 10); 4]).len(), 2);
     assert_eq!(a.events(), [Event::HardLifetime { sa: outbound_id(A) }]);
     assert_eq!(a.count(Counter::OutStateExpired), 2);
@@ -245,7 +267,10 @@ fn records_tell_what_happened() {
     let inward = b.channel.sa_record(inbound_id(B)).unwrap();
     assert_eq!(inward.state, SaState::Mature);
     assert_eq!((inward.window, inward.esn), (1024, true));
-    assert_eq!((inward.statistics.packets, inward.statistics.sequence), (5, 5));
+    assert_eq!(
+        (inward.statistics.packets, inward.statistics.sequence),
+        (5, 5)
+    );
     assert_eq!(inward.statistics.replays, 2);
     assert!(inward.statistics.last_used_ms > 0);
     b.tell_all(&[Command::RemoveSa { sa: inbound_id(B) }]);
