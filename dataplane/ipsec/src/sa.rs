@@ -153,6 +153,8 @@ pub struct InboundSa {
     pub key: OpeningKey,
     /// Its identifier and SPI.
     pub id: SaId,
+    /// The outer destination of its packets.
+    pub local: Ipv4Addr,
     /// The policy that the SA was made for; it serves the whole group.
     pub policy: PolicyId,
     /// Where its last packet left the gateway: a guess at where the next one will.

@@ -22,13 +22,15 @@ use esplanade_ipsec::{
     sad::Whereabouts,
     spd::{Action, PolicyId},
 };
-use esplanade_wire::Ecn;
+use esplanade_wire::{Ecn, Protocol};
+use std::net::Ipv4Addr;
 
 /// An ESP packet whose SA is here.
 #[derive(Debug)]
 struct Arriving {
     arrived: Arrived,
     esp: EspAt,
+    outer_destination: Ipv4Addr,
     outer_ecn: Ecn,
     sa: SaId,
 }
@@ -99,6 +101,7 @@ impl Inbound {
             Whereabouts::Here if !self.waiting.is_full() => self.waiting.push(Arriving {
                 arrived,
                 esp,
+                outer_destination: ip.destination,
                 outer_ecn: ip.ecn,
                 sa,
             }),
@@ -153,6 +156,7 @@ fn prepare<P: Port, E: EventSink>(core: &mut Core<P, E>, arriving: Arriving) -> 
     let Arriving {
         arrived,
         esp,
+        outer_destination,
         outer_ecn,
         sa: id,
     } = arriving;
@@ -163,6 +167,10 @@ fn prepare<P: Port, E: EventSink>(core: &mut Core<P, E>, arriving: Arriving) -> 
     if sa.expired {
         remind_of_end(&mut core.events, sa);
         core.drop(arrived, Counter::InStateExpired);
+        return None;
+    }
+    if outer_destination != sa.local {
+        core.drop(arrived, Counter::InStateMismatch);
         return None;
     }
     let candidate = match sa.window.check(esp.sequence) {
@@ -283,6 +291,9 @@ fn commit<P: Port, E: EventSink>(
     let (payload, reason) = match trailer {
         Ok((payload, esp::NEXT_IPV4)) => (payload, None),
         Ok((payload, esp::NEXT_NONE)) => (payload, Some(Counter::InDummy)),
+        Ok((payload, next)) if is_transport(Protocol(next)) => {
+            (payload, Some(Counter::InStateModeError))
+        }
         Ok((payload, _)) => (payload, Some(Counter::InNextHeader)),
         Err(_) => (0, Some(Counter::InTrailerError)),
     };
@@ -302,6 +313,11 @@ fn commit<P: Port, E: EventSink>(
         payload,
         outer_ecn,
     })
+}
+
+/// Whether a next header is one of transport mode.
+fn is_transport(next: Protocol) -> bool {
+    next.has_ports() || next == Protocol::ICMP
 }
 
 /// Counts a replay, late or duplicate, with the SA and with the worker.

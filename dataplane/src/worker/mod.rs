@@ -132,19 +132,25 @@ impl<P: Port> Worker<P> {
         self.clock = now();
         while !stop.load(Ordering::Relaxed) {
             let work = self.round(self.clock);
-            let worked_until = now();
-            let spent = worked_until.saturating_sub(self.clock).as_nanos() as u64;
-            let counter = if work > 0 {
-                Counter::TimeBusy
-            } else {
-                Counter::TimeIdle
-            };
-            self.counters.add(counter, spent);
-            self.clock = worked_until;
-            if self.rest.is_due(work, worked_until) {
+            self.spend(work > 0);
+            if self.rest.is_due(work, self.clock) {
                 self.sleep();
+                self.spend(false);
             }
         }
+    }
+
+    /// Books the time since the last time.
+    fn spend(&mut self, busy: bool) {
+        let now = now();
+        let spent = now.saturating_sub(self.clock).as_nanos() as u64;
+        let counter = if busy {
+            Counter::TimeBusy
+        } else {
+            Counter::TimeIdle
+        };
+        self.counters.add(counter, spent);
+        self.clock = now;
     }
 
     /// One round: commands, a burst from each port and from each other worker, and what follows from them. Gives how

@@ -153,6 +153,7 @@ impl Tables {
                 window: ReplayWindow::new(sa.window, sa.esn),
                 key,
                 id,
+                local: v4(sa.local)?,
                 policy: PolicyId(sa.policy.0),
                 exit_port: 0,
                 expired: false,

@@ -213,3 +213,26 @@ fn installing_again_changes_nothing() {
     assert_eq!(b.unprotect(&next).len(), 1);
     assert_eq!(a.events(), []);
 }
+
+#[test]
+fn a_sleeping_worker_is_woken_by_commands_and_told_to_stop() {
+    let mut a = Gateway::new(A, 1);
+    let mut worker = a.workers.remove(0);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| worker.run(&stop));
+        while a.count(Counter::Sleeps) == 0 {
+            std::thread::yield_now();
+        }
+        let sender = a.channel.sender(WorkerId(0)).unwrap();
+        let sequence = sender.push(&Command::SetPolicy(protect(A, B))).unwrap();
+        sender.wake();
+        while sender.applied() < sequence {
+            std::thread::yield_now();
+        }
+        stop.store(true, Ordering::Relaxed);
+        sender.wake();
+    });
+    assert!(a.count(Counter::TimeIdle) > 0);
+    assert!(a.channel.heartbeat(WorkerId(0)) > 0);
+}

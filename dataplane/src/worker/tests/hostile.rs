@@ -161,6 +161,68 @@ fn plain_packets_from_outside_do_not_come_in() {
 }
 
 #[test]
+fn an_sa_serves_one_address_of_ours() {
+    let (mut a, mut b) = pair(&Tunnel::default());
+    let wire = a.protect(&[greeting(A, B, 10)]).remove(0);
+    let elsewhere = ipv4::Repr {
+        destination: outer(9),
+        ..ipv4::Repr::parse(&ip(&wire))
+    };
+    let elsewhere = packet(elsewhere, ip(&wire).payload());
+    let elsewhere = frame(gateway_mac(A, OUTSIDE), gateway_mac(B, OUTSIDE), &elsewhere);
+    assert!(b.unprotect(&[elsewhere]).is_empty());
+    assert_eq!(b.count(Counter::InStateMismatch), 1);
+    assert_eq!(b.unprotect(&[wire]).len(), 1);
+    b.audit();
+}
+
+/// What a peer with our keys could send beyond tunnelled IPv4.
+#[test]
+fn authentic_oddities_are_told_apart() {
+    use esplanade_crypto::{Aad, Algorithm, ExplicitIv, SealJob, SealingKey, Trailer, seal_batch};
+    let (_, mut b) = pair(&Tunnel::default());
+    let key = SealingKey::new(EngineKind::Portable, Algorithm::Aes128Gcm16, &[A; 20]).unwrap();
+    let spi = inbound_id(B).value();
+    let greeting = greeting(A, B, 10);
+    let short = &greeting[..30];
+    let cases: [(&[u8], &[u8], Counter); 7] = [
+        (&greeting, &[1, 2, 2, 59], Counter::InDummy),
+        (&greeting, &[0, 41], Counter::InNextHeader),
+        (&greeting, &[0, 17], Counter::InStateModeError),
+        (&greeting, &[1, 3, 2, 4], Counter::InTrailerError),
+        (&greeting, &[200, 4], Counter::InTrailerError),
+        (short, &[0, 4], Counter::InTrailerError),
+        (&[], &[0, 4], Counter::InTrailerError),
+    ];
+    for (number, (plaintext, trailer, counter)) in (1u64..).zip(cases) {
+        let mut plaintext = plaintext.to_vec();
+        while (plaintext.len() + trailer.len()) % 4 != 0 {
+            plaintext.push(0);
+        }
+        let trailer = Trailer::new(trailer).unwrap();
+        let mut sealed = vec![0; plaintext.len() + trailer.len() + 16];
+        let (iv, aad) = (
+            ExplicitIv::from_sequence(number),
+            Aad::extended(spi, number),
+        );
+        let job = SealJob::new(&key, iv, aad, &plaintext, trailer, &mut sealed).unwrap();
+        seal_batch(&mut [job]);
+        let head = esplanade_wire::esp::Repr {
+            spi: esplanade_wire::esp::Spi(spi),
+            sequence: number as u32,
+            iv: number.to_be_bytes(),
+        };
+        let esp = [&head.bytes()[..], &sealed].concat();
+        let outside = packet(ipv4::Repr::new(outer(A), outer(B), Protocol::ESP, 0), &esp);
+        let frame = frame(gateway_mac(A, OUTSIDE), gateway_mac(B, OUTSIDE), &outside);
+        let before = b.count(counter);
+        assert!(b.unprotect(&[frame]).is_empty());
+        assert_eq!(b.count(counter), before + 1, "{number}: {counter}");
+    }
+    b.audit();
+}
+
+#[test]
 fn fragments_of_esp_are_counted() {
     let (mut a, mut b) = pair(&Tunnel {
         df: DfPolicy::Clear,
