@@ -34,7 +34,7 @@ const BACKLOG: i32 = 8;
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
-    /// Its process.
+    /// Its process; 0 when it is outside our PID namespace, as from a container to its host.
     pub pid: u32,
     /// Its user.
     pub uid: u32,

@@ -13,12 +13,13 @@ pub use listen::{
     AcceptError, BindError, Connection, GrantError, Listener, LocalError, Peer, Pending,
 };
 
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rustix::{
     fd::OwnedFd,
     io::Errno,
     net::{
         AddressFamily, RecvFlags, SocketFlags, SocketType,
-        sockopt::{Timeout, set_socket_timeout, socket_peercred},
+        sockopt::{Timeout, set_socket_timeout},
     },
     process::geteuid,
 };
@@ -48,12 +49,14 @@ fn set_timeouts(socket: &OwnedFd, receive: Duration) -> Result<(), Errno> {
     set_socket_timeout(socket, Timeout::Recv, Some(receive))
 }
 
-/// Who is at the other end, as the kernel says.
+/// Who is at the other end, as the kernel says. Not by rustix, which has no process 0: that is what a peer outside
+/// our PID namespace has.
 fn peer_of(socket: &OwnedFd) -> Result<Peer, Errno> {
-    let credentials = socket_peercred(socket)?;
+    let credentials = getsockopt(socket, PeerCredentials)
+        .map_err(|error| Errno::from_raw_os_error(error as i32))?;
     Ok(Peer {
-        pid: credentials.pid.as_raw_nonzero().get().cast_unsigned(),
-        uid: credentials.uid.as_raw(),
+        pid: credentials.pid().cast_unsigned(),
+        uid: credentials.uid(),
     })
 }
 
