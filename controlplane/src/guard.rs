@@ -67,9 +67,26 @@ impl Plan {
                 .map(|prefix| (*prefix, RouteType::Unreachable))
                 .chain(throw)
                 .collect(),
-            rules: wanted.pairs.iter().map(|(local, _)| *local).collect(),
+            rules: wanted
+                .pairs
+                .iter()
+                .flat_map(|(local, _)| rule_prefixes(*local))
+                .collect(),
         }
     }
+}
+
+/// What the rules for a prefix are from. The kernel takes a rule from 0.0.0.0/0 for the same as any other of its table
+/// and preference, so that becomes one for each half.
+fn rule_prefixes(prefix: Prefix) -> Vec<Prefix> {
+    if prefix.length() > 0 {
+        return vec![prefix];
+    }
+    let halves = [Ipv4Addr::UNSPECIFIED, Ipv4Addr::new(128, 0, 0, 0)];
+    halves
+        .iter()
+        .filter_map(|half| Prefix::containing(*half, 1))
+        .collect()
 }
 
 /// The guard of the network namespace in which it was opened.
@@ -96,16 +113,32 @@ impl Guard {
     ///
     /// If the kernel refuses a part of it; what was there before stays then.
     pub async fn apply(&self, wanted: &Wanted) -> Result<(), Error> {
+        /// The kernel takes away the first rule that fits; a wide one of a stranger in our table can make it one of ours,
+        /// so that what was done is looked at again.
+        const ROUNDS: usize = 4;
         let plan = Plan::new(wanted);
+        for _ in 0..ROUNDS {
+            if !self.approach(&plan).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what lacks for the plan; false if nothing does.
+    async fn approach(&self, plan: &Plan) -> Result<bool, Error> {
+        let mut acted = false;
         let (routes, rules) = (self.routes().await?, self.rules().await?);
         for (prefix, kind) in &plan.routes {
             if !routes.iter().any(|route| is_route(route, prefix, *kind)) {
                 self.add_route(prefix, *kind).await?;
+                acted = true;
             }
         }
         for prefix in &plan.rules {
             if !rules.iter().any(|rule| is_rule(rule, prefix)) {
                 self.add_rule(prefix).await?;
+                acted = true;
             }
         }
         let mut kept = BTreeSet::new();
@@ -114,6 +147,7 @@ impl Guard {
             let wanted = plan.rules.iter().find(|prefix| is_rule(&rule, prefix));
             if !wanted.is_some_and(|prefix| kept.insert(*prefix)) {
                 self.delete_rule(rule).await?;
+                acted = true;
             }
         }
         for route in routes {
@@ -123,9 +157,10 @@ impl Guard {
                 || !prefix.is_some_and(|prefix| plan.routes.contains_key(&prefix))
             {
                 self.delete_route(route).await?;
+                acted = true;
             }
         }
-        Ok(())
+        Ok(acted)
     }
 
     /// Takes the guard away.

@@ -119,7 +119,16 @@ async fn until(monitor: &mut Monitor, wanted: impl Fn(&Tables) -> bool) {
         .await
         .is_err()
     {
-        panic!("never so: {:#?}", monitor.tables());
+        let Tables {
+            links,
+            routes,
+            neighbors,
+        } = monitor.tables();
+        let some: Vec<_> = routes.iter().take(20).collect();
+        panic!(
+            "never so: {links:?} {} routes {some:?} {neighbors:?}",
+            routes.len()
+        );
     }
 }
 
@@ -334,7 +343,7 @@ fn the_guard_is_exact_idempotent_and_keeps_to_its_table() {
         }
         let rules = a.ip("rule show pref 4301");
         assert!(
-            rules.contains("from all lookup 4301") && !rules.contains("iif near"),
+            rules.contains("from 0.0.0.0/1 lookup 4301") && !rules.contains("iif near"),
             "{rules}"
         );
         assert!(a.ip("route get 192.0.2.2").contains("dev near"));
@@ -402,8 +411,13 @@ fn the_holder_of_a_port_is_looked_for_in_ones_own_namespace() {
         None
     );
     drop(socket);
-    assert_eq!(
-        a.run(async || udp_port_holder(address("192.0.2.1"), 500)),
-        None
-    );
+    // A process that another test starts at this moment has the socket too, until it runs its program.
+    let freed = || {
+        a.run(async || udp_port_holder(address("192.0.2.1"), 500))
+            .is_none()
+    };
+    assert!((0..100).any(|_| freed() || {
+        std::thread::sleep(Duration::from_millis(10));
+        false
+    }));
 }

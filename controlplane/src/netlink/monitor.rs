@@ -2,7 +2,7 @@
 //! changed more than it says.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
@@ -14,7 +14,10 @@ use rtnetlink::{
     packet_route::{AddressFamily, RouteNetlinkMessage},
     proto::sys::AsyncSocket,
 };
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    task::AbortHandle,
+    time::{Instant, sleep_until},
+};
 
 use super::{
     Error, Tables, connect, neighbor,
@@ -37,16 +40,21 @@ const RECEIVE_BUFFER: i32 = 4 << 20;
 /// that started it.
 pub struct Monitor {
     state: State,
-    events: Box<dyn Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Send + Unpin>,
+    events: Events,
     requests: Handle,
     /// The tables differ from what `changed` told last.
     dirty: bool,
     /// Only a dump can tell what the kernel's tables are.
     stale: bool,
+    /// The kernel dropped messages.
+    overrun: bool,
     /// When to tell or to dump.
     due: Option<Instant>,
     /// The neighbours that we look after, and when we asked for each.
     asked: HashMap<(u32, Ipv4Addr), Instant>,
+    /// Those of them to ask for again, and when.
+    neglected: BTreeSet<(u32, Ipv4Addr)>,
+    ask_again: Option<Instant>,
 }
 
 impl Monitor {
@@ -56,30 +64,21 @@ impl Monitor {
     ///
     /// If there is no netlink socket to be had, or the kernel does not tell its tables.
     pub async fn start() -> Result<Self, Error> {
-        let groups = [
-            MulticastGroup::Link,
-            MulticastGroup::Neigh,
-            MulticastGroup::Ipv4Ifaddr,
-            MulticastGroup::Ipv4Route,
-        ];
-        let (mut connection, _, events) =
-            rtnetlink::new_multicast_connection(&groups).map_err(Error::Open)?;
-        // A smaller buffer works too: what overflows is dumped.
-        let _ = connection
-            .socket_mut()
-            .socket_mut()
-            .set_rx_buf_sz(RECEIVE_BUFFER);
-        tokio::spawn(connection);
+        // Subscribed first: what changes during the dump is told afterwards.
+        let events = Events::subscribe()?;
         let requests = connect()?;
         let state = dump(&requests).await?;
         Ok(Self {
             state,
-            events: Box::new(events.map(|(message, _)| message)),
+            events,
             requests,
             dirty: false,
             stale: false,
+            overrun: false,
             due: None,
             asked: HashMap::new(),
+            neglected: BTreeSet::new(),
+            ask_again: None,
         })
     }
 
@@ -97,10 +96,16 @@ impl Monitor {
     /// If the netlink socket failed; the monitor is of no use then, start another.
     pub async fn changed(&mut self) -> Result<(), Error> {
         loop {
-            let due = self.due;
+            let (due, ask_again) = (self.due, self.ask_again);
             tokio::select! {
-                event = self.events.next() => self.take(event.ok_or(Error::Closed)?),
-                () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {
+                event = self.events.messages.next() => self.take(event.ok_or(Error::Closed)?),
+                () = until(ask_again), if ask_again.is_some() => {
+                    self.ask_again = None;
+                    for (link, address) in std::mem::take(&mut self.neglected) {
+                        self.ask_neighbor(link, address.into());
+                    }
+                }
+                () = until(due), if due.is_some() => {
                     if self.stale {
                         self.dump_again().await?;
                     }
@@ -144,15 +149,18 @@ impl Monitor {
         let effect = match &event.payload {
             NetlinkPayload::InnerMessage(message) => {
                 let effect = self.state.apply(message, event.header.flags);
-                if let Some((link, address)) = neglected(message)
-                    && self.asked.contains_key(&(link, address))
+                if let Some(neighbor) = neglected(message)
+                    && let Some(asked) = self.asked.get(&neighbor)
                 {
-                    self.ask_neighbor(link, address.into());
+                    self.neglected.insert(neighbor);
+                    self.ask_again.get_or_insert(*asked + BETWEEN_ASKS);
                 }
                 effect
             }
-            // ENOBUFS: the kernel dropped messages.
-            NetlinkPayload::Overrun(_) => Effect::Stale,
+            NetlinkPayload::Overrun(_) => {
+                self.overrun = true;
+                Effect::Stale
+            }
             _ => Effect::None,
         };
         match effect {
@@ -165,6 +173,12 @@ impl Monitor {
     }
 
     async fn dump_again(&mut self) -> Result<(), Error> {
+        if self.overrun {
+            // After ENOBUFS the kernel drops messages without a word until the socket's queue was empty once, which
+            // nobody tells us. A new socket drops none.
+            self.events = Events::subscribe()?;
+            self.overrun = false;
+        }
         let state = dump(&self.requests).await?;
         // Whether the messages of before have told all of it already does not matter.
         self.dirty |= state.tables != self.state.tables;
@@ -172,6 +186,44 @@ impl Monitor {
         self.stale = false;
         Ok(())
     }
+}
+
+/// The kernel's messages on what changes.
+struct Events {
+    messages: Box<dyn Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Send + Unpin>,
+    task: AbortHandle,
+}
+
+impl Events {
+    fn subscribe() -> Result<Self, Error> {
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Neigh,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv4Route,
+        ];
+        let (mut connection, _, events) =
+            rtnetlink::new_multicast_connection(&groups).map_err(Error::Open)?;
+        // A smaller buffer works too: what overflows is dumped.
+        let _ = connection
+            .socket_mut()
+            .socket_mut()
+            .set_rx_buf_sz(RECEIVE_BUFFER);
+        Ok(Self {
+            messages: Box::new(events.map(|(message, _)| message)),
+            task: tokio::spawn(connection).abort_handle(),
+        })
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    sleep_until(deadline.unwrap_or_else(Instant::now)).await;
 }
 
 /// Reads all tables. Links come first: addresses belong to them.
