@@ -278,6 +278,21 @@ fn records_tell_what_happened() {
 }
 
 #[test]
+fn a_wrong_guess_of_the_port_costs_a_copy_once() {
+    let (mut a, mut b) = pair(&Tunnel::default());
+    let id = esplanade_ipsec::id::SaId::new(inbound_id(B).value()).unwrap();
+    let tables = &mut b.workers[0].core.tables;
+    tables.inbound.get_mut(id).unwrap().exit_port = OUTSIDE;
+    let sent = greeting(A, B, 333);
+    let wire = a.protect(std::slice::from_ref(&sent));
+    let arrived = b.unprotect(&wire);
+    assert_eq!(ip(&arrived[0]).payload(), &sent[20..]);
+    let tables = &b.workers[0].core.tables;
+    assert_eq!(tables.inbound.get(id).unwrap().exit_port, INSIDE);
+    b.audit();
+}
+
+#[test]
 fn commands_are_acknowledged_in_order() {
     let (a, _) = pair(&Tunnel::default());
     let mut channel = a.channel;

@@ -1,0 +1,239 @@
+//! "No allocation after start": a worker on memory ports carries packets through both halves of the pipeline while the
+//! allocator counts.
+
+#![allow(unsafe_code)]
+
+use esplanade_channel::{
+    Aead, Command, CopyMode, DfPolicy, Epoch, Facts, InboundSa, KeyMaterial, Label, Lifetime,
+    OutboundSa, Policy, PolicyAction, PolicyId, Polling, PortFacts, PortId, PortMode, PortSetup,
+    Prefix, Role, SaId, Segment, Selector, Setup, UdpPorts, WorkerId, WorkerSetup,
+};
+use esplanade_crypto::EngineKind;
+use esplanade_dataplane::{
+    port::{Port, memory},
+    worker::{Handoff, Settings, Worker},
+};
+use esplanade_wire::{
+    Protocol,
+    ethernet::{self, EtherType, MacAddress},
+    ipv4,
+};
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    net::Ipv4Addr,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+struct Counting;
+
+// SAFETY: everything is the system allocator's, which keeps the contract.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller keeps our contract, which is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+const HERE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
+const THERE: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 1);
+const OUR_END: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+/// A gateway whose tunnel ends at itself: what it seals, it can open, as if the peer had sent it.
+fn commands(udp: bool) -> Vec<Command> {
+    let side = |address: Ipv4Addr| Selector {
+        first: address.into(),
+        last: address.into(),
+        ports: (0, u16::MAX),
+    };
+    let policy = |id, local, remote| {
+        Command::SetPolicy(Policy {
+            id,
+            priority: 1,
+            action: PolicyAction::Protect,
+            local: side(local),
+            remote: side(remote),
+            protocol: None,
+        })
+    };
+    let (out, back) = (PolicyId(1 << 8), PolicyId(2 << 8));
+    let (sending, receiving) = (SaId::new(0x1300).unwrap(), SaId::new(0x2300).unwrap());
+    let key = KeyMaterial::new(&[7; 20]).unwrap();
+    let encapsulation = udp.then_some(UdpPorts {
+        local: 4500,
+        remote: 4500,
+    });
+    let mut commands = vec![
+        policy(out, HERE, THERE),
+        policy(back, THERE, HERE),
+        Command::InstallInbound(InboundSa {
+            sa: receiving,
+            policy: back,
+            aead: Aead::Aes128Gcm16,
+            key: key.clone(),
+            esn: true,
+            window: 1024,
+            local: OUR_END.into(),
+            remote: OUR_END.into(),
+            encapsulation,
+            owner: WorkerId(0),
+            lifetime: Lifetime::default(),
+            label: Label::new("loop"),
+        }),
+        Command::InstallOutbound(OutboundSa {
+            sa: sending,
+            spi: receiving.value(),
+            policy: out,
+            aead: Aead::Aes128Gcm16,
+            key,
+            esn: true,
+            local: OUR_END.into(),
+            remote: OUR_END.into(),
+            encapsulation,
+            owner: WorkerId(0),
+            lifetime: Lifetime::default(),
+            copy_dscp: true,
+            df: DfPolicy::Copy,
+            path_mtu: 0,
+            label: Label::new("loop"),
+        }),
+        Command::SelectOutbound {
+            policy: out,
+            sa: sending,
+        },
+    ];
+    for (port, address) in [(0, THERE), (1, OUR_END)] {
+        let port = PortId(port);
+        commands.push(Command::SetPort {
+            port,
+            mac: MAC,
+            mtu: 1500,
+            address: Some(HERE.into()),
+            mss_clamp: true,
+        });
+        commands.push(Command::SetRoute {
+            prefix: Prefix::new(address.into(), 32).unwrap(),
+            port: Some(port),
+            gateway: None,
+            mtu: 0,
+            unreachable: false,
+        });
+        commands.push(Command::SetNeighbor {
+            port,
+            address: address.into(),
+            mac: MAC,
+        });
+    }
+    commands
+}
+
+/// A frame of `payload` bytes over IP.
+fn frame(payload: u16, dont_fragment: bool, ttl: u8) -> Vec<u8> {
+    let mut frame = vec![0; 14 + 20 + usize::from(payload)];
+    ethernet::Repr::untagged(MacAddress(MAC), MacAddress(MAC), EtherType::IPV4)
+        .emit(&mut frame)
+        .unwrap();
+    let header = ipv4::Repr {
+        dont_fragment,
+        ttl,
+        ..ipv4::Repr::new(HERE, THERE, Protocol::UDP, payload)
+    };
+    header.emit(&mut frame[14..]).unwrap();
+    frame
+}
+
+#[test]
+fn carrying_packets_allocates_nothing() {
+    for udp in [false, true] {
+        let setup = Setup {
+            workers: vec![WorkerSetup { core: None }],
+            ports: [Role::Inside, Role::Outside]
+                .map(|role| PortSetup {
+                    interface: role.to_string(),
+                    role,
+                })
+                .into(),
+            polling: Polling::Busy,
+            sa_capacity: 16,
+            engine: None,
+            ring_frames: 256,
+        };
+        let fact = PortFacts {
+            mode: PortMode::Native,
+            copy: CopyMode::Copy,
+            queues: 1,
+        };
+        let facts = Facts {
+            epoch: Epoch(1),
+            engine: String::new(),
+            ports: vec![fact; 2],
+        };
+        let (segment, _) = Segment::create(&setup, &facts).unwrap();
+        let (mut channel, _connection) = segment.connect_locally().unwrap();
+        let (near_inside, mut inside) = memory::pair(256);
+        let (near_outside, mut outside) = memory::pair(256);
+        let settings = Settings {
+            id: WorkerId(0),
+            roles: vec![Role::Inside, Role::Outside],
+            polling: Polling::Busy,
+            engine: EngineKind::best(),
+            sa_capacity: 16,
+        };
+        let handoff = Handoff::mesh(1).unwrap().remove(0);
+        let end = segment.worker(WorkerId(0)).unwrap();
+        let mut worker = Worker::new(settings, vec![near_inside, near_outside], end, handoff);
+        for command in commands(udp) {
+            channel.sender(WorkerId(0)).unwrap().push(&command).unwrap();
+        }
+        let packets = [
+            frame(80, true, 64),
+            frame(1400, true, 64),
+            frame(1480, true, 64),
+            frame(1480, false, 64),
+            frame(80, true, 1),
+        ];
+
+        let mut now = Duration::from_secs(1);
+        let mut delivered = 0;
+        let mut before = 0;
+        for round in 0..200 {
+            if round == 20 {
+                before = ALLOCATIONS.load(Ordering::Relaxed);
+            }
+            for packet in packets.iter().cycle().take(20) {
+                assert!(inside.send(packet));
+            }
+            now += Duration::from_millis(50);
+            worker.round(now);
+            // What left comes back in, as it is.
+            let mut burst = arrayvec::ArrayVec::new();
+            outside.receive(&mut burst);
+            for frame in &burst {
+                assert!(outside.send(frame));
+            }
+            outside.release(burst);
+            worker.round(now);
+            let mut burst = arrayvec::ArrayVec::new();
+            inside.receive(&mut burst);
+            delivered += burst.len();
+            inside.release(burst);
+            inside.flush();
+            outside.flush();
+        }
+        let allocated = ALLOCATIONS.load(Ordering::Relaxed) - before;
+        assert!(delivered > 200 * 16, "{delivered} packets made the round");
+        assert_eq!(allocated, 0, "allocations in 180 rounds");
+    }
+}
