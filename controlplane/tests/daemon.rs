@@ -1,0 +1,331 @@
+//! The daemon as a process, in a network namespace of its own, with a dataplane that only writes down what it is told.
+//! Needs root; without it the tests are skipped, loudly.
+
+#![forbid(unsafe_code)]
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use esplanade_channel::{
+    Command as Order, Connection, CopyMode, Epoch, Facts, Listener, Pending, PortFacts, PortMode,
+    Segment, WorkerEnd, WorkerId,
+};
+use esplanade_controlplane::api::Status;
+
+const CONFIG: &str = "dataplane:
+  workers: [0]
+  ports:
+    lan: { interface: eth1, role: inside }
+    wan: { interface: eth2, role: outside }
+tunnels:
+  site-b:
+    local: { address: 192.0.2.1, identity: a.example.org }
+    remote: { address: 192.0.2.2, identity: b.example.org }
+    authentication: { psk: { secret: \"correct horse battery staple\" } }
+    start: wait
+    children:
+      lan: { local: [10.1.0.0/16], remote: [10.2.0.0/16] }
+";
+
+const NETWORK: &str = "ip link set lo up
+ip link add eth1 type veth peer name eth1p
+ip link add eth2 type veth peer name eth2p
+for i in eth1 eth1p eth2 eth2p; do ip link set $i up; done
+ip address add 10.1.0.1/24 dev eth1
+ip address add 192.0.2.1/24 dev eth2
+ip route add 198.51.100.0/24 via 192.0.2.254
+ip neighbour add 192.0.2.254 lladdr 02:00:00:00:00:fe dev eth2 nud permanent
+";
+
+/// A running daemon; it is killed when this is dropped.
+struct Daemon {
+    directory: tempfile::TempDir,
+    process: Child,
+}
+
+impl Daemon {
+    /// `None`, and a line on standard error, where namespaces cannot be made.
+    fn start() -> Option<Self> {
+        let made = Command::new("unshare").args(["--net", "true"]).output();
+        if !made.is_ok_and(|output| output.status.success()) {
+            eprintln!("SKIPPED: network namespaces need root");
+            return None;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("gateway.yaml");
+        write_config(&config, CONFIG);
+        let script = format!(
+            "{NETWORK}exec {} --config {} --run-dir {} --supervised",
+            env!("CARGO_BIN_EXE_esplanade-controlplane"),
+            config.display(),
+            directory.path().join("run").display(),
+        );
+        let process = Command::new("unshare")
+            .args(["--net", "sh", "-e", "-c", &script])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Some(Self { directory, process })
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.directory.path().join("run")
+    }
+
+    /// What a command of the daemon's namespace prints.
+    fn shell(&self, line: &str) -> String {
+        let target = self.process.id().to_string();
+        let output = Command::new("nsenter")
+            .args(["--net", "--target", &target, "sh", "-c", line])
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn esplanade(&self, arguments: &[&str]) -> (String, String, i32) {
+        let output = Command::new(env!("CARGO_BIN_EXE_esplanade"))
+            .args(arguments)
+            .arg("--run-dir")
+            .arg(self.run_dir())
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let code = output.status.code().unwrap();
+        (text(output.stdout), text(output.stderr), code)
+    }
+
+    fn status(&self) -> Status {
+        let (text, error, _) = self.esplanade(&["status", "--json"]);
+        serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{error}"))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn write_config(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// A dataplane that obeys everything and does nothing.
+struct Scribe {
+    _segment: Segment,
+    _connection: Connection,
+    worker: WorkerEnd,
+    steward: WorkerEnd,
+}
+
+fn accept(listener: &Listener) -> Pending {
+    let accepted = listener.accept(Duration::from_secs(20)).unwrap();
+    accepted.expect("nobody connected in time")
+}
+
+impl Scribe {
+    fn grant(pending: Pending) -> Self {
+        let setup = pending.setup().clone();
+        let port = PortFacts {
+            mode: PortMode::Native,
+            copy: CopyMode::Copy,
+            queues: 1,
+        };
+        let facts = Facts {
+            epoch: Epoch::draw().unwrap(),
+            engine: "none".into(),
+            ports: vec![port; setup.ports.len()],
+        };
+        let (segment, _) = Segment::create(&setup, &facts).unwrap();
+        let worker = segment.worker(WorkerId(0)).unwrap();
+        let steward = segment.worker(setup.steward()).unwrap();
+        let connection = pending.grant(&segment).unwrap();
+        Self {
+            _segment: segment,
+            _connection: connection,
+            worker,
+            steward,
+        }
+    }
+
+    /// Obeys until `last` has come to the worker or time is up; returns what came.
+    fn obey_until(&mut self, last: impl Fn(&Order) -> bool) -> (Vec<Order>, Vec<Order>) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let (mut worker, mut steward) = (Vec::new(), Vec::new());
+        while Instant::now() < deadline {
+            for (end, orders) in [
+                (&mut self.steward, &mut steward),
+                (&mut self.worker, &mut worker),
+            ] {
+                while let Some(received) = end.commands.receive() {
+                    end.commands.applied();
+                    orders.push(received.command.unwrap());
+                }
+            }
+            if worker.iter().any(&last) {
+                return (worker, steward);
+            }
+            sleep(Duration::from_millis(5));
+        }
+        panic!("not told in time; told so far: {worker:#?}");
+    }
+}
+
+fn is_end(order: &Order) -> bool {
+    matches!(order, Order::EndSync)
+}
+
+#[test]
+fn a_dataplane_is_told_the_whole_picture_after_the_guard_stands() {
+    let Some(daemon) = Daemon::start() else {
+        return;
+    };
+    let listener = Listener::bind(&daemon.run_dir()).unwrap();
+    let pending = accept(&listener);
+    // What the daemon sent is the order to attach XDP; the guard has to precede it.
+    assert!(
+        daemon
+            .shell("ip rule")
+            .contains("4301:\tfrom 10.1.0.0/16 lookup 4301")
+    );
+    assert!(
+        daemon
+            .shell("ip route show table 4301")
+            .contains("unreachable 10.2.0.0/16")
+    );
+    let mut scribe = Scribe::grant(pending);
+    let (worker, steward) = scribe.obey_until(is_end);
+    assert_eq!(worker.first(), Some(&Order::BeginSync));
+    let text = format!("{worker:?}");
+    assert!(
+        worker
+            .iter()
+            .any(|order| matches!(order, Order::SetPolicy(_))),
+        "{text}"
+    );
+    assert_eq!(
+        worker
+            .iter()
+            .filter(|order| matches!(order, Order::SetPort { .. }))
+            .count(),
+        2
+    );
+    assert!(worker.iter().any(|order| matches!(
+        order,
+        Order::SetRoute { prefix, gateway: Some(_), port: Some(port), .. }
+            if prefix.to_string() == "198.51.100.0/24" && port.0 == 1
+    )));
+    assert!(worker.iter().any(|order| matches!(
+        order,
+        Order::SetNeighbor {
+            mac: [2, 0, 0, 0, 0, 0xfe],
+            ..
+        }
+    )));
+    assert!(matches!(
+        steward[..],
+        [
+            Order::BeginSync,
+            Order::SetProtected { .. },
+            Order::SetLocalAddress { .. },
+            Order::EndSync
+        ]
+    ));
+}
+
+#[test]
+fn changes_of_the_kernel_and_of_the_file_are_followed() {
+    let Some(daemon) = Daemon::start() else {
+        return;
+    };
+    let listener = Listener::bind(&daemon.run_dir()).unwrap();
+    let mut scribe = Scribe::grant(accept(&listener));
+    scribe.obey_until(is_end);
+    daemon.shell("ip route del 198.51.100.0/24");
+    let (worker, _) = scribe.obey_until(|order| matches!(order, Order::RemoveRoute { .. }));
+    assert!(
+        !worker
+            .iter()
+            .any(|order| matches!(order, Order::SetPolicy(_))),
+        "{worker:?}"
+    );
+
+    let path = daemon.directory.path().join("gateway.yaml");
+    write_config(&path, &CONFIG.replace("remote:", "remtoe:"));
+    let (_, error, code) = daemon.esplanade(&["reload"]);
+    assert_eq!(code, 1);
+    assert!(
+        error.contains("gateway.yaml:") && error.contains("remote"),
+        "{error}"
+    );
+    assert_eq!(daemon.status().tunnels.len(), 1);
+
+    write_config(&path, &CONFIG.replace("10.2.0.0/16", "10.3.0.0/16"));
+    let (said, error, _) = daemon.esplanade(&["reload"]);
+    assert_eq!(said, "changed site-b; 0 tunnels untouched\n", "{error}");
+    scribe.obey_until(|order| matches!(order, Order::SetPolicy(_)));
+    let guard = daemon.shell("ip route show table 4301");
+    assert!(
+        guard.contains("10.3.0.0/16") && !guard.contains("10.2.0.0/16"),
+        "{guard}"
+    );
+}
+
+#[test]
+fn a_refusal_of_the_dataplane_is_shown_and_a_new_dataplane_is_found_at_once() {
+    let Some(daemon) = Daemon::start() else {
+        return;
+    };
+    let listener = Listener::bind(&daemon.run_dir()).unwrap();
+    accept(&listener).refuse("eth1 has somebody else's XDP program");
+    let again = accept(&listener);
+    let status = daemon.status();
+    let trouble = status.dataplane_trouble.unwrap_or_default();
+    assert!(
+        trouble.contains("eth1 has somebody else's XDP program"),
+        "{trouble}"
+    );
+    let (_, error, code) = daemon.esplanade(&["initiate", "site-b"]);
+    assert!(
+        code == 1 && error.contains("somebody else's XDP program"),
+        "{error}"
+    );
+
+    let first = Scribe::grant(again);
+    drop(first);
+    let started = Instant::now();
+    let mut second = Scribe::grant(accept(&listener));
+    assert!(
+        started.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        started.elapsed()
+    );
+    let (worker, _) = second.obey_until(is_end);
+    assert_eq!(worker.first(), Some(&Order::BeginSync));
+}
+
+#[test]
+fn unknown_names_are_answered_with_the_known_ones() {
+    let Some(daemon) = Daemon::start() else {
+        return;
+    };
+    let listener = Listener::bind(&daemon.run_dir()).unwrap();
+    let _scribe = Scribe::grant(accept(&listener));
+    let (_, error, code) = daemon.esplanade(&["rekey", "site-c"]);
+    assert!(
+        code == 1 && error.contains("configured are: site-b"),
+        "{error}"
+    );
+    let (_, error, code) = daemon.esplanade(&["terminate", "site-b/wan"]);
+    assert!(code == 1 && error.contains("it has: lan"), "{error}");
+    let (_, _, code) = daemon.esplanade(&["initiate", "a/b/c"]);
+    assert_eq!(code, 2);
+}
