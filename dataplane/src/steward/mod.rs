@@ -15,7 +15,7 @@ use crate::{
 use clap::Parser;
 use esplanade_bpf::Steering;
 use esplanade_channel::{
-    Connection, Epoch, Event, Facts, Listener, Segment, Setup, WorkerEnd, WorkerId,
+    Connection, Epoch, Event, Facts, Listener, Peer, Segment, Setup, WorkerEnd, WorkerId,
 };
 use esplanade_crypto::{EngineKind, UnknownEngine};
 use opening::Opened;
@@ -153,6 +153,14 @@ fn meet(listener: &Listener, plant: &mut Option<Plant>) -> Result<(), Error> {
             return Ok(());
         }
     };
+    if let Some(peer) = plant.as_ref().and_then(Plant::held_by) {
+        let sentence = format!(
+            "the control plane of process {} holds this dataplane: stop that one first, or take another run directory",
+            peer.pid
+        );
+        pending.refuse(&sentence);
+        return Ok(());
+    }
     if plant.is_none() {
         match Plant::build(pending.setup()) {
             Ok(built) => *plant = Some(built),
@@ -282,6 +290,12 @@ impl Plant {
         if self.connection.as_ref().is_some_and(|open| !open.is_open()) {
             self.connection = None;
         }
+    }
+
+    /// The control plane that is connected: rings have one producer, so a second one must wait until it is gone.
+    fn held_by(&self) -> Option<Peer> {
+        let connection = self.connection.as_ref()?;
+        connection.is_open().then(|| connection.peer())
     }
 
     fn look_after_workers(&self) -> Result<(), Error> {
