@@ -156,7 +156,11 @@ pub struct ChildConfig {
 
 impl ChildConfig {
     /// A child with default proposals and a lifetime of an hour, brought up with its peer.
-    pub fn new(name: &str, local_ts: Vec<TrafficSelector>, remote_ts: Vec<TrafficSelector>) -> Self {
+    pub fn new(
+        name: &str,
+        local_ts: Vec<TrafficSelector>,
+        remote_ts: Vec<TrafficSelector>,
+    ) -> Self {
         Self {
             name: name.to_owned(),
             local_ts,

@@ -69,7 +69,9 @@ impl Counters {
 
     /// All counters with their values.
     pub fn iter(&self) -> impl Iterator<Item = (Counter, u64)> + '_ {
-        Counter::ALL.iter().map(|&counter| (counter, self.get(counter)))
+        Counter::ALL
+            .iter()
+            .map(|&counter| (counter, self.get(counter)))
     }
 
     pub(crate) fn count(&mut self, counter: Counter) {

@@ -189,18 +189,28 @@ fn list<T: fmt::Display>(items: &[T]) -> String {
     if items.is_empty() {
         return "nothing".to_owned();
     }
-    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    items
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownAddress => f.write_str("no peer is configured at this address"),
-            Self::UnknownIdentity { theirs, asked_for: Some(ours) } => write!(
+            Self::UnknownIdentity {
+                theirs,
+                asked_for: Some(ours),
+            } => write!(
                 f,
                 "the peer says that it is `{theirs}` and asks for `{ours}`; no such pair of identities is configured for its address"
             ),
-            Self::UnknownIdentity { theirs, asked_for: None } => write!(
+            Self::UnknownIdentity {
+                theirs,
+                asked_for: None,
+            } => write!(
                 f,
                 "the peer says that it is `{theirs}`, which is not configured for its address"
             ),
@@ -220,7 +230,11 @@ impl fmt::Display for Refusal {
                 f,
                 "the peer refused our authentication as `{ours}` towards `{asked_for}`: it knows no such identities, or its pre-shared key differs"
             ),
-            Self::ProposalMismatch { subject, theirs, ours } => write!(
+            Self::ProposalMismatch {
+                subject,
+                theirs,
+                ours,
+            } => write!(
                 f,
                 "no common proposal for {subject}: the peer proposes {}; configured here: {}",
                 list(theirs),
@@ -242,7 +256,11 @@ impl fmt::Display for Refusal {
                 list(local),
                 list(remote)
             ),
-            Self::SelectorsRefused { child, local, remote } => write!(
+            Self::SelectorsRefused {
+                child,
+                local,
+                remote,
+            } => write!(
                 f,
                 "the peer takes none of the selectors of child `{child}`: {} on our side, {} on its side",
                 list(local),
@@ -259,16 +277,19 @@ impl fmt::Display for Refusal {
             Self::BadKeyExchange { method } => {
                 write!(f, "the peer's {method} key exchange value is not valid")
             }
-            Self::Unending => f.write_str(
-                "the peer keeps asking for other cookies or key exchange groups",
-            ),
+            Self::Unending => {
+                f.write_str("the peer keeps asking for other cookies or key exchange groups")
+            }
             Self::PeerError { subject, notify } => write!(
                 f,
                 "the peer refused {subject} with {}",
                 crate::wire::notify::name(*notify)
             ),
             Self::Malformed { what } => write!(f, "the peer's message is malformed: {what}"),
-            Self::NoAnswer { transmissions, waited } => write!(
+            Self::NoAnswer {
+                transmissions,
+                waited,
+            } => write!(
                 f,
                 "the peer did not answer {transmissions} transmissions in {} s",
                 waited.as_secs()
@@ -366,4 +387,3 @@ impl fmt::Display for RemovalReason {
         }
     }
 }
-

@@ -51,7 +51,10 @@ impl Identity {
 
     /// The identity of this type and data; what does not fit its type is [`Identity::Other`].
     pub fn from_wire(kind: u8, data: &[u8]) -> Self {
-        let other = || Self::Other { kind, data: data.to_vec() };
+        let other = || Self::Other {
+            kind,
+            data: data.to_vec(),
+        };
         let text = || std::str::from_utf8(data).ok().map(str::to_owned);
         match kind {
             1 => <[u8; 4]>::try_from(data).map_or_else(|_| other(), |o| Self::Ipv4(o.into())),
@@ -83,7 +86,9 @@ impl FromStr for Identity {
         }
         if let Some(key_id) = text.strip_prefix("keyid:") {
             let octets = key_id.strip_prefix("0x").and_then(octets_of_hex);
-            return Ok(Self::KeyId(octets.unwrap_or_else(|| key_id.as_bytes().to_vec())));
+            return Ok(Self::KeyId(
+                octets.unwrap_or_else(|| key_id.as_bytes().to_vec()),
+            ));
         }
         Ok(match text.strip_prefix('@') {
             Some(name) => Self::Fqdn(name.to_owned()),
@@ -97,7 +102,10 @@ fn octets_of_hex(hex: &str) -> Option<Vec<u8>> {
     if !hex.is_ascii() || hex.len() % 2 != 0 {
         return None;
     }
-    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok()).collect()
+    (0..hex.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok())
+        .collect()
 }
 
 impl fmt::Display for Identity {
@@ -127,14 +135,26 @@ mod tests {
         assert_eq!(kind("gw.example.org"), 2);
         assert_eq!(kind("@gw"), 2);
         assert_eq!(kind("carol@example.org"), 3);
-        assert_eq!("keyid:0x0aff".parse(), Ok(Identity::KeyId(vec![0x0a, 0xff])));
+        assert_eq!(
+            "keyid:0x0aff".parse(),
+            Ok(Identity::KeyId(vec![0x0a, 0xff]))
+        );
     }
 
     #[test]
     fn wire_form_reads_back() {
-        for text in ["192.0.2.1", "2001:db8::1", "gw.example.org", "a@b", "keyid:x"] {
+        for text in [
+            "192.0.2.1",
+            "2001:db8::1",
+            "gw.example.org",
+            "a@b",
+            "keyid:x",
+        ] {
             let identity: Identity = text.parse().unwrap();
-            assert_eq!(Identity::from_wire(identity.kind(), &identity.data()), identity);
+            assert_eq!(
+                Identity::from_wire(identity.kind(), &identity.data()),
+                identity
+            );
             assert_eq!(identity.to_string().parse(), Ok(identity));
         }
     }

@@ -7,14 +7,17 @@
 
 #![forbid(unsafe_code)]
 
+mod children;
 pub mod config;
 mod counters;
 mod crypto;
 mod endpoint;
 mod error;
 mod event;
+mod gateway;
 mod identity;
 mod negotiate;
+mod peers;
 pub mod provider;
 mod sa;
 mod secret;
@@ -25,7 +28,5 @@ pub use config::{ChildConfig, PeerConfig, Settings};
 pub use counters::{Counter, Counters};
 pub use endpoint::{Endpoint, SpiAllocator};
 pub use error::{CloseReason, CommandError, Refusal, RemovalReason, Subject};
-pub use event::{
-    AdoptedChild, ChildSa, ChildSaView, Event, IkeSaView, Path, Transmit, UdpPorts,
-};
+pub use event::{AdoptedChild, ChildSa, ChildSaView, Event, IkeSaView, Path, Transmit, UdpPorts};
 pub use provider::{Provider, SystemProvider};

@@ -17,12 +17,22 @@ struct Wanted {
 
 impl Wanted {
     const fn new(kind: u8, id: u16, key_bits: Option<u16>) -> Self {
-        Self { kind, id, key_bits, implied: false }
+        Self {
+            kind,
+            id,
+            key_bits,
+            implied: false,
+        }
     }
 
     /// The value zero, NONE, which an absent transform type means too.
     const fn none(kind: u8) -> Self {
-        Self { kind, id: 0, key_bits: None, implied: true }
+        Self {
+            kind,
+            id: 0,
+            key_bits: None,
+            implied: true,
+        }
     }
 
     fn method(kex: Option<KeyExchangeMethod>) -> Self {
@@ -40,7 +50,11 @@ impl Suite for IkeProposal {
     fn wanted(self) -> Vec<Wanted> {
         let (encryption, integrity) = (self.encryption, self.integrity);
         vec![
-            Wanted::new(transform::ENCRYPTION, encryption.id(), encryption.key_bits()),
+            Wanted::new(
+                transform::ENCRYPTION,
+                encryption.id(),
+                encryption.key_bits(),
+            ),
             // RFC 5282 8: a combined mode comes without an integrity algorithm, or with NONE
             integrity.map_or(Wanted::none(transform::INTEGRITY), |i| {
                 Wanted::new(transform::INTEGRITY, i.id(), None)
@@ -58,7 +72,11 @@ impl Suite for ChildProposal {
             Wanted::new(transform::ENCRYPTION, self.aead.id(), self.aead.key_bits()),
             Wanted::none(transform::INTEGRITY),
             Wanted::method(self.kex),
-            if self.esn { Wanted::new(esn, 1, None) } else { Wanted::none(esn) },
+            if self.esn {
+                Wanted::new(esn, 1, None)
+            } else {
+                Wanted::none(esn)
+            },
         ]
     }
 }
@@ -68,7 +86,11 @@ fn choose(theirs: &Proposal, suite: impl Suite) -> Option<Vec<Transform>> {
     let wanted = suite.wanted();
     // RFC 7296 3.3.6: "If the responder receives a proposal that contains a Transform Type it
     // does not understand (...) it MUST consider this proposal unacceptable"
-    if theirs.transforms.iter().any(|t| wanted.iter().all(|w| w.kind != t.kind)) {
+    if theirs
+        .transforms
+        .iter()
+        .any(|t| wanted.iter().all(|w| w.kind != t.kind))
+    {
         return None;
     }
     let mut chosen = Vec::new();
@@ -92,18 +114,31 @@ fn emit(suite: impl Suite, number: usize, protocol: u8, spi: &[u8]) -> Proposal 
         .map(|w| Transform::new(w.kind, w.id, w.key_bits))
         .collect();
     let number = u8::try_from(number).unwrap_or(u8::MAX);
-    Proposal { number, protocol, spi: spi.to_vec(), transforms }
+    Proposal {
+        number,
+        protocol,
+        spi: spi.to_vec(),
+        transforms,
+    }
 }
 
 /// Our offer for an IKE SA; the SPI is empty in IKE_SA_INIT.
 pub(crate) fn ike_offer(suites: &[IkeProposal], spi: &[u8]) -> Vec<Proposal> {
-    suites.iter().enumerate().map(|(at, s)| emit(*s, at + 1, protocol::IKE, spi)).collect()
+    suites
+        .iter()
+        .enumerate()
+        .map(|(at, s)| emit(*s, at + 1, protocol::IKE, spi))
+        .collect()
 }
 
 /// Our offer for a child SA.
 pub(crate) fn child_offer(suites: &[ChildProposal], spi: u32) -> Vec<Proposal> {
     let spi = spi.to_be_bytes();
-    suites.iter().enumerate().map(|(at, s)| emit(*s, at + 1, protocol::ESP, &spi)).collect()
+    suites
+        .iter()
+        .enumerate()
+        .map(|(at, s)| emit(*s, at + 1, protocol::ESP, &spi))
+        .collect()
 }
 
 /// A suite and the proposal that says so to the peer.
@@ -129,17 +164,25 @@ impl<S> Selected<S> {
     }
 }
 
-fn select<S: Suite>(theirs: &[Proposal], ours: &[S], protocol: u8, spi_len: usize) -> Option<Selected<S>> {
+fn select<S: Suite>(
+    theirs: &[Proposal],
+    ours: &[S],
+    protocol: u8,
+    spi_len: usize,
+) -> Option<Selected<S>> {
     ours.iter().find_map(|&suite| {
-        theirs.iter().filter(|p| p.protocol == protocol && p.spi.len() == spi_len).find_map(|p| {
-            Some(Selected {
-                suite,
-                spi: p.spi.clone(),
-                number: p.number,
-                protocol,
-                transforms: choose(p, suite)?,
+        theirs
+            .iter()
+            .filter(|p| p.protocol == protocol && p.spi.len() == spi_len)
+            .find_map(|p| {
+                Some(Selected {
+                    suite,
+                    spi: p.spi.clone(),
+                    number: p.number,
+                    protocol,
+                    transforms: choose(p, suite)?,
+                })
             })
-        })
     })
 }
 
@@ -174,7 +217,12 @@ pub(crate) fn suites_for(ours: &[ChildProposal], exchange: ChildExchange) -> Vec
         // whole transform substructure instead of sending value NONE."
         suites.iter_mut().for_each(|s| s.kex = None);
         let mut seen = Vec::new();
-        suites.retain(|s| !seen.contains(s) && { seen.push(*s); true });
+        suites.retain(|s| {
+            !seen.contains(s) && {
+                seen.push(*s);
+                true
+            }
+        });
     }
     suites
 }
@@ -190,7 +238,9 @@ pub(crate) fn select_child(
         ChildExchange::WithAuth => {
             let mut theirs = theirs.to_vec();
             for proposal in &mut theirs {
-                proposal.transforms.retain(|t| t.kind != transform::KEY_EXCHANGE);
+                proposal
+                    .transforms
+                    .retain(|t| t.kind != transform::KEY_EXCHANGE);
             }
             select(&theirs, &ours, protocol::ESP, 4)
         }
@@ -206,7 +256,12 @@ pub(crate) fn select_child(
 /// The peer's answer to our offer: one proposal with one transform of each type, one of ours.
 /// RFC 7296 2.7: "The initiator of an exchange MUST check that the accepted offer is consistent
 /// with one of its proposals".
-fn accepted<S: Suite>(answer: &[Proposal], ours: &[S], protocol: u8, spi_len: usize) -> Option<Selected<S>> {
+fn accepted<S: Suite>(
+    answer: &[Proposal],
+    ours: &[S],
+    protocol: u8,
+    spi_len: usize,
+) -> Option<Selected<S>> {
     let [proposal] = answer else { return None };
     let selected = select(answer, ours, protocol, spi_len)?;
     (selected.transforms.len() == proposal.transforms.len()).then_some(selected)
@@ -232,7 +287,11 @@ pub(crate) fn accepted_child(
 
 /// Renders proposals for an operator.
 pub(crate) fn describe(proposals: &[Proposal]) -> Vec<String> {
-    proposals.iter().take(MAX_DESCRIBED).map(describe_one).collect()
+    proposals
+        .iter()
+        .take(MAX_DESCRIBED)
+        .map(describe_one)
+        .collect()
 }
 
 /// Proposals and transforms of a peer that a message names.
@@ -298,12 +357,15 @@ mod tests {
     #[test]
     fn many_transforms_in_one_proposal_are_sifted() {
         let mut offer = emit(ike("aes256-sha256-x25519"), 3, protocol::IKE, &[]);
-        offer.transforms.splice(0..0, [
-            Transform::new(transform::ENCRYPTION, 12, Some(192)),
-            Transform::new(transform::ENCRYPTION, 12, Some(128)),
-            Transform::new(transform::INTEGRITY, 2, None),
-            Transform::new(transform::KEY_EXCHANGE, 14, None),
-        ]);
+        offer.transforms.splice(
+            0..0,
+            [
+                Transform::new(transform::ENCRYPTION, 12, Some(192)),
+                Transform::new(transform::ENCRYPTION, 12, Some(128)),
+                Transform::new(transform::INTEGRITY, 2, None),
+                Transform::new(transform::KEY_EXCHANGE, 14, None),
+            ],
+        );
         let ours = [ike("aes128-sha256-x25519"), ike("aes256-sha256-x25519")];
         let selected = select_ike(&[offer], &ours, 0, 31).unwrap();
         assert_eq!(selected.suite, ours[0]);
@@ -333,7 +395,11 @@ mod tests {
 
     #[test]
     fn with_auth_the_key_exchange_is_left_out() {
-        let ours = [child("aes256gcm16-x25519"), child("aes256gcm16-p256"), child("aes128gcm16")];
+        let ours = [
+            child("aes256gcm16-x25519"),
+            child("aes256gcm16-p256"),
+            child("aes128gcm16"),
+        ];
         assert_eq!(suites_for(&ours, ChildExchange::WithAuth).len(), 2);
         // libreswan and others offer the group in IKE_AUTH all the same
         let offer = child_offer(&ours, 7);
@@ -346,7 +412,9 @@ mod tests {
     #[test]
     fn none_is_as_good_as_absent_and_answered_in_kind() {
         let mut offer = child_offer(&[child("aes256gcm16")], 7);
-        offer[0].transforms.push(Transform::new(transform::INTEGRITY, 0, None));
+        offer[0]
+            .transforms
+            .push(Transform::new(transform::INTEGRITY, 0, None));
         let ours = [child("aes256gcm16")];
         let own = ChildExchange::OnItsOwn(None);
         let selected = select_child(&offer, &ours, own).unwrap();

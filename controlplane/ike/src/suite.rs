@@ -139,12 +139,33 @@ pub struct IkeProposal {
 impl IkeProposal {
     /// What we offer when the configuration names nothing.
     pub fn defaults() -> Vec<Self> {
-        let gcm = |encryption, prf, kex| Self { encryption, integrity: None, prf, kex };
+        let gcm = |encryption, prf, kex| Self {
+            encryption,
+            integrity: None,
+            prf,
+            kex,
+        };
         vec![
-            gcm(Encryption::Aes256Gcm16, Prf::HmacSha384, KeyExchangeMethod::X25519),
-            gcm(Encryption::Aes256Gcm16, Prf::HmacSha384, KeyExchangeMethod::P384),
-            gcm(Encryption::Aes128Gcm16, Prf::HmacSha256, KeyExchangeMethod::X25519),
-            gcm(Encryption::Aes128Gcm16, Prf::HmacSha256, KeyExchangeMethod::P256),
+            gcm(
+                Encryption::Aes256Gcm16,
+                Prf::HmacSha384,
+                KeyExchangeMethod::X25519,
+            ),
+            gcm(
+                Encryption::Aes256Gcm16,
+                Prf::HmacSha384,
+                KeyExchangeMethod::P384,
+            ),
+            gcm(
+                Encryption::Aes128Gcm16,
+                Prf::HmacSha256,
+                KeyExchangeMethod::X25519,
+            ),
+            gcm(
+                Encryption::Aes128Gcm16,
+                Prf::HmacSha256,
+                KeyExchangeMethod::P256,
+            ),
             Self {
                 encryption: Encryption::Aes256Cbc,
                 integrity: Some(Integrity::HmacSha256),
@@ -184,7 +205,11 @@ pub struct ChildProposal {
 impl ChildProposal {
     /// What we offer when the configuration names nothing.
     pub fn defaults() -> Vec<Self> {
-        let suite = |aead, esn| Self { aead, kex: None, esn };
+        let suite = |aead, esn| Self {
+            aead,
+            kex: None,
+            esn,
+        };
         vec![
             suite(Aead::Aes256Gcm16, true),
             suite(Aead::Aes256Gcm16, false),
@@ -226,7 +251,11 @@ pub enum ProposalError {
     Surplus(String),
 }
 
-fn named<A: Copy + 'static>(all: &'static [A], name: fn(A) -> &'static str, part: &str) -> Option<A> {
+fn named<A: Copy + 'static>(
+    all: &'static [A],
+    name: fn(A) -> &'static str,
+    part: &str,
+) -> Option<A> {
     all.iter().copied().find(|&a| name(a) == part)
 }
 
@@ -244,15 +273,19 @@ impl FromStr for IkeProposal {
 
     /// Reads `encryption-hash-kex` or `encryption-integrity-prfhash-kex`.
     fn from_str(text: &str) -> Result<Self, ProposalError> {
-        let missing = |missing| ProposalError::Missing { proposal: text.to_owned(), missing };
+        let missing = |missing| ProposalError::Missing {
+            proposal: text.to_owned(),
+            missing,
+        };
         let (mut encryption, mut hash, mut prf, mut kex) = (None, None, None, None);
         for part in text.split('-') {
             let surplus = if let Some(e) = named(Encryption::ALL, Encryption::name, part) {
                 encryption.replace(e).is_some()
             } else if let Some(h) = named(Integrity::ALL, Integrity::name, part) {
                 hash.replace(h).is_some()
-            } else if let Some(p) =
-                part.strip_prefix("prf").and_then(|p| named(Prf::ALL, Prf::name, p))
+            } else if let Some(p) = part
+                .strip_prefix("prf")
+                .and_then(|p| named(Prf::ALL, Prf::name, p))
             {
                 prf.replace(p).is_some()
             } else if let Some(k) = method_named(part) {
@@ -281,7 +314,12 @@ impl FromStr for IkeProposal {
             Some(hash.ok_or_else(|| missing("integrity algorithm (such as sha256)"))?)
         };
         let kex = kex.ok_or_else(|| missing("key exchange (such as x25519)"))?;
-        Ok(Self { encryption, integrity, prf, kex })
+        Ok(Self {
+            encryption,
+            integrity,
+            prf,
+            kex,
+        })
     }
 }
 
@@ -335,7 +373,10 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         let error = |text: &str| text.parse::<IkeProposal>().unwrap_err().to_string();
-        assert_eq!(error("aes257-sha256-x25519"), "`aes257` is no algorithm known here");
+        assert_eq!(
+            error("aes257-sha256-x25519"),
+            "`aes257` is no algorithm known here"
+        );
         assert!(error("aes256gcm16-x25519").contains("names no hash"));
         assert!(error("aes256gcm16-sha384").contains("names no key exchange"));
         assert!(error("aes256gcm16-sha384-sha384-x25519").contains("comes twice"));

@@ -102,7 +102,8 @@ impl IkeKeys {
         let (sk_ai, sk_ar) = (take(a)?, take(a)?);
         let (sk_ei, sk_er) = (take(e)?, take(e)?);
         let (sk_pi, sk_pr) = (take(prf.len())?.into(), take(prf.len())?.into());
-        let direction = |sk_e, sk_a| DirectionKey::new(suite.encryption, suite.integrity, sk_e, sk_a);
+        let direction =
+            |sk_e, sk_a| DirectionKey::new(suite.encryption, suite.integrity, sk_e, sk_a);
         Ok(Self {
             suite,
             sk_d,
@@ -124,13 +125,21 @@ impl IkeKeys {
     ) -> Result<Vec<u8>, Failed> {
         let (first, inner) = emit_chain(payloads);
         self.sealed += 1;
-        let key = if self.initiator { &self.from_initiator } else { &self.from_responder };
+        let key = if self.initiator {
+            &self.from_initiator
+        } else {
+            &self.from_responder
+        };
         key.seal(header, first, inner, self.sealed, rng)
     }
 
     /// The payloads within a message of the peer's, if it is authentic.
     pub(crate) fn open(&self, datagram: &[u8], encrypted: Encrypted) -> Result<Vec<u8>, Failed> {
-        let key = if self.initiator { &self.from_responder } else { &self.from_initiator };
+        let key = if self.initiator {
+            &self.from_responder
+        } else {
+            &self.from_initiator
+        };
         key.open(datagram, encrypted)
     }
 
@@ -149,11 +158,19 @@ impl IkeKeys {
         // "All keys for SAs carrying data from the initiator to the responder are taken before
         // SAs going from the responder to the initiator."
         let (there, back) = keymat.split_at(len);
-        ChildKeys { there: there.into(), back: back.into() }
+        ChildKeys {
+            there: there.into(),
+            back: back.into(),
+        }
     }
 
     /// The AUTH value of one end for a pre-shared key.
-    pub(crate) fn psk_auth(&self, end: End, psk: &Secret, signed: &SignedOctets<'_>) -> Zeroizing<Vec<u8>> {
+    pub(crate) fn psk_auth(
+        &self,
+        end: End,
+        psk: &Secret,
+        signed: &SignedOctets<'_>,
+    ) -> Zeroizing<Vec<u8>> {
         let key = psk_pad(self.suite.prf, psk);
         self.suite.prf.compute(&key, &[&self.signed(end, signed)])
     }

@@ -63,13 +63,19 @@ mod tests {
     use super::*;
 
     fn hex(text: &str) -> Vec<u8> {
-        (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
+        (0..text.len())
+            .step_by(2)
+            .map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap())
+            .collect()
     }
 
     /// RFC 4868 2.7.2.1, test case 2.
     #[test]
     fn vectors_of_rfc_4868() {
-        let tag = |prf: Prf| prf.compute(b"Jefe", &[b"what do ya want ", b"for nothing?"]).to_vec();
+        let tag = |prf: Prf| {
+            prf.compute(b"Jefe", &[b"what do ya want ", b"for nothing?"])
+                .to_vec()
+        };
         assert_eq!(
             tag(Prf::HmacSha256),
             hex("5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843")
@@ -84,6 +90,9 @@ mod tests {
         let one = prf.compute(b"k", &[b"seed", &[1]]);
         let two = prf.compute(b"k", &[&one, b"seed", &[2]]);
         let expected = [one.as_slice(), two.as_slice()].concat();
-        assert_eq!(prf.expand(b"k", &[b"se", b"ed"], 50).as_slice(), &expected[..50]);
+        assert_eq!(
+            prf.expand(b"k", &[b"se", b"ed"], 50).as_slice(),
+            &expected[..50]
+        );
     }
 }

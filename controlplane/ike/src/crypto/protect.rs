@@ -57,8 +57,16 @@ impl Integrity {
 
 /// The keys of one direction.
 pub(crate) enum DirectionKey {
-    Gcm { key: Box<LessSafeKey>, salt: [u8; GCM_SALT_LEN] },
-    Cbc { encrypt: Box<EncryptingKey>, decrypt: Box<DecryptingKey>, mac: hmac::Key, icv_len: usize },
+    Gcm {
+        key: Box<LessSafeKey>,
+        salt: [u8; GCM_SALT_LEN],
+    },
+    Cbc {
+        encrypt: Box<EncryptingKey>,
+        decrypt: Box<DecryptingKey>,
+        mac: hmac::Key,
+        icv_len: usize,
+    },
 }
 
 impl DirectionKey {
@@ -73,9 +81,16 @@ impl DirectionKey {
         match (encryption, integrity) {
             (Encryption::Aes256Gcm16 | Encryption::Aes128Gcm16, _) => {
                 let (key, salt) = sk_e.split_last_chunk().ok_or(Failed)?;
-                let algorithm = if key.len() == 32 { &AES_256_GCM } else { &AES_128_GCM };
+                let algorithm = if key.len() == 32 {
+                    &AES_256_GCM
+                } else {
+                    &AES_128_GCM
+                };
                 let key = UnboundKey::new(algorithm, key).map_err(failed)?;
-                Ok(Self::Gcm { key: Box::new(LessSafeKey::new(key)), salt: *salt })
+                Ok(Self::Gcm {
+                    key: Box::new(LessSafeKey::new(key)),
+                    salt: *salt,
+                })
             }
             (Encryption::Aes256Cbc | Encryption::Aes128Cbc, Some(integrity)) => {
                 let algorithm = if sk_e.len() == 32 { &AES_256 } else { &AES_128 };
@@ -118,7 +133,12 @@ impl DirectionKey {
                 message.extend(tag.as_ref());
                 Ok(message)
             }
-            Self::Cbc { encrypt, mac, icv_len, .. } => {
+            Self::Cbc {
+                encrypt,
+                mac,
+                icv_len,
+                ..
+            } => {
                 let pad = (CBC_BLOCK - (inner.len() + 1) % CBC_BLOCK) % CBC_BLOCK;
                 inner.resize(inner.len() + pad, 0);
                 inner.push(u8::try_from(pad).unwrap_or(0));
@@ -127,7 +147,9 @@ impl DirectionKey {
                 let mut iv = [0; CBC_BLOCK];
                 rng.fill_bytes(&mut iv);
                 let context = EncryptionContext::Iv128(FixedLength::from(iv));
-                encrypt.less_safe_encrypt(&mut inner, context).map_err(|_| Failed)?;
+                encrypt
+                    .less_safe_encrypt(&mut inner, context)
+                    .map_err(|_| Failed)?;
                 message.extend(iv);
                 message.extend(inner);
                 let tag = hmac::sign(mac, &message);
@@ -151,14 +173,21 @@ impl DirectionKey {
                 inner.truncate(len);
                 inner
             }
-            Self::Cbc { decrypt, mac, icv_len, .. } => {
+            Self::Cbc {
+                decrypt,
+                mac,
+                icv_len,
+                ..
+            } => {
                 let icv_at = datagram.len().checked_sub(*icv_len).ok_or(Failed)?;
                 let (covered, icv) = datagram.split_at_checked(icv_at).ok_or(Failed)?;
                 let tag = hmac::sign(mac, covered);
                 let expected = tag.as_ref().get(..*icv_len).ok_or(Failed)?;
                 aws_lc_rs::constant_time::verify_slices_are_equal(expected, icv)
                     .map_err(|_| Failed)?;
-                let sealed = body.get(..body.len().saturating_sub(*icv_len)).ok_or(Failed)?;
+                let sealed = body
+                    .get(..body.len().saturating_sub(*icv_len))
+                    .ok_or(Failed)?;
                 let (iv, sealed) = sealed.split_first_chunk::<CBC_BLOCK>().ok_or(Failed)?;
                 if sealed.is_empty() || sealed.len() % CBC_BLOCK != 0 {
                     return Err(Failed);
@@ -181,7 +210,10 @@ impl DirectionKey {
 /// RFC 5282 4: the nonce is the salt and the IV.
 fn nonce(salt: [u8; GCM_SALT_LEN], iv: [u8; GCM_IV_LEN]) -> Nonce {
     let mut octets = [0; GCM_SALT_LEN + GCM_IV_LEN];
-    octets.iter_mut().zip(salt.into_iter().chain(iv)).for_each(|(to, from)| *to = from);
+    octets
+        .iter_mut()
+        .zip(salt.into_iter().chain(iv))
+        .for_each(|(to, from)| *to = from);
     Nonce::assume_unique_for_key(octets)
 }
 

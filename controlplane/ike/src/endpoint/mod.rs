@@ -1,142 +1,203 @@
-//! All IKE SAs of one gateway.
+//! All IKE SAs of one gateway: the public face of the state machine.
 
-use std::collections::VecDeque;
+mod commands;
+mod configure;
+mod cookies;
+mod dispatch;
+mod signals;
+mod table;
+
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::config::{PeerConfig, Settings};
+use crate::children::{ChildState, ChildTable};
+use crate::config::Settings;
 use crate::counters::Counters;
-use crate::error::CommandError;
-use crate::event::{AdoptedChild, ChildSaView, Event, IkeSaView, Path, Transmit};
+use crate::error::{CloseReason, RemovalReason};
+use crate::event::{ChildSaView, Event, IkeSaView, Path, Transmit};
+use crate::gateway::Gateway;
 use crate::provider::Provider;
 
 /// Gives out the SPIs of inbound ESP SAs: they are slots of the dataplane.
 pub trait SpiAllocator: Send {
     /// A new SPI, or `None` when the dataplane is full.
     fn allocate(&mut self) -> Option<u32>;
-    /// Gives an SPI back, after its [`Event::ChildRemoved`](crate::Event::ChildRemoved).
+    /// Gives an SPI back: its [`Event::ChildRemoved`] has been queued, or it was never installed.
     fn release(&mut self, spi: u32);
 }
 
 /// All IKE SAs of one gateway, without I/O.
 pub struct Endpoint {
-    counters: Counters,
-    transmits: VecDeque<Transmit>,
-    events: VecDeque<Event>,
+    gw: Gateway,
+    sas: table::SaTable,
+    cookies: cookies::Cookies,
+    /// Set by [`Endpoint::shutdown`]: when those that do not answer are left.
+    shutdown_by: Option<Instant>,
 }
 
 impl Endpoint {
-    /// An endpoint without peers. The seed fixes schedule, nonces and SPIs.
+    /// An endpoint without peers. The seed fixes schedule, nonces and SPIs of IKE SAs.
     pub fn new(
-        _settings: Settings,
-        _provider: Arc<dyn Provider>,
-        _spis: Box<dyn SpiAllocator>,
-        _seed: [u8; 32],
+        settings: Settings,
+        provider: Arc<dyn Provider>,
+        spis: Box<dyn SpiAllocator>,
+        seed: [u8; 32],
     ) -> Self {
-        Self { counters: Counters::default(), transmits: VecDeque::new(), events: VecDeque::new() }
+        Self {
+            gw: Gateway::new(settings, provider, spis, seed),
+            sas: table::SaTable::default(),
+            cookies: cookies::Cookies::default(),
+            shutdown_by: None,
+        }
     }
 
-    /// Replaces the configuration. Unchanged peers are left alone, changed ones start anew,
-    /// missing ones are terminated.
-    pub fn configure(&mut self, _now: Instant, _peers: Vec<PeerConfig>) {}
-
     /// Takes a datagram, without the non-ESP marker of port 4500.
-    pub fn handle_datagram(&mut self, _now: Instant, _path: Path, _data: &[u8]) {}
+    pub fn handle_datagram(&mut self, now: Instant, path: Path, data: &[u8]) {
+        self.dispatch(now, path, data);
+        self.settle(now);
+    }
 
     /// Does what is due.
-    pub fn handle_timeout(&mut self, _now: Instant) {}
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.shutdown_by.is_some_and(|by| by <= now) {
+            for key in self.sas.keys() {
+                self.with(now, key, |sa, gw| sa.finish(gw, now, CloseReason::Shutdown));
+            }
+        }
+        self.handle_child_timers(now);
+        for key in self.sas.due(now) {
+            self.with(now, key, |sa, gw| sa.handle_timeout(gw, now));
+        }
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let retry: Vec<String> = self
+            .gw
+            .peers
+            .iter_mut()
+            .filter(|peer| due(peer.retry_at))
+            .map(|peer| {
+                peer.retry_at = None;
+                peer.config.name.clone()
+            })
+            .collect();
+        self.settle(now);
+        for name in retry {
+            self.bring_up(now, &name);
+        }
+        self.settle(now);
+    }
 
     /// When [`Endpoint::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        let retry = self.gw.peers.iter().filter_map(|peer| peer.retry_at).min();
+        let shutdown = self
+            .shutdown_by
+            .filter(|_| self.sas.iter().any(|sa| !sa.is_over()));
+        [
+            self.sas.poll_timeout(),
+            self.gw.children.poll_timeout(),
+            retry,
+            shutdown,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.transmits.pop_front()
+        self.gw.transmits.pop_front()
     }
 
     /// The next event; all of them come before the transmits that were queued with them.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.gw.events.pop_front()
     }
 
-    /// Brings a peer up with all its children, or one child.
-    pub fn initiate(
-        &mut self,
-        _now: Instant,
-        _peer: &str,
-        _child: Option<&str>,
-    ) -> Result<(), CommandError> {
-        Ok(())
+    /// The first authenticated packet came in by this child SA: the peer has it, and a selection
+    /// that waited for that is made.
+    pub fn inbound_used(&mut self, now: Instant, inbound: u32) {
+        self.gw.child_confirmed(now, inbound);
+        self.settle(now);
     }
 
-    /// Deletes a peer's IKE SAs, or one child.
-    pub fn terminate(
-        &mut self,
-        _now: Instant,
-        _peer: &str,
-        _child: Option<&str>,
-    ) -> Result<(), CommandError> {
-        Ok(())
+    /// All child SAs are gone with the dataplane: fresh ones are negotiated in their place, the
+    /// first [`Settings::lost_burst`] at once, the others paced.
+    pub fn dataplane_lost(&mut self, now: Instant) {
+        let mut lost: Vec<_> = self
+            .gw
+            .children
+            .iter()
+            .map(|child| {
+                (
+                    child.installed,
+                    child.inbound,
+                    child.state.clone(),
+                    child.rekeying,
+                )
+            })
+            .collect();
+        lost.sort_by_key(|(installed, inbound, ..)| (*installed, *inbound));
+        let mut rekeys = 0_usize;
+        for (_, inbound, state, rekeying) in lost {
+            match state {
+                ChildState::Adopted => {
+                    self.gw.children.update(inbound, |child| child.lost = true);
+                    self.gw
+                        .remove_child(now, inbound, RemovalReason::DataplaneLost);
+                }
+                ChildState::Lingering(_) => self.gw.forget_child(inbound),
+                ChildState::Live if !rekeying => {
+                    let beyond = rekeys.saturating_sub(self.gw.settings.lost_burst);
+                    let wait = u32::try_from(beyond).unwrap_or(u32::MAX);
+                    let at = now + self.gw.settings.lost_pace.saturating_mul(wait);
+                    self.gw.children.update(inbound, |child| {
+                        child.lost = true;
+                        child.rekey_at = Some(at);
+                    });
+                    rekeys += 1;
+                }
+                _ => self.gw.children.update(inbound, |child| child.lost = true),
+            }
+        }
+        self.handle_child_timers(now);
+        self.settle(now);
     }
-
-    /// Rekeys the IKE SA.
-    pub fn rekey_ike(&mut self, _now: Instant, _peer: &str) -> Result<(), CommandError> {
-        Ok(())
-    }
-
-    /// Rekeys all children of a peer, or one.
-    pub fn rekey_child(
-        &mut self,
-        _now: Instant,
-        _peer: &str,
-        _child: Option<&str>,
-    ) -> Result<(), CommandError> {
-        Ok(())
-    }
-
-    /// Rekeys one child SA, by its inbound SPI: its soft lifetime has ended or its sequence
-    /// numbers near theirs. An SA that is being replaced already is left alone.
-    pub fn rekey_sa(&mut self, _now: Instant, _inbound: u32) -> Result<(), CommandError> {
-        Ok(())
-    }
-
-    /// Deletes one child SA, by its inbound SPI: its hard lifetime has ended.
-    pub fn expire_sa(&mut self, _now: Instant, _inbound: u32) -> Result<(), CommandError> {
-        Ok(())
-    }
-
-    /// The first authenticated packet came in by this SA: the peer has it.
-    pub fn inbound_used(&mut self, _now: Instant, _inbound: u32) {}
-
-    /// All child SAs are gone with the dataplane: fresh ones are negotiated for all.
-    pub fn dataplane_lost(&mut self, _now: Instant) {}
-
-    /// Takes over child SAs found in the dataplane after a restart: they carry traffic until
-    /// fresh ones do. Their SPIs must not be given out by the allocator.
-    pub fn adopt(&mut self, _now: Instant, _children: Vec<AdoptedChild>) {}
 
     /// Says goodbye to all peers; poll until [`Endpoint::is_idle`].
-    pub fn shutdown(&mut self, _now: Instant) {}
+    pub fn shutdown(&mut self, now: Instant) {
+        self.shutdown_by = Some(now + self.gw.settings.shutdown_patience);
+        self.gw.peers.iter_mut().for_each(|peer| {
+            peer.wanted = false;
+            peer.retry_at = None;
+        });
+        for key in self.sas.keys() {
+            self.close_sa(now, key, &CloseReason::Shutdown);
+        }
+        self.settle(now);
+    }
 
-    /// Whether no IKE SA is left and nothing waits to be polled.
+    /// After [`Endpoint::shutdown`]: whether no IKE SA is left and nothing waits to be polled.
     pub fn is_idle(&self) -> bool {
-        true
+        self.sas.iter().all(crate::sa::IkeSa::is_over)
+            && self.gw.transmits.is_empty()
+            && self.gw.events.is_empty()
     }
 
     /// All IKE SAs.
     pub fn ike_sas(&self) -> impl Iterator<Item = IkeSaView> + '_ {
-        std::iter::empty()
+        self.sas
+            .iter()
+            .filter(|sa| !sa.is_over())
+            .map(|sa| sa.view(&self.gw))
     }
 
-    /// All child SAs, adopted ones included.
+    /// All child SAs, adopted ones and those about to be removed included.
     pub fn child_sas(&self) -> impl Iterator<Item = ChildSaView> + '_ {
-        std::iter::empty()
+        self.gw.children.iter().map(ChildTable::view)
     }
 
     /// The counters of messages.
     pub fn counters(&self) -> &Counters {
-        &self.counters
+        &self.gw.counters
     }
 }

@@ -25,10 +25,8 @@ pub enum KeyExchangeError {
 /// Makes key exchanges.
 pub trait Provider: Send + Sync {
     /// Draws a private value of the method.
-    fn generate(
-        &self,
-        method: KeyExchangeMethod,
-    ) -> Result<Box<dyn KeyExchange>, KeyExchangeError>;
+    fn generate(&self, method: KeyExchangeMethod)
+    -> Result<Box<dyn KeyExchange>, KeyExchangeError>;
 }
 
 /// One side of a key exchange: a private value, used once.
@@ -79,14 +77,19 @@ impl Ecdh {
         let algorithm = Self::algorithm(method);
         let private = EphemeralPrivateKey::generate(algorithm, &SystemRandom::new())
             .map_err(|_| KeyExchangeError::Generation)?;
-        let public =
-            private.compute_public_key().map_err(|_| KeyExchangeError::Generation)?;
+        let public = private
+            .compute_public_key()
+            .map_err(|_| KeyExchangeError::Generation)?;
         // RFC 5903 7: "the key exchange payload contains (...) the x and y coordinates"
         let public = match (method, public.as_ref()) {
             (KeyExchangeMethod::X25519, octets) => octets.to_vec(),
             (_, octets) => octets.get(1..).unwrap_or_default().to_vec(),
         };
-        Ok(Self { method, private, public })
+        Ok(Self {
+            method,
+            private,
+            public,
+        })
     }
 }
 
@@ -111,7 +114,9 @@ impl KeyExchange for Ecdh {
         // RFC 8031 2.4: an all-zero result is refused, and so is a point off the curve (RFC 6989):
         // aws-lc does both.
         let peer = UnparsedPublicKey::new(Self::algorithm(self.method), point);
-        agree_ephemeral(self.private, peer, invalid, |shared| Ok(Secret::from(shared)))
+        agree_ephemeral(self.private, peer, invalid, |shared| {
+            Ok(Secret::from(shared))
+        })
     }
 }
 
@@ -136,10 +141,18 @@ mod tests {
     #[test]
     fn bad_public_values_are_refused() {
         for &method in KeyExchangeMethod::ALL {
-            let len = SystemProvider.generate(method).unwrap().public_value().len();
+            let len = SystemProvider
+                .generate(method)
+                .unwrap()
+                .public_value()
+                .len();
             for bad in [vec![], vec![0; len], vec![0xff; len - 1]] {
                 let side = SystemProvider.generate(method).unwrap();
-                assert_eq!(side.agree(&bad), Err(KeyExchangeError::InvalidPublicValue), "{method}");
+                assert_eq!(
+                    side.agree(&bad),
+                    Err(KeyExchangeError::InvalidPublicValue),
+                    "{method}"
+                );
             }
         }
     }

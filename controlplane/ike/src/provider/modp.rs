@@ -46,7 +46,10 @@ impl Modp2048 {
         let exponent = Zeroizing::new(U512::from_be_slice(octets.as_slice()));
         let generator = Element::new(&U2048::from_u8(2));
         let public = generator.pow(&*exponent).retrieve().to_be_bytes();
-        Ok(Self { exponent, public: public.as_ref().to_vec() })
+        Ok(Self {
+            exponent,
+            public: public.as_ref().to_vec(),
+        })
     }
 }
 

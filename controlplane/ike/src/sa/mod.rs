@@ -1,1 +1,522 @@
+//! One IKE SA: its states, its two message windows and what it has to do next.
 
+mod auth;
+mod child;
+mod create_child;
+mod exchange;
+mod informational;
+mod init;
+mod rekey;
+mod timers;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::config::PeerConfig;
+use crate::counters::Counter;
+use crate::crypto::keys::IkeKeys;
+use crate::error::{CloseReason, RemovalReason};
+use crate::event::{Event, IkeSaView, Path};
+use crate::gateway::{Gateway, SaKey, Signal};
+use crate::suite::IkeProposal;
+use crate::wire::Malformed;
+use crate::wire::header::ExchangeType;
+use crate::wire::message::{Message, Payloads};
+use crate::wire::notify;
+use crate::wire::payload::{Payload, parse_chain};
+
+pub(crate) use init::{InitReply, answer_init};
+
+use exchange::{Exchange, Pending};
+
+/// What an IKE SA is doing.
+pub(crate) enum State {
+    /// Our IKE_SA_INIT request is out.
+    Initiating,
+    /// Its peer has our IKE_SA_INIT response and is to send IKE_AUTH.
+    HalfOpen(Box<Proof>),
+    /// Our IKE_AUTH request is out.
+    Authenticating(Box<Proof>),
+    /// It stands.
+    Established,
+    /// Another has its place; the peer is to delete it.
+    Superseded,
+    /// Our DELETE is out.
+    Closing(CloseReason),
+    /// At its end; it only repeats its last response.
+    Quiet,
+    /// Gone.
+    Closed,
+}
+
+impl State {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Initiating => "connecting",
+            Self::HalfOpen(_) => "half-open",
+            Self::Authenticating(_) => "authenticating",
+            Self::Established => "established",
+            Self::Superseded => "superseded",
+            Self::Closing(_) => "deleting",
+            Self::Quiet | Self::Closed => "closed",
+        }
+    }
+}
+
+/// What both ends prove in IKE_AUTH: the first two messages and their nonces.
+#[derive(Default)]
+pub(crate) struct Proof {
+    message_i: Vec<u8>,
+    message_r: Vec<u8>,
+    nonce_i: Vec<u8>,
+    nonce_r: Vec<u8>,
+}
+
+/// On which sides there is a NAT, or is pretended to be one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Nat {
+    pub(crate) ours: bool,
+    pub(crate) theirs: bool,
+}
+
+impl Nat {
+    const fn any(self) -> bool {
+        self.ours || self.theirs
+    }
+}
+
+/// An exchange that waits for its turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Make a child SA.
+    NewChild(Arc<str>),
+    /// Put a new child SA into the place of this one.
+    RekeyChild(u32),
+    /// Put a new IKE SA into the place of this one.
+    RekeyIke,
+    /// Delete a child SA.
+    DeleteChild(u32, RemovalReason),
+    /// Delete this IKE SA.
+    DeleteIke(CloseReason),
+    /// Ask whether the peer lives.
+    Liveness,
+}
+
+impl Task {
+    /// Whether it waits when the peer asked for patience (TEMPORARY_FAILURE).
+    const fn is_patient(&self) -> bool {
+        matches!(
+            self,
+            Self::NewChild(_) | Self::RekeyChild(_) | Self::RekeyIke
+        )
+    }
+}
+
+/// One IKE SA.
+pub(crate) struct IkeSa {
+    pub(crate) key: SaKey,
+    /// The peer; a responder knows it from IKE_AUTH on.
+    pub(crate) peer: Option<Arc<PeerConfig>>,
+    /// Whether we are the original initiator.
+    pub(crate) initiator: bool,
+    pub(crate) local_spi: u64,
+    pub(crate) remote_spi: u64,
+    pub(crate) path: Path,
+    pub(crate) state: State,
+    nat: Nat,
+    keys: Option<IkeKeys>,
+    /// The message ID of our next request.
+    request_id: u32,
+    pending: Option<Pending>,
+    /// The message ID of the peer's next request.
+    expected_id: u32,
+    /// Our response to the peer's last request.
+    cached: Option<Vec<u8>>,
+    tasks: VecDeque<Task>,
+    /// Until when patient tasks wait, and how often in a row they had to.
+    hold_until: Option<Instant>,
+    holds: u32,
+    /// The lower of the nonces that made it, for collisions.
+    pub(crate) lowest_nonce: Vec<u8>,
+    pub(crate) established: Option<Instant>,
+    rekey_at: Option<Instant>,
+    end_at: Option<Instant>,
+    /// When the peer last sent something authentic.
+    heard: Instant,
+    keepalive_at: Option<Instant>,
+    /// Another IKE SA with this peer has come up: does this one still live?
+    pub(crate) doubted: bool,
+}
+
+impl IkeSa {
+    fn new(key: SaKey, initiator: bool, local_spi: u64, path: Path, now: Instant) -> Self {
+        Self {
+            key,
+            peer: None,
+            initiator,
+            local_spi,
+            remote_spi: 0,
+            path,
+            state: State::Initiating,
+            nat: Nat::default(),
+            keys: None,
+            request_id: 0,
+            pending: None,
+            expected_id: 0,
+            cached: None,
+            tasks: VecDeque::new(),
+            hold_until: None,
+            holds: 0,
+            lowest_nonce: Vec::new(),
+            established: None,
+            rekey_at: None,
+            end_at: None,
+            heard: now,
+            keepalive_at: None,
+            doubted: false,
+        }
+    }
+
+    pub(crate) fn peer_name(&self) -> Option<&str> {
+        self.peer.as_ref().map(|peer| peer.name.as_str())
+    }
+
+    pub(crate) const fn is_established(&self) -> bool {
+        matches!(self.state, State::Established)
+    }
+
+    pub(crate) const fn is_half_open(&self) -> bool {
+        matches!(self.state, State::HalfOpen(_))
+    }
+
+    /// Whether we are bringing it up.
+    pub(crate) const fn is_connecting(&self) -> bool {
+        matches!(self.state, State::Initiating | State::Authenticating(_))
+    }
+
+    /// Whether it is at its end and holds nothing any more.
+    pub(crate) const fn is_over(&self) -> bool {
+        matches!(self.state, State::Quiet | State::Closed)
+    }
+
+    pub(crate) const fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
+    fn suite(&self) -> Option<IkeProposal> {
+        self.keys.as_ref().map(|keys| keys.suite)
+    }
+
+    /// Queues a task unless the same is queued or under way already; `false` when the queue is full.
+    pub(crate) fn enqueue(&mut self, gw: &Gateway, task: Task) -> bool {
+        if self.tasks.contains(&task) {
+            return true;
+        }
+        if let Task::DeleteIke(_) = task {
+            self.tasks.clear();
+        } else if self.tasks.len() >= gw.settings.task_limit {
+            return false;
+        }
+        self.tasks.push_back(task);
+        true
+    }
+
+    /// Whether this child is being made or waits to be.
+    pub(crate) fn is_making(&self, name: &str) -> bool {
+        self.tasks
+            .iter()
+            .any(|task| matches!(task, Task::NewChild(child) if &**child == name))
+            || self
+                .pending
+                .as_ref()
+                .is_some_and(|pending| pending.exchange.is_making(name))
+    }
+
+    /// Forgets the wish for a child that was not begun.
+    pub(crate) fn unwish(&mut self, name: &str) {
+        self.tasks
+            .retain(|task| !matches!(task, Task::NewChild(child) if &**child == name));
+    }
+
+    /// Starts what is next, while no request of ours is outstanding: our window is 1.
+    pub(crate) fn run_tasks(&mut self, gw: &mut Gateway, now: Instant) {
+        while self.pending.is_none() && self.is_established() {
+            let held = self.hold_until.is_some_and(|until| until > now);
+            let next = self
+                .tasks
+                .iter()
+                .position(|task| !held || !task.is_patient());
+            let Some(task) = next.and_then(|at| self.tasks.remove(at)) else {
+                break;
+            };
+            self.start_task(gw, now, task);
+        }
+    }
+
+    fn start_task(&mut self, gw: &mut Gateway, now: Instant, task: Task) {
+        match task {
+            Task::NewChild(name) => self.start_new_child(gw, now, &name),
+            Task::RekeyChild(inbound) => self.start_rekey_child(gw, now, inbound),
+            Task::RekeyIke => self.start_rekey_ike(gw, now),
+            Task::DeleteChild(inbound, reason) => self.start_delete_child(gw, now, inbound, reason),
+            Task::DeleteIke(reason) => self.start_delete_ike(gw, now, reason, &[]),
+            Task::Liveness => self.request(
+                gw,
+                now,
+                ExchangeType::Informational,
+                &[],
+                Exchange::Liveness,
+            ),
+        }
+    }
+
+    /// Takes a message that came for this IKE SA.
+    pub(crate) fn handle(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        path: Path,
+        datagram: &[u8],
+        message: &Message,
+    ) {
+        let header = message.header;
+        if header.initiator == self.initiator {
+            return gw.count(Counter::Unexpected);
+        }
+        let Some(encrypted) = message.encrypted else {
+            return self.handle_unprotected(gw, now, path, datagram, message);
+        };
+        let Some(Ok(inner)) = self
+            .keys
+            .as_ref()
+            .map(|keys| keys.open(datagram, encrypted))
+        else {
+            return gw.count(Counter::NotAuthentic);
+        };
+        let inner = parse_chain(encrypted.first, &inner).and_then(|chain| {
+            if chain.encrypted.is_some() {
+                Err(Malformed::Surplus)
+            } else {
+                Ok(chain.payloads)
+            }
+        });
+        if header.response {
+            self.handle_response(gw, now, path, message, inner);
+        } else {
+            self.handle_request(gw, now, path, message, inner);
+        }
+    }
+
+    fn handle_unprotected(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        path: Path,
+        datagram: &[u8],
+        message: &Message,
+    ) {
+        let header = message.header;
+        match self.state {
+            State::Initiating if header.response && header.exchange == ExchangeType::IkeSaInit => {
+                self.handle_init_response(gw, now, path, datagram, message);
+            }
+            // RFC 7296 2.21.4: an unprotected INVALID_IKE_SPI is "only (...) a hint that there
+            // might be a problem"; we ask, in a protected message, whether the peer lives.
+            State::Established if Payloads(&message.payloads).error().is_some() => {
+                if self.pending.is_none() && gw.admit_stranger(now) {
+                    self.enqueue(gw, Task::Liveness);
+                }
+            }
+            _ => gw.count(Counter::Unexpected),
+        }
+    }
+
+    fn handle_request(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        path: Path,
+        message: &Message,
+        inner: Result<Vec<Payload>, Malformed>,
+    ) {
+        let (id, exchange) = (message.header.message_id, message.header.exchange);
+        if id.wrapping_add(1) == self.expected_id {
+            // RFC 7296 2.1: "the responder MUST remember each response until it receives a
+            // request whose sequence number is larger than or equal to the sequence number in the
+            // response plus its window size"
+            if let Some(response) = self.cached.clone() {
+                gw.count(Counter::ResponseResent);
+                gw.transmit(path, response);
+            }
+            return;
+        }
+        if id != self.expected_id || self.is_over() {
+            return gw.count(Counter::MessageIdWindow);
+        }
+        self.heard = now;
+        self.follow(path);
+        let payloads = match inner {
+            Ok(payloads) => payloads,
+            Err(malformed) => return self.refuse_malformed(gw, now, path, exchange, malformed),
+        };
+        match (exchange, &self.state) {
+            (ExchangeType::IkeAuth, State::HalfOpen(_)) => {
+                self.path = path;
+                self.handle_auth_request(gw, now, path, &payloads);
+            }
+            (ExchangeType::CreateChildSa, State::Established) => {
+                self.confirm_children(gw, now);
+                self.handle_create_child_request(gw, now, path, &payloads);
+            }
+            // RFC 7296 2.25: requests to create or rekey on an IKE SA that is being closed or has
+            // been replaced
+            (ExchangeType::CreateChildSa, State::Superseded | State::Closing(_)) => {
+                self.put_off(gw, path);
+            }
+            (
+                ExchangeType::Informational,
+                State::Established | State::Superseded | State::Closing(_),
+            ) => {
+                self.confirm_children(gw, now);
+                self.handle_informational_request(gw, now, path, &payloads);
+            }
+            // What comes too early is not answered, so that the peer sends it again.
+            _ => gw.count(Counter::Unexpected),
+        }
+    }
+
+    fn refuse_malformed(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        path: Path,
+        exchange: ExchangeType,
+        malformed: Malformed,
+    ) {
+        gw.count(Counter::InvalidSyntax);
+        if let Malformed::UnknownCritical(kind) = malformed {
+            // RFC 7296 2.5: "the response to the IKE request containing that payload MUST include
+            // a Notify payload UNSUPPORTED_CRITICAL_PAYLOAD"
+            let refusal = Payload::notify(notify::UNSUPPORTED_CRITICAL_PAYLOAD, &[kind]);
+            return self.respond(gw, path, exchange, &[refusal]);
+        }
+        // RFC 7296 2.21.3: an authenticated request that makes no sense ends the IKE SA
+        self.respond(
+            gw,
+            path,
+            exchange,
+            &[Payload::notify(notify::INVALID_SYNTAX, &[])],
+        );
+        self.finish(
+            gw,
+            now,
+            CloseReason::ProtocolError {
+                what: malformed.what(),
+            },
+        );
+    }
+
+    /// RFC 7296 2.25: "If a peer receives a request (...) that it cannot temporarily fulfill, it
+    /// responds with TEMPORARY_FAILURE".
+    fn put_off(&mut self, gw: &mut Gateway, path: Path) {
+        gw.count(Counter::TemporaryFailure);
+        let refusal = Payload::notify(notify::TEMPORARY_FAILURE, &[]);
+        self.respond(gw, path, ExchangeType::CreateChildSa, &[refusal]);
+    }
+
+    /// RFC 7296 2.23: a host not behind a NAT sends "to the IP address and port from the last
+    /// valid authenticated packet from the other end".
+    fn follow(&mut self, path: Path) {
+        if self.nat.theirs && !self.nat.ours {
+            self.path = path;
+        }
+    }
+
+    /// A new request shows that the peer has got our last response, and with it the child SAs that
+    /// came with IKE_AUTH.
+    fn confirm_children(&mut self, gw: &mut Gateway, now: Instant) {
+        for inbound in gw.children.of_owner(self.key) {
+            if gw
+                .children
+                .get(inbound)
+                .is_some_and(|child| child.select_at.is_some())
+            {
+                gw.child_confirmed(now, inbound);
+            }
+        }
+    }
+
+    /// It is authenticated.
+    fn establish(&mut self, gw: &mut Gateway, now: Instant, rekeyed: bool) {
+        let Some(peer) = self.peer.clone() else {
+            return;
+        };
+        self.state = State::Established;
+        self.established = Some(now);
+        self.rekey_at = Some(now + gw.jittered(peer.ike_lifetime));
+        self.end_at = Some(now + peer.ike_lifetime + peer.ike_lifetime / 10);
+        if self.nat.ours {
+            self.keepalive_at = Some(now + gw.settings.nat_keepalive);
+        }
+        gw.events.push_back(Event::IkeEstablished {
+            peer: peer.name.clone(),
+            initiator: self.initiator,
+            path: self.path,
+            suite: self
+                .suite()
+                .map(|suite| suite.to_string())
+                .unwrap_or_default(),
+            rekeyed,
+        });
+        if !rekeyed {
+            gw.signals.push_back(Signal::Established(self.key));
+        }
+    }
+
+    /// It comes to its end: its children go with it.
+    pub(crate) fn finish(&mut self, gw: &mut Gateway, now: Instant, reason: CloseReason) {
+        if self.is_over() {
+            return;
+        }
+        for inbound in gw.children.of_owner(self.key) {
+            gw.remove_child(now, inbound, RemovalReason::IkeClosed(reason.clone()));
+        }
+        if let Some(pending) = self.pending.take() {
+            pending.exchange.abandon(gw);
+        }
+        self.tasks.clear();
+        if let (Some(peer), Some(_)) = (self.peer_name(), self.established) {
+            let peer = peer.to_owned();
+            gw.events.push_back(Event::IkeClosed {
+                peer,
+                reason: reason.clone(),
+            });
+        }
+        if let Some(peer) = self.peer_name() {
+            gw.signals
+                .push_back(Signal::Closed(self.key, peer.to_owned(), reason));
+        }
+        let repeats = self.cached.is_some();
+        self.state = if repeats { State::Quiet } else { State::Closed };
+        (self.rekey_at, self.keepalive_at) = (None, None);
+        self.end_at = Some(now + gw.settings.half_open_timeout);
+    }
+
+    pub(crate) fn view(&self, gw: &Gateway) -> IkeSaView {
+        IkeSaView {
+            peer: self.peer_name().map(str::to_owned),
+            state: self.state.name(),
+            initiator: self.initiator,
+            local_spi: self.local_spi,
+            remote_spi: self.remote_spi,
+            path: self.path,
+            suite: self.suite().map(|suite| suite.to_string()),
+            behind_nat: self.nat.ours,
+            peer_behind_nat: self.nat.theirs,
+            established: self.established,
+            rekey_at: self.rekey_at,
+            children: gw.children.of_owner(self.key).len(),
+        }
+    }
+}

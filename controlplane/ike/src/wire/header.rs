@@ -115,11 +115,9 @@ impl Header {
         writer.u8(self.version);
         writer.u8(self.exchange.number());
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
-        writer.u8(
-            flag(self.initiator, FLAG_INITIATOR)
-                | flag(self.response, FLAG_RESPONSE)
-                | flag(self.higher_version, FLAG_VERSION),
-        );
+        writer.u8(flag(self.initiator, FLAG_INITIATOR)
+            | flag(self.response, FLAG_RESPONSE)
+            | flag(self.higher_version, FLAG_VERSION));
         writer.u32(self.message_id);
         writer.u32(u32::try_from(len).unwrap_or(u32::MAX));
     }

@@ -35,14 +35,22 @@ impl Message {
             first,
             body_at: datagram.len() - len,
         });
-        Ok(Self { header, payloads: chain.payloads, encrypted })
+        Ok(Self {
+            header,
+            payloads: chain.payloads,
+            encrypted,
+        })
     }
 
     /// Writes a message in the clear.
     pub fn emit(header: Header, payloads: &[Payload]) -> Vec<u8> {
         let (first, body) = payload::emit_chain(payloads);
         let mut writer = Writer::default();
-        Header { next_payload: first, ..header }.emit(&mut writer, header::LEN + body.len());
+        Header {
+            next_payload: first,
+            ..header
+        }
+        .emit(&mut writer, header::LEN + body.len());
         writer.bytes(&body);
         writer.into_vec()
     }
@@ -51,7 +59,10 @@ impl Message {
 /// Writes header and generic SK header of a protected message whose SK body has `len` octets.
 pub(crate) fn emit_protected_head(header: Header, first: u8, len: usize) -> Vec<u8> {
     let mut writer = Writer::default();
-    let header = Header { next_payload: payload::kind::SK, ..header };
+    let header = Header {
+        next_payload: payload::kind::SK,
+        ..header
+    };
     header.emit(&mut writer, header::LEN + GENERIC_LEN + len);
     writer.u8(first);
     writer.u8(0);

@@ -51,8 +51,8 @@ pub const fn is_error(number: u16) -> bool {
 
 /// The type's name, or its number where it has none here.
 pub fn name(number: u16) -> String {
-    NAMES
-        .iter()
-        .find(|(n, _)| *n == number)
-        .map_or_else(|| format!("notification {number}"), |(_, name)| (*name).to_owned())
+    NAMES.iter().find(|(n, _)| *n == number).map_or_else(
+        || format!("notification {number}"),
+        |(_, name)| (*name).to_owned(),
+    )
 }

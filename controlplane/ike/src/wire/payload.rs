@@ -61,7 +61,10 @@ pub struct Identification {
 impl Identification {
     /// The identity with zero reserved octets.
     pub const fn new(identity: Identity) -> Self {
-        Self { identity, reserved: [0; 3] }
+        Self {
+            identity,
+            reserved: [0; 3],
+        }
     }
 
     /// The octets behind the generic header: what AUTH covers as RestOfIDPayload (2.15).
@@ -75,7 +78,10 @@ impl Identification {
         let mut reader = Reader::new(body);
         let kind = reader.u8()?;
         let reserved = reader.array()?;
-        Ok(Self { identity: Identity::from_wire(kind, reader.rest()), reserved })
+        Ok(Self {
+            identity: Identity::from_wire(kind, reader.rest()),
+            reserved,
+        })
     }
 
     fn emit(&self, writer: &mut Writer) {
@@ -182,7 +188,12 @@ pub(crate) struct Chain {
 impl Payload {
     /// An error or status without SPI.
     pub fn notify(kind: u16, data: &[u8]) -> Self {
-        Self::Notify(Notify { protocol: 0, spi: Vec::new(), kind, data: data.to_vec() })
+        Self::Notify(Notify {
+            protocol: 0,
+            spi: Vec::new(),
+            kind,
+            data: data.to_vec(),
+        })
     }
 
     fn kind(&self) -> u8 {
@@ -215,17 +226,29 @@ impl Payload {
             kind::KE => {
                 let method = reader.u16()?;
                 reader.u16()?;
-                Self::KeyExchange { method, data: reader.rest().to_vec() }
+                Self::KeyExchange {
+                    method,
+                    data: reader.rest().to_vec(),
+                }
             }
             kind::ID_I => Self::IdInitiator(Identification::parse(body)?),
             kind::ID_R => Self::IdResponder(Identification::parse(body)?),
             kind::CERT | kind::CERTREQ if body.is_empty() => return Err(Malformed::Truncated),
-            kind::CERT => Self::Certificate { encoding: head, data },
-            kind::CERTREQ => Self::CertificateRequest { encoding: head, data },
+            kind::CERT => Self::Certificate {
+                encoding: head,
+                data,
+            },
+            kind::CERTREQ => Self::CertificateRequest {
+                encoding: head,
+                data,
+            },
             kind::AUTH => {
                 let method = reader.u8()?;
                 reader.bytes(3)?;
-                Self::Authentication { method, data: reader.rest().to_vec() }
+                Self::Authentication {
+                    method,
+                    data: reader.rest().to_vec(),
+                }
             }
             // RFC 7296 3.9: "the size of the Nonce Data MUST be between 16 and 256 octets"
             kind::NONCE if !(16..=256).contains(&body.len()) => return Err(Malformed::Nonce),
@@ -235,7 +258,12 @@ impl Payload {
                 let spi_len = reader.u8()?;
                 let kind = reader.u16()?;
                 let spi = reader.bytes(spi_len.into())?.to_vec();
-                Self::Notify(Notify { protocol, spi, kind, data: reader.rest().to_vec() })
+                Self::Notify(Notify {
+                    protocol,
+                    spi,
+                    kind,
+                    data: reader.rest().to_vec(),
+                })
             }
             kind::DELETE => Self::parse_delete(reader)?,
             kind::VENDOR => Self::Vendor(body.to_vec()),
@@ -243,7 +271,10 @@ impl Payload {
             kind::TS_R => Self::TsResponder(parse_selectors(reader)?),
             kind::CP => Self::parse_configuration(reader)?,
             kind::EAP => Self::Eap(body.to_vec()),
-            kind => Self::Unknown { kind, data: body.to_vec() },
+            kind => Self::Unknown {
+                kind,
+                data: body.to_vec(),
+            },
         })
     }
 
@@ -283,8 +314,14 @@ impl Payload {
                 writer.bytes(data);
             }
             Self::IdInitiator(id) | Self::IdResponder(id) => id.emit(writer),
-            Self::Certificate { encoding: head, data }
-            | Self::CertificateRequest { encoding: head, data } => {
+            Self::Certificate {
+                encoding: head,
+                data,
+            }
+            | Self::CertificateRequest {
+                encoding: head,
+                data,
+            } => {
                 writer.u8(*head);
                 writer.bytes(data);
             }
@@ -334,7 +371,11 @@ fn parse_selectors(mut reader: Reader<'_>) -> Result<Vec<TrafficSelector>, Malfo
     for _ in 0..count {
         selectors.extend(TrafficSelector::parse(&mut reader)?);
     }
-    if reader.is_empty() { Ok(selectors) } else { Err(Malformed::Selector) }
+    if reader.is_empty() {
+        Ok(selectors)
+    } else {
+        Err(Malformed::Selector)
+    }
 }
 
 /// Reads a chain of payloads whose first has the type `first`. An SK payload ends it.
@@ -354,7 +395,10 @@ pub(crate) fn parse_chain(first: u8, body: &[u8]) -> Result<Chain, Malformed> {
             // RFC 7296 3.14: "it MUST be the last payload in the message"
             let encrypted = Some((next, body.len()));
             return if reader.is_empty() {
-                Ok(Chain { payloads, encrypted })
+                Ok(Chain {
+                    payloads,
+                    encrypted,
+                })
             } else {
                 Err(Malformed::Surplus)
             };
@@ -368,7 +412,10 @@ pub(crate) fn parse_chain(first: u8, body: &[u8]) -> Result<Chain, Malformed> {
         payloads.push(payload);
     }
     if reader.is_empty() {
-        Ok(Chain { payloads, encrypted: None })
+        Ok(Chain {
+            payloads,
+            encrypted: None,
+        })
     } else {
         Err(Malformed::Surplus)
     }
@@ -382,5 +429,8 @@ pub(crate) fn emit_chain(payloads: &[Payload]) -> (u8, Vec<u8>) {
         writer.u8(0);
         writer.with_length(GENERIC_LEN, |w| payload.emit(w));
     }
-    (payloads.first().map_or(kind::NONE, Payload::kind), writer.into_vec())
+    (
+        payloads.first().map_or(kind::NONE, Payload::kind),
+        writer.into_vec(),
+    )
 }

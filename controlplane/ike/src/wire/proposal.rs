@@ -75,7 +75,11 @@ impl Transform {
     /// A transform with at most a key length.
     pub fn new(kind: u8, id: u16, key_bits: Option<u16>) -> Self {
         let attributes = key_bits.map(Attribute::KeyLength).into_iter().collect();
-        Self { kind, id, attributes }
+        Self {
+            kind,
+            id,
+            attributes,
+        }
     }
 
     /// The key length, unless there is an attribute that we do not understand.
@@ -101,13 +105,26 @@ impl Transform {
             attributes.push(if kind == SHORT | KEY_LENGTH {
                 Attribute::KeyLength(body.u16()?)
             } else if kind & SHORT != 0 {
-                Attribute::Unknown { kind, value: body.bytes(2)?.to_vec() }
+                Attribute::Unknown {
+                    kind,
+                    value: body.bytes(2)?.to_vec(),
+                }
             } else {
                 let len = body.u16()?;
-                Attribute::Unknown { kind, value: body.bytes(len.into())?.to_vec() }
+                Attribute::Unknown {
+                    kind,
+                    value: body.bytes(len.into())?.to_vec(),
+                }
             });
         }
-        Ok((Self { kind, id, attributes }, last))
+        Ok((
+            Self {
+                kind,
+                id,
+                attributes,
+            },
+            last,
+        ))
     }
 
     fn emit(&self, writer: &mut Writer, last: bool) {
@@ -160,7 +177,15 @@ impl Proposal {
         if !body.is_empty() {
             return Err(Malformed::Proposal);
         }
-        Ok((Self { number, protocol, spi, transforms }, last))
+        Ok((
+            Self {
+                number,
+                protocol,
+                spi,
+                transforms,
+            },
+            last,
+        ))
     }
 
     fn emit(&self, writer: &mut Writer, last: bool) {
@@ -193,7 +218,11 @@ pub(super) fn parse_all(body: &[u8]) -> Result<Vec<Proposal>, Malformed> {
             break;
         }
     }
-    if reader.is_empty() { Ok(proposals) } else { Err(Malformed::Proposal) }
+    if reader.is_empty() {
+        Ok(proposals)
+    } else {
+        Err(Malformed::Proposal)
+    }
 }
 
 pub(super) fn emit_all(proposals: &[Proposal], writer: &mut Writer) {

@@ -28,7 +28,12 @@ impl TrafficSelector {
     /// All traffic of a range of addresses; `None` where they are no range.
     pub fn range(first: IpAddr, last: IpAddr) -> Option<Self> {
         let ordered = first.is_ipv4() == last.is_ipv4() && first <= last;
-        ordered.then_some(Self { protocol: None, ports: (0, u16::MAX), first, last })
+        ordered.then_some(Self {
+            protocol: None,
+            ports: (0, u16::MAX),
+            first,
+            last,
+        })
     }
 
     /// All traffic of a prefix; `None` where the length is too long for the family.
@@ -60,7 +65,10 @@ impl TrafficSelector {
             (Some(a), Some(b)) if a != b => return None,
             (a, b) => a.or(b),
         };
-        let ports = (self.ports.0.max(other.ports.0), self.ports.1.min(other.ports.1));
+        let ports = (
+            self.ports.0.max(other.ports.0),
+            self.ports.1.min(other.ports.1),
+        );
         // OPAQUE (first above last) selects what has no port; it meets only its like and ANY.
         let opaque = |ports: (u16, u16)| ports.0 > ports.1;
         let ports = match (opaque(self.ports), opaque(other.ports)) {
@@ -75,7 +83,12 @@ impl TrafficSelector {
             return None;
         }
         let (first, last) = (self.first.max(other.first), self.last.min(other.last));
-        (first <= last).then_some(Self { protocol, ports, first, last })
+        (first <= last).then_some(Self {
+            protocol,
+            ports,
+            first,
+            last,
+        })
     }
 
     /// Whether all that `other` selects is selected here too.
@@ -97,7 +110,10 @@ impl TrafficSelector {
             }
             (TS_IPV6_ADDR_RANGE, IPV6_SELECTOR_LEN) => {
                 let ports = (body.u16()?, body.u16()?);
-                (first, last) = (IpAddr::from(body.array::<16>()?), body.array::<16>()?.into());
+                (first, last) = (
+                    IpAddr::from(body.array::<16>()?),
+                    body.array::<16>()?.into(),
+                );
                 ports
             }
             (TS_IPV4_ADDR_RANGE | TS_IPV6_ADDR_RANGE, _) => return Err(Malformed::Selector),
@@ -107,7 +123,12 @@ impl TrafficSelector {
         if first > last {
             return Err(Malformed::Selector);
         }
-        Ok(Some(Self { protocol: (protocol != 0).then_some(protocol), ports, first, last }))
+        Ok(Some(Self {
+            protocol: (protocol != 0).then_some(protocol),
+            ports,
+            first,
+            last,
+        }))
     }
 
     pub(super) fn emit(&self, writer: &mut Writer) {
@@ -132,7 +153,10 @@ impl TrafficSelector {
 /// What of `theirs` lies within `ours` (RFC 7296 2.9); empty where nothing does.
 pub fn narrow(theirs: &[TrafficSelector], ours: &[TrafficSelector]) -> Vec<TrafficSelector> {
     let mut narrowed: Vec<TrafficSelector> = Vec::new();
-    for part in theirs.iter().flat_map(|a| ours.iter().filter_map(|b| a.intersection(b))) {
+    for part in theirs
+        .iter()
+        .flat_map(|a| ours.iter().filter_map(|b| a.intersection(b)))
+    {
         if !narrowed.iter().any(|n| n.contains(&part)) {
             narrowed.retain(|n| !part.contains(n));
             narrowed.push(part);
@@ -143,7 +167,9 @@ pub fn narrow(theirs: &[TrafficSelector], ours: &[TrafficSelector]) -> Vec<Traff
 
 /// Whether each of `parts` lies within one of `whole`.
 pub fn within(parts: &[TrafficSelector], whole: &[TrafficSelector]) -> bool {
-    parts.iter().all(|part| whole.iter().any(|w| w.contains(part)))
+    parts
+        .iter()
+        .all(|part| whole.iter().any(|w| w.contains(part)))
 }
 
 impl fmt::Display for TrafficSelector {
@@ -185,9 +211,17 @@ impl FromStr for TrafficSelector {
     /// Reads a prefix, an address or a range; all protocols and ports.
     fn from_str(text: &str) -> Result<Self, SelectorError> {
         let selector = if let Some((address, len)) = text.split_once('/') {
-            address.parse().ok().zip(len.parse().ok()).and_then(|(a, l)| Self::prefix(a, l))
+            address
+                .parse()
+                .ok()
+                .zip(len.parse().ok())
+                .and_then(|(a, l)| Self::prefix(a, l))
         } else if let Some((first, last)) = text.split_once('-') {
-            first.parse().ok().zip(last.parse().ok()).and_then(|(f, l)| Self::range(f, l))
+            first
+                .parse()
+                .ok()
+                .zip(last.parse().ok())
+                .and_then(|(f, l)| Self::range(f, l))
         } else {
             text.parse().ok().and_then(|a| Self::range(a, a))
         };
@@ -205,19 +239,44 @@ mod tests {
 
     #[test]
     fn narrowing_keeps_what_both_select() {
-        assert_eq!(narrow(&[ts("0.0.0.0/0")], &[ts("10.1.0.0/16")]), [ts("10.1.0.0/16")]);
-        assert_eq!(narrow(&[ts("10.1.2.3"), ts("10.1.0.0/16")], &[ts("10.1.0.0/16")]), [ts("10.1.0.0/16")]);
+        assert_eq!(
+            narrow(&[ts("0.0.0.0/0")], &[ts("10.1.0.0/16")]),
+            [ts("10.1.0.0/16")]
+        );
+        assert_eq!(
+            narrow(&[ts("10.1.2.3"), ts("10.1.0.0/16")], &[ts("10.1.0.0/16")]),
+            [ts("10.1.0.0/16")]
+        );
         assert_eq!(narrow(&[ts("10.2.0.0/16")], &[ts("10.1.0.0/16")]), []);
         assert_eq!(narrow(&[ts("::/0")], &[ts("10.1.0.0/16")]), []);
-        let web = TrafficSelector { protocol: Some(6), ports: (80, 80), ..ts("10.1.0.0/16") };
-        assert_eq!(narrow(&[web], &[ts("10.1.2.0/24")]), [TrafficSelector { protocol: Some(6), ports: (80, 80), ..ts("10.1.2.0/24") }]);
-        let other = TrafficSelector { protocol: Some(17), ..web };
+        let web = TrafficSelector {
+            protocol: Some(6),
+            ports: (80, 80),
+            ..ts("10.1.0.0/16")
+        };
+        assert_eq!(
+            narrow(&[web], &[ts("10.1.2.0/24")]),
+            [TrafficSelector {
+                protocol: Some(6),
+                ports: (80, 80),
+                ..ts("10.1.2.0/24")
+            }]
+        );
+        let other = TrafficSelector {
+            protocol: Some(17),
+            ..web
+        };
         assert_eq!(narrow(&[web], &[other]), []);
     }
 
     #[test]
     fn text_reads_back() {
-        for text in ["10.1.0.0/16", "10.1.0.1-10.1.0.9", "2001:db8::/32", "0.0.0.0/0"] {
+        for text in [
+            "10.1.0.0/16",
+            "10.1.0.1-10.1.0.9",
+            "2001:db8::/32",
+            "0.0.0.0/0",
+        ] {
             assert_eq!(ts(text).to_string(), text);
         }
         assert!("10.1.0.0/33".parse::<TrafficSelector>().is_err());

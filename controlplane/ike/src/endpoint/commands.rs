@@ -1,0 +1,252 @@
+//! What an operator, or the dataplane's lifetimes, ask for.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Endpoint;
+use crate::children::ChildState;
+use crate::error::{CloseReason, CommandError, RemovalReason};
+use crate::gateway::SaKey;
+use crate::sa::{State, Task};
+
+impl Endpoint {
+    /// Brings a peer up with all its children, or with one. What stands already is left alone.
+    pub fn initiate(
+        &mut self,
+        now: Instant,
+        peer: &str,
+        child: Option<&str>,
+    ) -> Result<(), CommandError> {
+        if self.shutdown_by.is_some() {
+            return Err(CommandError::ShuttingDown);
+        }
+        self.check_names(peer, child)?;
+        let up = self
+            .current_sa(peer)
+            .or_else(|| self.connecting_sa(peer))
+            .is_some();
+        let unknown = || CommandError::UnknownPeer(peer.to_owned());
+        let state = self.gw.peers.get_mut(peer).ok_or_else(unknown)?;
+        if state.config.remote.is_unspecified() && state.last_remote.is_none() && !up {
+            return Err(CommandError::RespondOnly(peer.to_owned()));
+        }
+        state.wanted = true;
+        state.retry_at = None;
+        match child {
+            Some(child) => {
+                state.children.insert(child.into());
+            }
+            None => {
+                let all: Vec<Arc<str>> = state
+                    .config
+                    .children
+                    .iter()
+                    .map(|c| c.name.as_str().into())
+                    .collect();
+                state.children.extend(all);
+            }
+        }
+        self.bring_up(now, peer);
+        self.settle(now);
+        Ok(())
+    }
+
+    /// Deletes a peer's IKE SAs, or one child.
+    pub fn terminate(
+        &mut self,
+        now: Instant,
+        peer: &str,
+        child: Option<&str>,
+    ) -> Result<(), CommandError> {
+        self.check_names(peer, child)?;
+        match child {
+            Some(child) => self.terminate_child(now, peer, child)?,
+            None => self.terminate_peer(now, peer)?,
+        }
+        self.settle(now);
+        Ok(())
+    }
+
+    fn terminate_child(
+        &mut self,
+        now: Instant,
+        peer: &str,
+        child: &str,
+    ) -> Result<(), CommandError> {
+        if let Some(state) = self.gw.peers.get_mut(peer) {
+            state.children.remove(child);
+        }
+        let mut found = false;
+        for key in self.sas.of_peer(peer) {
+            if self.sas.get(key).is_some_and(|sa| sa.is_making(child)) {
+                found = true;
+                self.with(now, key, |sa, _| sa.unwish(child));
+            }
+        }
+        for inbound in self.gw.children.of_name(&peer.into(), &child.into()) {
+            let Some(sa) = self.gw.children.get(inbound) else {
+                continue;
+            };
+            match (&sa.state, sa.owner) {
+                (ChildState::Live, Some(owner)) => {
+                    let task = Task::DeleteChild(inbound, RemovalReason::Terminated);
+                    found |= self.enqueue(now, owner, task);
+                }
+                (ChildState::Adopted, _) => {
+                    self.gw
+                        .remove_child(now, inbound, RemovalReason::Terminated);
+                    found = true;
+                }
+                _ => {}
+            }
+        }
+        let down = || CommandError::ChildDown {
+            peer: peer.to_owned(),
+            child: child.to_owned(),
+        };
+        found.then_some(()).ok_or_else(down)
+    }
+
+    pub(super) fn terminate_peer(&mut self, now: Instant, peer: &str) -> Result<(), CommandError> {
+        let waiting = self.gw.peers.get_mut(peer).is_some_and(|state| {
+            state.wanted = false;
+            state.retry_at.take().is_some()
+        });
+        let adopted: Vec<u32> = self
+            .gw
+            .children
+            .of_peer(peer)
+            .filter(|child| child.state == ChildState::Adopted)
+            .map(|child| child.inbound)
+            .collect();
+        let mut found = waiting || !adopted.is_empty();
+        for inbound in adopted {
+            self.gw
+                .remove_child(now, inbound, RemovalReason::Terminated);
+        }
+        for key in self.sas.of_peer(peer) {
+            found |= self.close_sa(now, key, &CloseReason::Terminated);
+        }
+        found
+            .then_some(())
+            .ok_or_else(|| CommandError::PeerDown(peer.to_owned()))
+    }
+
+    /// Says goodbye on an IKE SA that stands; drops one that nobody has proved yet.
+    pub(super) fn close_sa(&mut self, now: Instant, key: SaKey, reason: &CloseReason) -> bool {
+        let reason = reason.clone();
+        self.with(now, key, |sa, gw| match sa.state {
+            // One that is being authenticated may stand at the peer's end already.
+            State::Established | State::Authenticating(_) => {
+                sa.enqueue(gw, Task::DeleteIke(reason))
+            }
+            State::Initiating | State::HalfOpen(_) | State::Superseded => {
+                sa.finish(gw, now, reason);
+                true
+            }
+            State::Closing(_) | State::Quiet | State::Closed => false,
+        })
+        .unwrap_or(false)
+    }
+
+    /// Rekeys the IKE SA.
+    pub fn rekey_ike(&mut self, now: Instant, peer: &str) -> Result<(), CommandError> {
+        self.check_names(peer, None)?;
+        let key = self
+            .current_sa(peer)
+            .ok_or_else(|| CommandError::PeerDown(peer.to_owned()))?;
+        let queued = self.enqueue(now, key, Task::RekeyIke);
+        self.settle(now);
+        queued
+            .then_some(())
+            .ok_or_else(|| CommandError::Busy(peer.to_owned()))
+    }
+
+    /// Rekeys all children of a peer, or one.
+    pub fn rekey_child(
+        &mut self,
+        now: Instant,
+        peer: &str,
+        child: Option<&str>,
+    ) -> Result<(), CommandError> {
+        self.check_names(peer, child)?;
+        let live: Vec<u32> = self
+            .gw
+            .children
+            .of_peer(peer)
+            .filter(|c| c.state == ChildState::Live && child.is_none_or(|name| *c.name == *name))
+            .map(|c| c.inbound)
+            .collect();
+        if live.is_empty() {
+            return Err(match child {
+                Some(child) => CommandError::ChildDown {
+                    peer: peer.to_owned(),
+                    child: child.to_owned(),
+                },
+                None => CommandError::PeerDown(peer.to_owned()),
+            });
+        }
+        for inbound in live {
+            self.rekey_sa(now, inbound)?;
+        }
+        Ok(())
+    }
+
+    /// Rekeys one child SA, by its inbound SPI: its soft lifetime has ended or its sequence
+    /// numbers near theirs. An SA that is being replaced already is left alone.
+    pub fn rekey_sa(&mut self, now: Instant, inbound: u32) -> Result<(), CommandError> {
+        let child = self
+            .gw
+            .children
+            .get(inbound)
+            .ok_or(CommandError::UnknownSa(inbound))?;
+        let (owner, peer) = (child.owner, child.peer.to_string());
+        if child.state != ChildState::Live || child.rekeying {
+            return Ok(());
+        }
+        let queued = self.begin_rekey(now, inbound, owner);
+        self.settle(now);
+        queued.then_some(()).ok_or(CommandError::Busy(peer))
+    }
+
+    /// Deletes one child SA, by its inbound SPI: its hard lifetime has ended.
+    pub fn expire_sa(&mut self, now: Instant, inbound: u32) -> Result<(), CommandError> {
+        let child = self
+            .gw
+            .children
+            .get(inbound)
+            .ok_or(CommandError::UnknownSa(inbound))?;
+        let name = child.peer.to_string();
+        let lingers = matches!(child.state, ChildState::Lingering(_) | ChildState::Deleting);
+        match child.owner {
+            _ if lingers => {}
+            Some(owner) => {
+                let task = Task::DeleteChild(inbound, RemovalReason::Expired);
+                self.enqueue(now, owner, task);
+                let jitter = self.gw.settings.retry_initial;
+                if let Some(peer) = self.gw.peers.get_mut(&name) {
+                    // A child that ends without a successor is made anew.
+                    peer.failed(now, &self.gw.settings, jitter);
+                }
+            }
+            None => self.gw.remove_child(now, inbound, RemovalReason::Expired),
+        }
+        self.settle(now);
+        Ok(())
+    }
+
+    fn check_names(&self, peer: &str, child: Option<&str>) -> Result<(), CommandError> {
+        let known = self
+            .gw
+            .peers
+            .get(peer)
+            .ok_or_else(|| CommandError::UnknownPeer(peer.to_owned()))?;
+        match child {
+            Some(child) if known.config.child(child).is_none() => Err(CommandError::UnknownChild {
+                peer: peer.to_owned(),
+                child: child.to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}

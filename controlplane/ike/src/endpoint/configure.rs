@@ -1,0 +1,182 @@
+//! Configuration and its changes, and what a restarted control plane takes over.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Endpoint;
+use crate::children::{Child, ChildState};
+use crate::config::PeerConfig;
+use crate::error::RemovalReason;
+use crate::event::{AdoptedChild, Event};
+use crate::peers::Peer;
+use crate::sa::Task;
+
+impl Endpoint {
+    /// Replaces the configuration. Unchanged peers are left alone; where only children changed,
+    /// only these are; other changed peers start anew, missing ones are terminated.
+    pub fn configure(&mut self, now: Instant, peers: Vec<PeerConfig>) {
+        let names: BTreeSet<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
+        let gone: Vec<String> = self
+            .gw
+            .peers
+            .iter()
+            .map(|peer| peer.config.name.clone())
+            .filter(|name| !names.contains(name.as_str()))
+            .collect();
+        for name in gone {
+            self.drop_peer(now, &name);
+        }
+        for config in peers {
+            self.configure_peer(now, config);
+        }
+        self.settle(now);
+    }
+
+    fn drop_peer(&mut self, now: Instant, name: &str) {
+        // Nothing to terminate is no mistake here.
+        let _ = self.terminate_peer(now, name);
+        self.gw.peers.remove(name);
+    }
+
+    fn configure_peer(&mut self, now: Instant, config: PeerConfig) {
+        let name = config.name.clone();
+        let Some(old) = self.gw.peers.get(&name).map(|peer| peer.config.clone()) else {
+            return self.add_peer(now, config, false);
+        };
+        if *old == config {
+            return;
+        }
+        let but_children = |peer: &PeerConfig| PeerConfig {
+            children: Vec::new(),
+            ..peer.clone()
+        };
+        if but_children(&old) == but_children(&config) {
+            self.change_children(now, &old, config);
+        } else {
+            let was_up = self
+                .current_sa(&name)
+                .or_else(|| self.connecting_sa(&name))
+                .is_some();
+            self.drop_peer(now, &name);
+            self.add_peer(now, config, was_up);
+        }
+    }
+
+    fn add_peer(&mut self, now: Instant, config: PeerConfig, up: bool) {
+        let name = config.name.clone();
+        let can_call = !config.remote.is_unspecified();
+        let mut peer = Peer::new(config);
+        peer.wanted |= up && can_call;
+        let wanted = peer.wanted;
+        self.gw.peers.insert(peer);
+        if wanted {
+            self.bring_up(now, &name);
+        }
+    }
+
+    fn change_children(&mut self, now: Instant, old: &PeerConfig, config: PeerConfig) {
+        let (name, config) = (config.name.clone(), Arc::new(config));
+        let Some(peer) = self.gw.peers.get_mut(&name) else {
+            return;
+        };
+        peer.config = config.clone();
+        peer.children.retain(|child| config.child(child).is_some());
+        for child in config
+            .children
+            .iter()
+            .filter(|c| c.start && old.child(&c.name).is_none())
+        {
+            peer.children.insert(child.name.as_str().into());
+        }
+        for key in self.sas.of_peer(&name) {
+            self.with(now, key, |sa, _| sa.peer = Some(config.clone()));
+        }
+        let peer_name: Arc<str> = name.as_str().into();
+        for child in old
+            .children
+            .iter()
+            .filter(|c| config.child(&c.name) != Some(c))
+        {
+            let child_name: Arc<str> = child.name.as_str().into();
+            let again = config.child(&child.name).is_some();
+            for inbound in self.gw.children.of_name(&peer_name, &child_name) {
+                let live = self
+                    .gw
+                    .children
+                    .get(inbound)
+                    .filter(|c| c.state == ChildState::Live);
+                let Some(owner) = live.and_then(|c| c.owner) else {
+                    continue;
+                };
+                let task = Task::DeleteChild(inbound, RemovalReason::Terminated);
+                self.enqueue(now, owner, task);
+                if again {
+                    self.enqueue(now, owner, Task::NewChild(child_name.clone()));
+                }
+            }
+        }
+        self.ensure_children(now, &name);
+    }
+
+    /// Takes over child SAs found in the dataplane after a restart, right after
+    /// [`Endpoint::configure`]: they carry traffic until fresh ones do. Those whose peer or child
+    /// is no longer configured are removed. The allocator must not give out their SPIs.
+    pub fn adopt(&mut self, now: Instant, children: Vec<AdoptedChild>) {
+        let mut peers = BTreeSet::new();
+        for found in children {
+            let config = self
+                .gw
+                .peers
+                .get(&found.peer)
+                .map(|peer| peer.config.clone());
+            let lifetime = config.and_then(|peer| peer.child(&found.child).map(|c| c.lifetime));
+            let Some(lifetime) = lifetime else {
+                self.gw.events.push_back(Event::ChildRemoved {
+                    peer: found.peer,
+                    child: found.child,
+                    inbound: found.inbound,
+                    reason: RemovalReason::Terminated,
+                });
+                self.gw.spis.release(found.inbound);
+                continue;
+            };
+            if let Some(peer) = self.gw.peers.get_mut(&found.peer) {
+                peer.wanted = true;
+                peer.children.insert(found.child.as_str().into());
+                let port = found
+                    .encapsulation
+                    .map_or(peer.config.remote_port, |p| p.remote);
+                peer.last_remote
+                    .get_or_insert(SocketAddr::new(found.remote, port));
+            }
+            peers.insert(found.peer.clone());
+            self.gw.adopt_child(Child {
+                peer: found.peer.into(),
+                name: found.child.into(),
+                owner: None,
+                inbound: found.inbound,
+                outbound: found.outbound,
+                suite: None,
+                remote: found.remote,
+                encapsulation: found.encapsulation,
+                local_ts: Vec::new(),
+                remote_ts: Vec::new(),
+                state: ChildState::Adopted,
+                selected: found.selected,
+                awaiting: false,
+                rekeying: false,
+                lost: false,
+                installed: now,
+                rekey_at: None,
+                end_at: Some(now + lifetime + lifetime / 10),
+                select_at: None,
+            });
+        }
+        for name in peers {
+            self.bring_up(now, &name);
+        }
+        self.settle(now);
+    }
+}

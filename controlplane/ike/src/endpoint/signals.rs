@@ -1,0 +1,314 @@
+//! What IKE SAs want done to others and to their peers: replacement, duplicates, retries.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Endpoint;
+use crate::children::ChildState;
+use crate::error::{CloseReason, RemovalReason};
+use crate::event::Path;
+use crate::gateway::{SaKey, Signal};
+use crate::sa::{IkeSa, State, Task};
+
+/// The port of IKE.
+const IKE_PORT: u16 = 500;
+/// The port of IKE behind NATs.
+const NAT_T_PORT: u16 = 4500;
+
+impl Endpoint {
+    /// Works on one IKE SA, then lets it start what waits.
+    pub(super) fn with<R>(
+        &mut self,
+        now: Instant,
+        key: SaKey,
+        work: impl FnOnce(&mut IkeSa, &mut crate::gateway::Gateway) -> R,
+    ) -> Option<R> {
+        let mut sa = self.sas.take(key)?;
+        let result = work(&mut sa, &mut self.gw);
+        sa.run_tasks(&mut self.gw, now);
+        self.sas.put(sa);
+        Some(result)
+    }
+
+    pub(super) fn enqueue(&mut self, now: Instant, key: SaKey, task: Task) -> bool {
+        self.with(now, key, |sa, gw| sa.enqueue(gw, task))
+            .unwrap_or(false)
+    }
+
+    /// Sees to all signals, and to those that they cause.
+    pub(super) fn settle(&mut self, now: Instant) {
+        while let Some(signal) = self.gw.signals.pop_front() {
+            match signal {
+                Signal::Spawn(sa) => {
+                    let key = sa.key;
+                    self.sas.put(*sa);
+                    self.with(now, key, |_, _| ());
+                }
+                Signal::Established(key) => self.on_established(now, key),
+                Signal::InitialContact(key) => self.on_initial_contact(now, key),
+                Signal::Alive(key) => self.on_alive(now, key),
+                Signal::Superseded(key) => {
+                    self.with(now, key, |sa, _| sa.superseded(now));
+                }
+                Signal::Hand(key, task) => {
+                    self.enqueue(now, key, task);
+                }
+                Signal::Closed(key, peer, reason) => self.on_closed(now, key, &peer, &reason),
+                Signal::ChildFailed(key) => self.on_child_failed(now, key),
+                Signal::ChildWanted(key, name) => {
+                    self.enqueue(now, key, Task::NewChild(name));
+                }
+            }
+        }
+    }
+
+    fn peer_of(&self, key: SaKey) -> Option<String> {
+        self.sas.get(key)?.peer_name().map(str::to_owned)
+    }
+
+    /// The peer's other IKE SAs.
+    fn others(&self, key: SaKey, keep: impl Fn(&IkeSa) -> bool) -> Vec<SaKey> {
+        let peer = self.peer_of(key);
+        let keys = peer.map(|peer| self.sas.of_peer(&peer)).unwrap_or_default();
+        keys.into_iter()
+            .filter(|&other| other != key && self.sas.get(other).is_some_and(&keep))
+            .collect()
+    }
+
+    fn on_established(&mut self, now: Instant, key: SaKey) {
+        let (Some(name), Some(sa)) = (self.peer_of(key), self.sas.get(key)) else {
+            return;
+        };
+        let (initiator, remote) = (sa.initiator, sa.path.remote);
+        let adopted = self
+            .gw
+            .children
+            .of_peer(&name)
+            .any(|c| c.state == ChildState::Adopted);
+        if let Some(peer) = self.gw.peers.get_mut(&name) {
+            peer.last_remote = Some(remote);
+            peer.succeeded();
+            peer.wanted |= adopted;
+        }
+        if !initiator {
+            // We were about to call: there is no need, and nothing has been proved yet.
+            for other in self.others(key, |sa| matches!(sa.state, State::Initiating)) {
+                self.with(now, other, |sa, gw| {
+                    sa.finish(gw, now, CloseReason::Redundant)
+                });
+            }
+        }
+        // RFC 7296 2.4: an older IKE SA with the same peer may have lost its other end.
+        for other in self.others(key, IkeSa::is_established) {
+            self.with(now, other, |sa, gw| {
+                sa.doubted = true;
+                sa.enqueue(gw, Task::Liveness)
+            });
+        }
+        if initiator {
+            self.ensure_children(now, &name);
+        }
+    }
+
+    /// RFC 7296 2.4: "the recipient (...) MAY use this information to delete any other IKE SAs it
+    /// has to the same authenticated identity without waiting for a timeout".
+    fn on_initial_contact(&mut self, now: Instant, key: SaKey) {
+        let stands = |sa: &IkeSa| sa.established.is_some() && !sa.is_over();
+        for other in self.others(key, stands) {
+            self.with(now, other, |sa, gw| {
+                sa.finish(gw, now, CloseReason::InitialContact)
+            });
+        }
+    }
+
+    /// Two IKE SAs with one peer live. If each end has made one, both started at once: that with
+    /// the lowest nonce is closed by its maker, as RFC 7296 2.8.1 does with crossing rekeys.
+    fn on_alive(&mut self, now: Instant, key: SaKey) {
+        let Some(sa) = self.sas.get(key).filter(|sa| sa.is_established()) else {
+            return;
+        };
+        let (initiator, lowest) = (sa.initiator, sa.lowest_nonce.clone());
+        for other in self.others(key, |other| {
+            other.is_established() && other.initiator != initiator
+        }) {
+            let other_is_lower = self.sas.get(other).is_some_and(|o| o.lowest_nonce < lowest);
+            let (loser, ours) = if other_is_lower {
+                (other, !initiator)
+            } else {
+                (key, initiator)
+            };
+            if ours {
+                self.enqueue(now, loser, Task::DeleteIke(CloseReason::Redundant));
+            }
+        }
+    }
+
+    fn on_closed(&mut self, now: Instant, key: SaKey, name: &str, reason: &CloseReason) {
+        if self.shutdown_by.is_some() || matches!(reason, CloseReason::Rekeyed) {
+            return;
+        }
+        let up = |sa: &IkeSa| sa.is_established() || sa.is_connecting();
+        let keys = self.sas.of_peer(name);
+        if keys
+            .iter()
+            .any(|&k| k != key && self.sas.get(k).is_some_and(up))
+        {
+            return self.ensure_children(now, name);
+        }
+        let jitter = self.gw.jittered(self.gw.settings.retry_initial / 2);
+        let Some(peer) = self.gw.peers.get_mut(name) else {
+            return;
+        };
+        match reason {
+            CloseReason::Terminated | CloseReason::Shutdown => {}
+            CloseReason::Refused => peer.failed(now, &self.gw.settings, jitter),
+            _ => {
+                peer.wanted |= peer.config.start;
+                peer.failed(now, &self.gw.settings, jitter);
+            }
+        }
+    }
+
+    fn on_child_failed(&mut self, now: Instant, key: SaKey) {
+        let jitter = self.gw.jittered(self.gw.settings.retry_initial / 2);
+        if let Some(name) = self.peer_of(key) {
+            if let Some(peer) = self.gw.peers.get_mut(&name) {
+                peer.failed(now, &self.gw.settings, jitter);
+            }
+        }
+    }
+
+    /// The IKE SA on which new exchanges with a peer are made, the youngest that stands.
+    pub(super) fn current_sa(&self, peer: &str) -> Option<SaKey> {
+        let keys = self.sas.of_peer(peer);
+        keys.into_iter()
+            .rev()
+            .find(|&key| self.sas.get(key).is_some_and(IkeSa::is_established))
+    }
+
+    pub(super) fn connecting_sa(&self, peer: &str) -> Option<SaKey> {
+        let keys = self.sas.of_peer(peer);
+        keys.into_iter()
+            .rev()
+            .find(|&key| self.sas.get(key).is_some_and(IkeSa::is_connecting))
+    }
+
+    fn is_making(&self, peer: &str, child: &str) -> bool {
+        let keys = self.sas.of_peer(peer);
+        keys.into_iter()
+            .any(|key| self.sas.get(key).is_some_and(|sa| sa.is_making(child)))
+    }
+
+    /// Asks for the wanted children of a peer that do not stand.
+    pub(super) fn ensure_children(&mut self, now: Instant, name: &str) {
+        let (Some(key), Some(peer)) = (self.current_sa(name), self.gw.peers.get(name)) else {
+            return;
+        };
+        let peer_name: Arc<str> = name.into();
+        let missing: Vec<_> = peer
+            .children
+            .iter()
+            .filter(|child| peer.config.child(child).is_some())
+            .filter(|child| !self.gw.child_stands(&peer_name, child))
+            .filter(|child| !self.is_making(name, child))
+            .cloned()
+            .collect();
+        for child in missing {
+            self.enqueue(now, key, Task::NewChild(child));
+        }
+    }
+
+    /// Brings a wanted peer up, or what it lacks.
+    pub(super) fn bring_up(&mut self, now: Instant, name: &str) {
+        if self.current_sa(name).is_some() {
+            return self.ensure_children(now, name);
+        }
+        let Some(peer) = self.gw.peers.get(name) else {
+            return;
+        };
+        let children: Vec<_> = peer.children.iter().cloned().collect();
+        if let Some(key) = self.connecting_sa(name) {
+            for child in children {
+                if !self.is_making(name, &child) {
+                    self.enqueue(now, key, Task::NewChild(child));
+                }
+            }
+            return;
+        }
+        let config = peer.config.clone();
+        let Some(path) = peer_path(&config, peer.last_remote) else {
+            return;
+        };
+        if self.sas.len() >= self.gw.settings.ike_sa_limit {
+            let reason = crate::error::Refusal::TooManyIkeSas;
+            return self.gw.refused(Some(name), path, reason);
+        }
+        let sa = IkeSa::connect(&mut self.gw, now, config, path, &children);
+        self.sas.put(sa);
+    }
+
+    /// What is due for child SAs.
+    pub(super) fn handle_child_timers(&mut self, now: Instant) {
+        for inbound in self.gw.children.due(now) {
+            let Some(child) = self.gw.children.get(inbound).cloned() else {
+                continue;
+            };
+            let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+            if due(child.select_at) {
+                self.gw
+                    .children
+                    .update(inbound, |child| child.select_at = None);
+                self.gw.child_confirmed(now, inbound);
+            }
+            let owner = child.owner.filter(|&owner| self.sas.get(owner).is_some());
+            if due(child.end_at) {
+                match (&child.state, owner) {
+                    (ChildState::Lingering(_), _) => self.gw.forget_child(inbound),
+                    (_, None) => self.gw.remove_child(now, inbound, RemovalReason::Expired),
+                    (_, Some(owner)) => {
+                        self.gw
+                            .children
+                            .update(inbound, |child| child.end_at = None);
+                        let task = Task::DeleteChild(inbound, RemovalReason::Expired);
+                        self.enqueue(now, owner, task);
+                    }
+                }
+            } else if due(child.rekey_at) && child.state == ChildState::Live && !child.rekeying {
+                self.begin_rekey(now, inbound, owner);
+            }
+        }
+    }
+
+    /// Queues the rekey of a child SA.
+    pub(super) fn begin_rekey(&mut self, now: Instant, inbound: u32, owner: Option<SaKey>) -> bool {
+        let retry = now + self.gw.settings.retry_max;
+        self.gw.children.update(inbound, |child| {
+            child.rekeying = true;
+            child.rekey_at = Some(retry);
+        });
+        let queued = owner.is_some_and(|owner| self.enqueue(now, owner, Task::RekeyChild(inbound)));
+        if !queued {
+            self.gw
+                .children
+                .update(inbound, |child| child.rekeying = false);
+        }
+        queued
+    }
+}
+
+/// Where a peer is called: as configured, else where it was last seen.
+fn peer_path(peer: &crate::config::PeerConfig, last: Option<SocketAddr>) -> Option<Path> {
+    let configured =
+        (!peer.remote.is_unspecified()).then(|| SocketAddr::new(peer.remote, peer.remote_port));
+    let remote = configured.or(last)?;
+    let local_port = if remote.port() == IKE_PORT {
+        IKE_PORT
+    } else {
+        NAT_T_PORT
+    };
+    Some(Path {
+        local: SocketAddr::new(peer.local, local_port),
+        remote,
+    })
+}

@@ -1,0 +1,349 @@
+//! IKE_AUTH with a pre-shared key (RFC 7296 1.2, 2.15), and the child SA that comes with it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::child::{ChildOffer, Grant, Outbound};
+use super::exchange::Exchange;
+use super::{IkeSa, Proof, State, Task};
+use crate::children::ChildState;
+use crate::config::PeerConfig;
+use crate::counters::Counter;
+use crate::crypto::keys::{End, IkeKeys, SignedOctets};
+use crate::error::{CloseReason, Refusal, Subject};
+use crate::event::Path;
+use crate::gateway::{Gateway, Signal};
+use crate::negotiate::ChildExchange;
+use crate::wire::header::ExchangeType;
+use crate::wire::message::Payloads;
+use crate::wire::notify;
+use crate::wire::payload::{Identification, Payload};
+
+/// Auth Method "Shared Key Message Integrity Code" (RFC 7296 3.8).
+const SHARED_KEY: u8 = 2;
+
+impl Proof {
+    fn signed<'a>(&'a self, end: End, id: &'a Identification) -> SignedOctets<'a> {
+        match end {
+            End::Initiator => SignedOctets {
+                message: &self.message_i,
+                nonce: &self.nonce_r,
+                id,
+            },
+            End::Responder => SignedOctets {
+                message: &self.message_r,
+                nonce: &self.nonce_i,
+                id,
+            },
+        }
+    }
+
+    fn ours(&self, keys: &IkeKeys, peer: &PeerConfig, end: End) -> (Identification, Payload) {
+        let id = Identification::new(peer.local_id.clone());
+        let data = keys
+            .psk_auth(end, &peer.psk, &self.signed(end, &id))
+            .to_vec();
+        (
+            id,
+            Payload::Authentication {
+                method: SHARED_KEY,
+                data,
+            },
+        )
+    }
+
+    /// Checks the peer's AUTH payload.
+    fn check(
+        &self,
+        keys: &IkeKeys,
+        peer: &PeerConfig,
+        end: End,
+        id: &Identification,
+        (method, auth): (u8, &[u8]),
+    ) -> Result<(), Refusal> {
+        if method != SHARED_KEY {
+            return Err(Refusal::OtherMethod { method });
+        }
+        if !keys.psk_verify(end, &peer.psk, &self.signed(end, id), auth) {
+            return Err(Refusal::WrongKey {
+                theirs: id.identity.clone(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Whether we know of nothing else that stands with this peer. RFC 7296 2.4: INITIAL_CONTACT
+/// "asserts that this IKE SA is the only IKE SA currently active between the authenticated
+/// identities"; a peer that hears it deletes the child SAs that we may have adopted.
+fn is_first_contact(gw: &Gateway, peer: &PeerConfig) -> bool {
+    let stands = |state: &ChildState| !matches!(state, ChildState::Lingering(_));
+    !gw.children
+        .of_peer(&peer.name)
+        .any(|child| stands(&child.state))
+}
+
+impl IkeSa {
+    pub(super) fn send_auth(&mut self, gw: &mut Gateway, now: Instant, proof: Proof) {
+        let (Some(peer), Some(keys)) = (self.peer.clone(), &self.keys) else {
+            return;
+        };
+        let (id, auth) = proof.ours(keys, &peer, End::Initiator);
+        let offer = match self.first_child(gw, &peer) {
+            Ok(offer) => offer,
+            Err(refusal) => {
+                self.refused(gw, refusal);
+                return self.finish(gw, now, CloseReason::Refused);
+            }
+        };
+        let mut payloads = vec![Payload::IdInitiator(id)];
+        if is_first_contact(gw, &peer) {
+            payloads.push(Payload::notify(notify::INITIAL_CONTACT, &[]));
+        }
+        payloads.push(Payload::IdResponder(Identification::new(
+            peer.remote_id.clone(),
+        )));
+        payloads.push(auth);
+        if let Some(offer) = &offer {
+            payloads.push(offer.proposals(ChildExchange::WithAuth));
+            payloads.extend(offer.selectors());
+        }
+        self.state = State::Authenticating(Box::new(proof));
+        self.request(
+            gw,
+            now,
+            ExchangeType::IkeAuth,
+            &payloads,
+            Exchange::Auth(offer),
+        );
+    }
+
+    /// The first child that is wanted goes with IKE_AUTH.
+    fn first_child(
+        &mut self,
+        gw: &mut Gateway,
+        peer: &PeerConfig,
+    ) -> Result<Option<ChildOffer>, Refusal> {
+        let wanted = self
+            .tasks
+            .iter()
+            .position(|task| matches!(task, Task::NewChild(_)));
+        match wanted.and_then(|at| self.tasks.remove(at)) {
+            Some(Task::NewChild(name)) => ChildOffer::new(gw, peer, &name),
+            _ => Ok(None),
+        }
+    }
+
+    pub(super) fn handle_auth_response(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        offer: Option<ChildOffer>,
+        payloads: Payloads<'_>,
+    ) {
+        let (State::Authenticating(proof), Some(peer)) = (&self.state, self.peer.clone()) else {
+            return Exchange::Auth(offer).abandon(gw);
+        };
+        if let Err(refusal) = self.check_responder(proof, &peer, payloads) {
+            let theirs = matches!(
+                refusal,
+                Refusal::RefusedByPeer { .. } | Refusal::PeerError { .. }
+            );
+            self.refused(gw, refusal);
+            Exchange::Auth(offer).abandon(gw);
+            gw.count(Counter::AuthenticationFailed);
+            if theirs {
+                return self.finish(gw, now, CloseReason::Refused);
+            }
+            // RFC 7296 2.21.2: the initiator, too, tells that authentication failed
+            let notify = Payload::notify(notify::AUTHENTICATION_FAILED, &[]);
+            return self.start_delete_ike(gw, now, CloseReason::Refused, &[notify]);
+        }
+        let State::Authenticating(proof) = std::mem::replace(&mut self.state, State::Established)
+        else {
+            return;
+        };
+        self.establish(gw, now, false);
+        if let Some(offer) = offer {
+            self.accept_first_child(gw, now, offer, &proof, payloads);
+        }
+    }
+
+    fn check_responder(
+        &self,
+        proof: &Proof,
+        peer: &PeerConfig,
+        payloads: Payloads<'_>,
+    ) -> Result<(), Refusal> {
+        let (Some(id), Some(auth)) = (payloads.id_responder(), payloads.authentication()) else {
+            return Err(match payloads.error().map(|error| error.kind) {
+                Some(notify::AUTHENTICATION_FAILED) => Refusal::RefusedByPeer {
+                    ours: peer.local_id.clone(),
+                    asked_for: peer.remote_id.clone(),
+                },
+                Some(notify) => Refusal::PeerError {
+                    subject: Subject::Ike,
+                    notify,
+                },
+                None => Refusal::Malformed {
+                    what: "it proves no identity",
+                },
+            });
+        };
+        if id.identity != peer.remote_id {
+            return Err(Refusal::OtherIdentity {
+                theirs: id.identity.clone(),
+                expected: peer.remote_id.clone(),
+            });
+        }
+        let keys = self.keys.as_ref().ok_or(Refusal::Malformed {
+            what: "there are no keys",
+        })?;
+        proof.check(keys, peer, End::Responder, id, auth)
+    }
+
+    fn accept_first_child(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        offer: ChildOffer,
+        proof: &Proof,
+        payloads: Payloads<'_>,
+    ) {
+        let agreed = match payloads.error() {
+            // RFC 7296 1.2: the IKE SA stands even if its first child is refused
+            Some(error) if payloads.proposals().is_none() => {
+                Err((offer.refusal(error.kind), false))
+            }
+            _ => offer
+                .accepted(payloads, ChildExchange::WithAuth)
+                .map_err(|refusal| (refusal, true)),
+        };
+        match agreed {
+            Ok(agreed) => {
+                let Some(keys) = &self.keys else { return };
+                let keys = keys.child(agreed.suite.aead, None, &proof.nonce_i, &proof.nonce_r);
+                let replaces = self.selected_sibling(gw, &agreed.name);
+                self.install(gw, now, agreed, keys, true, replaces, Outbound::Now);
+                if replaces.is_some() {
+                    // Shows the peer at once that we hold the new SA, so that it may use it.
+                    self.enqueue(gw, Task::Liveness);
+                }
+            }
+            Err((refusal, broken)) => {
+                self.child_refused(gw, offer, refusal);
+                if broken {
+                    let what = "its child SA is not the one we asked for";
+                    self.enqueue(gw, Task::DeleteIke(CloseReason::ProtocolError { what }));
+                }
+            }
+        }
+    }
+
+    /// A child that we asked for is not to be had; the IKE SA stays.
+    pub(super) fn child_refused(&mut self, gw: &mut Gateway, offer: ChildOffer, refusal: Refusal) {
+        gw.spis.release(offer.inbound);
+        self.refused(gw, refusal);
+        gw.signals.push_back(Signal::ChildFailed(self.key));
+    }
+
+    pub(super) fn handle_auth_request(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        path: Path,
+        payloads: &[Payload],
+    ) {
+        let payloads = Payloads(payloads);
+        let State::HalfOpen(proof) = std::mem::replace(&mut self.state, State::Initiating) else {
+            return;
+        };
+        match self.identify(gw, &proof, path, payloads) {
+            Ok(peer) => {
+                self.peer = Some(peer.clone());
+                self.accept_auth(gw, now, path, &peer, &proof, payloads);
+            }
+            Err((peer, refusal)) => {
+                gw.count(Counter::AuthenticationFailed);
+                gw.refused(peer.as_ref().map(|p| p.name.as_str()), path, refusal);
+                // RFC 7296 2.21.2: the peer is not told what was wrong
+                let refusal = Payload::notify(notify::AUTHENTICATION_FAILED, &[]);
+                self.respond(gw, path, ExchangeType::IkeAuth, &[refusal]);
+                self.finish(gw, now, CloseReason::Refused);
+            }
+        }
+    }
+
+    /// Who calls, if the proof holds.
+    fn identify(
+        &self,
+        gw: &Gateway,
+        proof: &Proof,
+        path: Path,
+        payloads: Payloads<'_>,
+    ) -> Result<Arc<PeerConfig>, (Option<Arc<PeerConfig>>, Refusal)> {
+        let malformed = |what| (None, Refusal::Malformed { what });
+        let keys = self.keys.as_ref().ok_or(malformed("there are no keys"))?;
+        let id = payloads
+            .id_initiator()
+            .ok_or(malformed("it names no identity"))?;
+        let asked_for = payloads.id_responder().map(|id| &id.identity);
+        let addresses = (path.local.ip(), path.remote.ip());
+        let peer = gw
+            .peers
+            .identified(addresses, &id.identity, asked_for, keys.suite)
+            .ok_or_else(|| {
+                let refusal = Refusal::UnknownIdentity {
+                    theirs: id.identity.clone(),
+                    asked_for: asked_for.cloned(),
+                };
+                (None, refusal)
+            })?;
+        // A request without AUTH asks for EAP, which is method 0 here.
+        let auth = payloads.authentication().unwrap_or((0, &[]));
+        match proof.check(keys, &peer, End::Initiator, id, auth) {
+            Ok(()) => Ok(peer),
+            Err(refusal) => Err((Some(peer), refusal)),
+        }
+    }
+
+    fn accept_auth(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        path: Path,
+        peer: &PeerConfig,
+        proof: &Proof,
+        payloads: Payloads<'_>,
+    ) {
+        let Some(keys) = &self.keys else { return };
+        let (id, auth) = proof.ours(keys, peer, End::Responder);
+        let mut answer = vec![Payload::IdResponder(id), auth];
+        self.establish(gw, now, false);
+        let first = payloads.notify(notify::INITIAL_CONTACT).is_some();
+        if first {
+            gw.signals.push_back(Signal::InitialContact(self.key));
+        }
+        if payloads.proposals().is_some() {
+            let granted = Grant::consider(peer, payloads, ChildExchange::WithAuth, None)
+                .and_then(|grant| grant.agree(gw).map(|agreed| (grant, agreed)));
+            match granted {
+                Ok((grant, agreed)) => {
+                    let Some(keys) = &self.keys else { return };
+                    let keys = keys.child(agreed.suite.aead, None, &proof.nonce_i, &proof.nonce_r);
+                    answer.extend(grant.answer(agreed.inbound));
+                    let replaces = self.selected_sibling(gw, &agreed.name);
+                    // While an older SA carries traffic, this one waits until the peer has it.
+                    let outbound = if replaces.is_none() || first {
+                        Outbound::Now
+                    } else {
+                        Outbound::WhenConfirmedOrLate
+                    };
+                    self.install(gw, now, agreed, keys, false, replaces, outbound);
+                }
+                Err(refused) => answer.push(self.refuse_child(gw, refused)),
+            }
+        }
+        self.respond(gw, path, ExchangeType::IkeAuth, &answer);
+    }
+}

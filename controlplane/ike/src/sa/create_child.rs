@@ -1,0 +1,495 @@
+//! CREATE_CHILD_SA for child SAs (RFC 7296 1.3.1, 1.3.3, 2.8, 2.25): new ones and rekeys, and
+//! what happens when both ends do it at once.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::child::{ChildOffer, Grant, Outbound, Refused};
+use super::exchange::Exchange;
+use super::{IkeSa, Task};
+use crate::children::ChildState;
+use crate::error::{CloseReason, Refusal, RemovalReason, Subject};
+use crate::event::Path;
+use crate::gateway::{Gateway, Signal};
+use crate::negotiate::ChildExchange;
+use crate::provider::KeyExchange;
+use crate::secret::Secret;
+use crate::suite::KeyExchangeMethod;
+use crate::wire::header::ExchangeType;
+use crate::wire::message::Payloads;
+use crate::wire::notify;
+use crate::wire::payload::{Notify, Payload};
+use crate::wire::proposal::protocol;
+
+/// How often in a row a peer may ask for patience.
+const MAX_HOLDS: u32 = 12;
+/// The first pause after TEMPORARY_FAILURE; each further one doubles.
+const FIRST_HOLD: Duration = Duration::from_millis(250);
+/// The longest pause.
+const LONGEST_HOLD: Duration = Duration::from_secs(30);
+
+/// What the peer made while we asked for the same.
+pub(super) struct Crossing {
+    /// The child SA that it made, by our SPI.
+    inbound: u32,
+    lowest_nonce: Vec<u8>,
+}
+
+/// Our request for a child SA.
+pub(super) struct ChildRequest {
+    pub(super) offer: ChildOffer,
+    nonce: Vec<u8>,
+    kex: Option<Box<dyn KeyExchange>>,
+    replaces: Option<u32>,
+    crossing: Option<Crossing>,
+    retried: bool,
+}
+
+impl IkeSa {
+    pub(super) fn start_new_child(&mut self, gw: &mut Gateway, now: Instant, name: &Arc<str>) {
+        let Some(peer) = self.peer_name().map(Arc::<str>::from) else {
+            return;
+        };
+        if !gw.child_stands(&peer, name) {
+            self.start_child(gw, now, name, None, None);
+        }
+    }
+
+    pub(super) fn start_rekey_child(&mut self, gw: &mut Gateway, now: Instant, inbound: u32) {
+        let Some(child) = gw.children.get(inbound) else {
+            return;
+        };
+        if child.owner != Some(self.key) || child.state != ChildState::Live {
+            return;
+        }
+        let name = child.name.clone();
+        gw.children.update(inbound, |child| child.rekeying = true);
+        self.start_child(gw, now, &name, Some(inbound), None);
+    }
+
+    /// Sends the request; `group` is what the peer asked for instead of our first choice.
+    fn start_child(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        name: &str,
+        replaces: Option<u32>,
+        group: Option<KeyExchangeMethod>,
+    ) {
+        let Some(peer) = self.peer.clone() else {
+            return;
+        };
+        let offer = match ChildOffer::new(gw, &peer, name) {
+            Ok(Some(offer)) => offer,
+            Ok(None) => return,
+            Err(refusal) => {
+                self.refused(gw, refusal);
+                return gw.signals.push_back(Signal::ChildFailed(self.key));
+            }
+        };
+        let method = group.or_else(|| offer.suites().iter().find_map(|s| s.kex));
+        let kex = method.and_then(|method| gw.provider.generate(method).ok());
+        let nonce = gw.new_nonce();
+        let mut payloads = Vec::new();
+        // RFC 7296 1.3.3: "The REKEY_SA notification MUST be included in a CREATE_CHILD_SA
+        // exchange if the purpose of the exchange is to replace an existing ESP or AH SA. (...)
+        // The SPI field identifies the SA being rekeyed; this is the SPI the exchange initiator
+        // would expect in inbound ESP or AH packets."
+        payloads.extend(replaces.map(|inbound| esp_notify(notify::REKEY_SA, inbound)));
+        let exchange = ChildExchange::OnItsOwn(kex.as_ref().map(|kex| kex.method().id()));
+        payloads.push(offer.proposals(exchange));
+        payloads.push(Payload::Nonce(nonce.clone()));
+        payloads.extend(kex.as_ref().map(|kex| Payload::KeyExchange {
+            method: kex.method().id(),
+            data: kex.public_value().to_vec(),
+        }));
+        payloads.extend(offer.selectors());
+        let request = ChildRequest {
+            offer,
+            nonce,
+            kex,
+            replaces,
+            crossing: None,
+            retried: group.is_some(),
+        };
+        let exchange = Exchange::Child(Box::new(request));
+        self.request(gw, now, ExchangeType::CreateChildSa, &payloads, exchange);
+    }
+
+    pub(super) fn handle_child_response(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        request: ChildRequest,
+        payloads: Payloads<'_>,
+    ) {
+        if let Some(old) = request.replaces {
+            gw.children.update(old, |child| child.rekeying = false);
+        }
+        match payloads.error() {
+            Some(error) if payloads.proposals().is_none() => {
+                self.child_request_refused(gw, now, request, error);
+            }
+            _ => {
+                self.holds = 0;
+                self.accept_child(gw, now, request, payloads);
+            }
+        }
+    }
+
+    fn child_request_refused(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        request: ChildRequest,
+        error: &Notify,
+    ) {
+        let task = match request.replaces {
+            Some(old) => Task::RekeyChild(old),
+            None => Task::NewChild(request.offer.name.clone()),
+        };
+        match error.kind {
+            notify::TEMPORARY_FAILURE if request.crossing.is_some() => {
+                gw.spis.release(request.offer.inbound);
+            }
+            notify::TEMPORARY_FAILURE => {
+                gw.spis.release(request.offer.inbound);
+                let subject = Subject::Child(request.offer.name.to_string());
+                self.hold(gw, now, task, subject);
+            }
+            notify::CHILD_SA_NOT_FOUND => self.child_not_found(gw, now, request),
+            notify::INVALID_KE_PAYLOAD if !request.retried => {
+                let group = error
+                    .data
+                    .as_slice()
+                    .try_into()
+                    .map_or(0, u16::from_be_bytes);
+                let suites = request.offer.suites().iter().filter_map(|s| s.kex);
+                match suites.into_iter().find(|kex| kex.id() == group) {
+                    Some(method) => {
+                        gw.spis.release(request.offer.inbound);
+                        let (name, old) = (request.offer.name, request.replaces);
+                        self.start_child(gw, now, &name, old, Some(method));
+                    }
+                    None => {
+                        let refusal = Refusal::GroupNotOurs { group };
+                        self.rekey_failed(gw, now, request.replaces);
+                        self.child_refused(gw, request.offer, refusal);
+                    }
+                }
+            }
+            kind => {
+                let refusal = request.offer.refusal(kind);
+                self.rekey_failed(gw, now, request.replaces);
+                self.child_refused(gw, request.offer, refusal);
+            }
+        }
+    }
+
+    /// A rekey that was refused is tried again before the old child SA ends.
+    fn rekey_failed(&self, gw: &mut Gateway, now: Instant, replaces: Option<u32>) {
+        let retry = now + gw.settings.retry_max;
+        if let Some(old) = replaces {
+            gw.children
+                .update(old, |child| child.rekey_at = Some(retry));
+        }
+    }
+
+    /// RFC 7296 2.25: "When a peer receives a TEMPORARY_FAILURE notification, it MUST NOT
+    /// immediately retry the operation; it MUST wait so that the sender may complete whatever
+    /// operation caused the temporary condition."
+    pub(super) fn hold(&mut self, gw: &mut Gateway, now: Instant, task: Task, subject: Subject) {
+        self.holds += 1;
+        if self.holds > MAX_HOLDS {
+            // "the recipient (...) MAY conclude that the two peers have fallen out of
+            // synchronization and close the IKE SA"
+            let refusal = Refusal::PeerError {
+                subject,
+                notify: notify::TEMPORARY_FAILURE,
+            };
+            self.refused(gw, refusal);
+            let what = "it put us off for too long";
+            self.enqueue(gw, Task::DeleteIke(CloseReason::ProtocolError { what }));
+            return;
+        }
+        let pause = FIRST_HOLD
+            .saturating_mul(1 << self.holds.min(16))
+            .min(LONGEST_HOLD);
+        // The jitter keeps two ends from crossing for ever.
+        self.hold_until = Some(now + gw.jittered(pause) + gw.jittered(pause) - pause / 2);
+        if !self.tasks.contains(&task) {
+            self.tasks.push_front(task);
+        }
+    }
+
+    /// RFC 7296 2.25: "A peer that receives a CHILD_SA_NOT_FOUND notification SHOULD silently
+    /// delete the Child SA (if it still exists) and send a request to create a new Child SA from
+    /// scratch (if the Child SA does not yet exist)."
+    fn child_not_found(&mut self, gw: &mut Gateway, now: Instant, request: ChildRequest) {
+        gw.spis.release(request.offer.inbound);
+        let owned = request.replaces.filter(|&old| {
+            gw.children
+                .get(old)
+                .is_some_and(|c| c.owner == Some(self.key))
+        });
+        if let Some(old) = owned {
+            gw.remove_child(now, old, RemovalReason::UnknownToPeer);
+            gw.signals
+                .push_back(Signal::ChildWanted(self.key, request.offer.name));
+        }
+    }
+
+    fn accept_child(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        request: ChildRequest,
+        payloads: Payloads<'_>,
+    ) {
+        let group = request.kex.as_ref().map(|kex| kex.method().id());
+        let agreed = request
+            .offer
+            .accepted(payloads, ChildExchange::OnItsOwn(group));
+        let nonce_r = payloads.nonce().map(<[u8]>::to_vec);
+        let (agreed, nonce_r) = match (agreed, nonce_r) {
+            (Ok(agreed), Some(nonce_r)) => (agreed, nonce_r),
+            (Err(refusal), _) => return self.child_response_broken(gw, request.offer, refusal),
+            (_, None) => {
+                let refusal = Refusal::Malformed {
+                    what: "it has no nonce",
+                };
+                return self.child_response_broken(gw, request.offer, refusal);
+            }
+        };
+        let shared = match agree(request.kex, agreed.suite.kex, payloads) {
+            Ok(shared) => shared,
+            Err(refusal) => return self.child_response_broken(gw, request.offer, refusal),
+        };
+        let Some(keys) = &self.keys else { return };
+        let keys = keys.child(agreed.suite.aead, shared.as_ref(), &request.nonce, &nonce_r);
+        let inbound = agreed.inbound;
+        // RFC 7296 2.8.1: "the SA created with the lowest of the four nonces SHOULD be closed by
+        // the endpoint that created it"
+        let lowest = request.nonce.min(nonce_r);
+        let crossing = request
+            .crossing
+            .filter(|c| gw.children.get(c.inbound).is_some());
+        let lost = crossing
+            .as_ref()
+            .is_some_and(|crossing| lowest < crossing.lowest_nonce);
+        if lost {
+            // Theirs stays, and its maker deletes the old one. Ours is not used.
+            self.install(
+                gw,
+                now,
+                agreed,
+                keys,
+                true,
+                request.replaces,
+                Outbound::WhenConfirmed,
+            );
+            gw.children
+                .update(inbound, |child| child.state = ChildState::Replaced);
+            self.enqueue(gw, Task::DeleteChild(inbound, RemovalReason::Redundant));
+            return;
+        }
+        self.install(gw, now, agreed, keys, true, request.replaces, Outbound::Now);
+        if let Some(crossing) = crossing {
+            gw.children
+                .update(crossing.inbound, |child| child.state = ChildState::Replaced);
+        }
+        if let Some(old) = request.replaces {
+            // RFC 7296 2.8: "After the new equivalent SA is created, the initiator deletes the old
+            // SA"
+            gw.children.update(old, |child| {
+                if child.state == ChildState::Live {
+                    child.state = ChildState::Replaced;
+                }
+            });
+            self.enqueue(gw, Task::DeleteChild(old, RemovalReason::Replaced));
+        }
+    }
+
+    fn child_response_broken(&mut self, gw: &mut Gateway, offer: ChildOffer, refusal: Refusal) {
+        self.child_refused(gw, offer, refusal);
+        let what = "its child SA is not the one we asked for";
+        self.enqueue(gw, Task::DeleteIke(CloseReason::ProtocolError { what }));
+    }
+
+    pub(super) fn handle_create_child_request(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        path: Path,
+        payloads: &[Payload],
+    ) {
+        let payloads = Payloads(payloads);
+        let offer = payloads.proposals().unwrap_or_default();
+        if offer
+            .iter()
+            .any(|proposal| proposal.protocol == protocol::IKE)
+        {
+            return self.handle_rekey_request(gw, now, path, payloads);
+        }
+        // RFC 7296 2.25.2: "If a peer receives a request to create or rekey a Child SA when it is
+        // currently rekeying the IKE SA, it SHOULD reply with TEMPORARY_FAILURE."
+        if self.is_rekeying_ike() {
+            return self.put_off(gw, path);
+        }
+        let old = match self.rekeyed_child(gw, payloads) {
+            Ok(old) => old,
+            Err(Some(refusal)) => {
+                return self.respond(gw, path, ExchangeType::CreateChildSa, &[refusal]);
+            }
+            Err(None) => return self.put_off(gw, path),
+        };
+        match self.grant_child(gw, now, payloads, old) {
+            Ok(answer) => self.respond(gw, path, ExchangeType::CreateChildSa, &answer),
+            Err(refused) => {
+                let refusal = self.refuse_child(gw, refused);
+                self.respond(gw, path, ExchangeType::CreateChildSa, &[refusal]);
+            }
+        }
+    }
+
+    /// The child SA that the peer wants to rekey, by our SPI; or a refusal, or none for "later".
+    fn rekeyed_child(
+        &self,
+        gw: &Gateway,
+        payloads: Payloads<'_>,
+    ) -> Result<Option<u32>, Option<Payload>> {
+        let Some(rekey) = payloads.notify(notify::REKEY_SA) else {
+            return Ok(None);
+        };
+        let spi = rekey
+            .spi
+            .as_slice()
+            .try_into()
+            .map_or(0, u32::from_be_bytes);
+        match gw.children.by_outbound(self.key, spi) {
+            // RFC 7296 2.25.1: "If a peer receives a request to rekey a Child SA that does not
+            // exist, it MUST reply with CHILD_SA_NOT_FOUND"
+            None => Err(Some(esp_notify(notify::CHILD_SA_NOT_FOUND, spi))),
+            // "If a peer receives a request to rekey a Child SA that it is currently trying to
+            // close, it SHOULD reply with TEMPORARY_FAILURE."
+            Some(child) if child.state != ChildState::Live => Err(None),
+            Some(child) => Ok(Some(child.inbound)),
+        }
+    }
+
+    fn grant_child(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        payloads: Payloads<'_>,
+        old: Option<u32>,
+    ) -> Result<Vec<Payload>, Refused> {
+        let malformed = |what| Refused {
+            notify: Payload::notify(notify::INVALID_SYNTAX, &[]),
+            refusal: Some(Refusal::Malformed { what }),
+        };
+        let peer = self
+            .peer
+            .clone()
+            .ok_or_else(|| malformed("there is no peer"))?;
+        let nonce_i = payloads
+            .nonce()
+            .ok_or_else(|| malformed("it has no nonce"))?;
+        let group = payloads.key_exchange().map(|(group, _)| group);
+        let exchange = ChildExchange::OnItsOwn(group);
+        let name = old
+            .and_then(|old| gw.children.get(old))
+            .map(|child| child.name.clone());
+        let grant = Grant::consider(&peer, payloads, exchange, name.as_deref())?;
+        let kex = match grant.selected.suite.kex {
+            Some(method) => Some(
+                gw.provider
+                    .generate(method)
+                    .map_err(|_| malformed("no key can be generated"))?,
+            ),
+            None => None,
+        };
+        let public = kex.as_ref().map(|kex| Payload::KeyExchange {
+            method: kex.method().id(),
+            data: kex.public_value().to_vec(),
+        });
+        let shared = agree(kex, grant.selected.suite.kex, payloads).map_err(|refusal| Refused {
+            notify: Payload::notify(notify::INVALID_SYNTAX, &[]),
+            refusal: Some(refusal),
+        })?;
+        let agreed = grant.agree(gw)?;
+        let (inbound, nonce_r) = (agreed.inbound, gw.new_nonce());
+        let [sa, ts_i, ts_r] = grant.answer(inbound);
+        let mut answer = vec![sa, Payload::Nonce(nonce_r.clone())];
+        answer.extend(public);
+        answer.extend([ts_i, ts_r]);
+        let Some(keys) = &self.keys else {
+            return Err(malformed("there are no keys"));
+        };
+        let keys = keys.child(agreed.suite.aead, shared.as_ref(), nonce_i, &nonce_r);
+        let name = agreed.name.clone();
+        let (replaces, outbound) = match (old, self.selected_sibling(gw, &name)) {
+            // The peer's DELETE of the old one, or its first packet, switches.
+            (Some(old), _) => (Some(old), Outbound::WhenConfirmed),
+            (None, Some(sibling)) => (Some(sibling), Outbound::WhenConfirmedOrLate),
+            (None, None) => (None, Outbound::Now),
+        };
+        self.install(gw, now, agreed, keys, false, replaces, outbound);
+        if let Some(old) = old {
+            gw.children
+                .update(old, |child| child.state = ChildState::Replaced);
+        }
+        let lowest_nonce = nonce_i.to_vec().min(nonce_r);
+        self.note_crossing(
+            &name,
+            old,
+            Crossing {
+                inbound,
+                lowest_nonce,
+            },
+        );
+        Ok(answer)
+    }
+
+    /// The peer has made what we are just asking for.
+    fn note_crossing(&mut self, name: &str, old: Option<u32>, crossing: Crossing) {
+        let exchange = self.pending.as_mut().map(|pending| &mut pending.exchange);
+        if let Some(Exchange::Child(request)) = exchange {
+            if *request.offer.name == *name && request.replaces == old {
+                request.crossing = Some(crossing);
+            }
+        }
+    }
+}
+
+fn esp_notify(kind: u16, spi: u32) -> Payload {
+    let spi = spi.to_be_bytes().to_vec();
+    Payload::Notify(Notify {
+        protocol: protocol::ESP,
+        spi,
+        kind,
+        data: Vec::new(),
+    })
+}
+
+/// The shared secret with the peer's KE payload, where the suite has a key exchange.
+pub(super) fn agree(
+    kex: Option<Box<dyn KeyExchange>>,
+    method: Option<KeyExchangeMethod>,
+    payloads: Payloads<'_>,
+) -> Result<Option<Secret>, Refusal> {
+    let Some(method) = method else {
+        return Ok(None);
+    };
+    let (Some(kex), Some((group, public))) = (kex, payloads.key_exchange()) else {
+        return Err(Refusal::Malformed {
+            what: "it has no key exchange payload",
+        });
+    };
+    if kex.method() != method || group != method.id() {
+        return Err(Refusal::GroupNotOurs { group });
+    }
+    kex.agree(public)
+        .map(Some)
+        .map_err(|_| Refusal::BadKeyExchange { method })
+}

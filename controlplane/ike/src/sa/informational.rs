@@ -1,0 +1,146 @@
+//! INFORMATIONAL exchanges (RFC 7296 1.4): deletion and liveness.
+
+use std::time::Instant;
+
+use super::exchange::Exchange;
+use super::{IkeSa, State};
+use crate::children::ChildState;
+use crate::error::{CloseReason, RemovalReason};
+use crate::event::Path;
+use crate::gateway::{Gateway, Signal};
+use crate::wire::header::ExchangeType;
+use crate::wire::payload::Payload;
+use crate::wire::proposal::protocol;
+
+impl IkeSa {
+    pub(super) fn start_delete_child(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        inbound: u32,
+        reason: RemovalReason,
+    ) {
+        let Some(child) = gw
+            .children
+            .get(inbound)
+            .filter(|c| c.owner == Some(self.key))
+        else {
+            return;
+        };
+        if child.state == ChildState::Deleting {
+            return;
+        }
+        gw.children.update(inbound, |child| {
+            child.state = ChildState::Deleting;
+            child.end_at = None;
+        });
+        let delete = Payload::DeleteChildren {
+            protocol: protocol::ESP,
+            spis: vec![inbound],
+        };
+        self.request(
+            gw,
+            now,
+            ExchangeType::Informational,
+            &[delete],
+            Exchange::DeleteChild { inbound, reason },
+        );
+    }
+
+    /// Sends DELETE for this IKE SA. RFC 7296 1.4.1: "Deleting an IKE SA implicitly closes any
+    /// remaining Child SAs negotiated under it."
+    pub(super) fn start_delete_ike(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        reason: CloseReason,
+        notifies: &[Payload],
+    ) {
+        for inbound in gw.children.of_owner(self.key) {
+            gw.remove_child(now, inbound, RemovalReason::IkeClosed(reason.clone()));
+        }
+        self.tasks.clear();
+        self.state = State::Closing(reason.clone());
+        self.end_at = None;
+        let payloads = [notifies, &[Payload::DeleteIke]].concat();
+        self.request(
+            gw,
+            now,
+            ExchangeType::Informational,
+            &payloads,
+            Exchange::DeleteIke(reason),
+        );
+    }
+
+    pub(super) fn alive(&mut self, gw: &mut Gateway) {
+        if std::mem::take(&mut self.doubted) {
+            gw.signals.push_back(Signal::Alive(self.key));
+        }
+    }
+
+    pub(super) fn handle_informational_request(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        path: Path,
+        payloads: &[Payload],
+    ) {
+        if payloads.contains(&Payload::DeleteIke) {
+            return self.deleted_by_peer(gw, now, path);
+        }
+        let mut deleted = Vec::new();
+        for payload in payloads {
+            if let Payload::DeleteChildren {
+                protocol: protocol::ESP,
+                spis,
+            } = payload
+            {
+                for &spi in spis {
+                    deleted.extend(self.child_deleted_by_peer(gw, now, spi));
+                }
+            }
+        }
+        // RFC 7296 1.4.1: "Normally, the response in the INFORMATIONAL exchange will contain
+        // Delete payloads for the paired SAs going in the other direction."
+        let answer = Payload::DeleteChildren {
+            protocol: protocol::ESP,
+            spis: deleted,
+        };
+        let answer: &[Payload] = match &answer {
+            Payload::DeleteChildren { spis, .. } if spis.is_empty() => &[],
+            _ => std::slice::from_ref(&answer),
+        };
+        self.respond(gw, path, ExchangeType::Informational, answer);
+    }
+
+    /// Removes the child with this SPI of the peer's; gives ours, for the answer.
+    fn child_deleted_by_peer(&self, gw: &mut Gateway, now: Instant, spi: u32) -> Option<u32> {
+        let child = gw.children.by_outbound(self.key, spi)?;
+        let inbound = child.inbound;
+        let reason = match child.state {
+            // RFC 7296 1.4.1: "If a node receives a delete request for SAs for which it has
+            // already issued a delete request, it MUST delete the outgoing SAs while processing
+            // the request and the incoming SAs while processing the response. In that case, the
+            // responses MUST NOT include Delete payloads for the deleted SAs".
+            ChildState::Deleting => return None,
+            ChildState::Replaced => RemovalReason::Replaced,
+            _ => RemovalReason::DeletedByPeer,
+        };
+        gw.remove_child(now, inbound, reason);
+        Some(inbound)
+    }
+
+    /// RFC 7296 2.25.2: a request to close the IKE SA is answered as usual, and whatever is under
+    /// way on it is forgotten.
+    fn deleted_by_peer(&mut self, gw: &mut Gateway, now: Instant, path: Path) {
+        self.respond(gw, path, ExchangeType::Informational, &[]);
+        let yielded = self.yield_to_crossing(gw);
+        let reason = match &self.state {
+            State::Superseded => CloseReason::Rekeyed,
+            State::Closing(reason) => reason.clone(),
+            _ if yielded => CloseReason::Rekeyed,
+            _ => CloseReason::DeletedByPeer,
+        };
+        self.finish(gw, now, reason);
+    }
+}
