@@ -30,6 +30,8 @@ const TESTER_CORE: usize = 0;
 /// 20 ms of the fastest that a veth carries.
 const RING_FRAMES: u32 = 32_768;
 const PORT: u16 = 9_000;
+/// The gateway looks at the kernel's own counters about once a second.
+const COUNTERS_LAG: Duration = Duration::from_millis(1_200);
 const TESTER_OUT: &str = "out";
 const TESTER_IN: &str = "in";
 
@@ -354,12 +356,14 @@ struct Held {
 fn hold(tester: &mut Tester, gateway: &Driven, rate: f64, options: &Options) -> Result<Held> {
     let mut best: Option<Held> = None;
     for _ in 0..options.tries.max(1) {
+        std::thread::sleep(COUNTERS_LAG);
         let before = Reasons::read(tester, gateway);
         let (sent, tally) = tester.run(Load {
             rate: Some(rate),
             duration: options.hold,
         })?;
         let lost = sent.saturating_sub(tally.packets);
+        std::thread::sleep(COUNTERS_LAG);
         let lost_at = Reasons::read(tester, gateway).since(&before);
         let held = Held {
             sent,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::ready;
 use esplanade_bench::testbed::{self, Process, kill};
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Not a test: what the tests below start as a process of its own, to end it in the middle.
 #[test]
