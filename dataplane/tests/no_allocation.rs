@@ -120,7 +120,7 @@ fn commands(udp: bool) -> Vec<Command> {
             port,
             mac: MAC,
             mtu: 1500,
-            address: Some(HERE.into()),
+            address: Some(HERE),
             mss_clamp: true,
         });
         commands.push(Command::SetRoute {

@@ -90,7 +90,11 @@ impl Usage {
             Age::Fresh
         };
         let next = |soft: u64, hard: u64| {
-            let limit = if age == Age::Fresh && soft != 0 { soft } else { hard };
+            let limit = if age == Age::Fresh && soft != 0 {
+                soft
+            } else {
+                hard
+            };
             if limit == 0 { u64::MAX } else { limit }
         };
         self.packets_alarm = next(lifetime.soft_packets, lifetime.hard_packets);
