@@ -89,6 +89,8 @@ pub(super) struct Gateway {
     pub(super) sockets: Sockets,
     outbox: Outbox,
     pub(super) waiters: Waiters,
+    /// Children that the operator took down: traffic does not bring them up again.
+    pub(super) taken_down: BTreeSet<ChildName>,
     /// What went wrong last, by tunnel.
     pub(super) troubles: BTreeMap<String, String>,
     housekeeping: Instant,
@@ -138,6 +140,7 @@ impl Gateway {
             sockets,
             outbox: Outbox::default(),
             waiters: Waiters::default(),
+            taken_down: BTreeSet::new(),
             troubles: BTreeMap::new(),
             housekeeping: now,
         }
@@ -299,9 +302,11 @@ impl Gateway {
             })?;
             Some((tunnel.name.clone(), child.name.clone()))
         });
-        if let Some((tunnel, child)) = wanted
-            && !self.is_up(&tunnel, &child)
+        if let Some(name) = wanted
+            && !self.is_up(&name.0, &name.1)
+            && !self.taken_down.contains(&name)
         {
+            let (tunnel, child) = name;
             debug!("{tunnel}/{child}: traffic waits for it");
             let _ = self.endpoint.initiate(now, &tunnel, Some(&child));
         }

@@ -119,6 +119,8 @@ impl Gateway {
 
     fn initiate(&mut self, target: &Target, now: Instant) -> Result<Begun, String> {
         let mut children = self.children_of(target)?;
+        self.taken_down
+            .retain(|(tunnel, child)| *tunnel != target.tunnel || !children.contains(child));
         if self.dataplane.is_none() {
             let why = self
                 .dataplane_trouble
@@ -143,7 +145,7 @@ impl Gateway {
     }
 
     fn terminate(&mut self, target: &Target, now: Instant) -> Result<Begun, String> {
-        self.children_of(target)?;
+        let children = self.children_of(target)?;
         let sas = self.child_sas(target);
         let established = self
             .endpoint
@@ -153,6 +155,10 @@ impl Gateway {
         self.endpoint
             .terminate(now, &target.tunnel, child)
             .map_err(|error| error.to_string())?;
+        let names = children
+            .into_iter()
+            .map(|child| (target.tunnel.clone(), child));
+        self.taken_down.extend(names);
         let inbound = sas.iter().map(|sa| sa.inbound).collect();
         let ike = child.is_none() && established;
         let peer = target.tunnel.clone();

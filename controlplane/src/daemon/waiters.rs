@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use esplanade_ike::{CloseReason, Event, RemovalReason};
+use esplanade_ike::{CloseReason, Event, Refusal, RemovalReason, Subject};
 use tokio::sync::oneshot;
 
 use crate::api::{Report, Response};
@@ -96,6 +96,11 @@ impl Goal {
         | Self::FreshChildren { peer, .. }) = self;
         match (self, event) {
             (Self::Down { .. }, _) => None,
+            (Self::Up { children, .. }, Event::Refused { reason, .. })
+                if child_of(reason).is_some_and(|child| !children.contains(child)) =>
+            {
+                None
+            }
             (
                 _,
                 Event::Refused {
@@ -122,6 +127,23 @@ impl Goal {
             }
             _ => None,
         }
+    }
+}
+
+/// The child that a refusal is about, if it is about one.
+fn child_of(reason: &Refusal) -> Option<&String> {
+    match reason {
+        Refusal::ProposalMismatch { subject, .. }
+        | Refusal::ProposalRefused { subject, .. }
+        | Refusal::ProposalNotOurs { subject, .. }
+        | Refusal::PeerError { subject, .. } => match subject {
+            Subject::Child(child) => Some(child),
+            _ => None,
+        },
+        Refusal::SelectorsRefused { child, .. } | Refusal::SelectorsWidened { child } => {
+            Some(child)
+        }
+        _ => None,
     }
 }
 
@@ -268,6 +290,25 @@ mod tests {
             panic!()
         };
         assert_eq!(why, esplanade_ike::Refusal::NoSpi.to_string());
+    }
+
+    #[test]
+    fn the_refusal_of_another_child_is_not_ours() {
+        let (mut waiters, mut outcome, _) = wait_for(Goal::Up {
+            peer: "b".into(),
+            children: ["lan".to_owned()].into(),
+        });
+        let refused = |child: &str| Event::Refused {
+            peer: Some("b".into()),
+            remote: "192.0.2.2:500".parse().unwrap(),
+            reason: Refusal::SelectorsWidened {
+                child: child.to_owned(),
+            },
+        };
+        waiters.observe(&refused("voice"));
+        assert!(outcome.try_recv().is_err());
+        waiters.observe(&refused("lan"));
+        assert!(matches!(outcome.try_recv().unwrap(), Response::Error(_)));
     }
 
     #[test]

@@ -152,9 +152,9 @@ fn find(
     beside: &Path,
     path: Option<&std::ffi::OsStr>,
 ) -> Result<PathBuf, RunError> {
-    let elsewhere = path
+    let elsewhere: Vec<PathBuf> = path
         .map(|path| env::split_paths(path).collect())
-        .unwrap_or_else(Vec::new);
+        .unwrap_or_default();
     std::iter::once(beside.to_owned())
         .chain(elsewhere)
         .map(|directory| directory.join(program))
