@@ -13,7 +13,7 @@ pub struct SaId(NonZeroU32);
 impl SaId {
     /// Takes a number for an identifier; `None` for those that are no SPI.
     ///
-    /// RFC 4303 2.1: "SPI values in the range 1 through 255 are reserved [...] The SPI value of zero (0) is
+    /// RFC 4303 2.1: "The set of SPI values in the range 1 through 255 are reserved [...] The SPI value of zero (0) is
     /// reserved for local, implementation-specific use and MUST NOT be sent on the wire."
     #[inline]
     pub fn new(number: u32) -> Option<Self> {

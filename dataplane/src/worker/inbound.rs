@@ -242,7 +242,7 @@ fn open<P: Port, E: EventSink>(
     verdicts
 }
 
-/// RFC 4303 3.4.3: "the receive window is updated only if the ICV verification succeeds."
+/// RFC 4303 3.4.3: "The receive window is updated only if the integrity verification succeeds."
 #[inline]
 fn commit<P: Port, E: EventSink>(
     core: &mut Core<P, E>,

@@ -170,7 +170,7 @@ fn through_sa<P: Port, E: EventSink>(
     let Some((next_hop, inner_mtu)) = way(core, id) else {
         return core.finish(arrived);
     };
-    // RFC 4301 5.1.2.1 note 3: "If the inner packet's TTL [...] is decremented" as forwarding does.
+    // RFC 4301 5.1.2.1 (2): "The TTL in the inner header is decremented by the encapsulator prior to forwarding".
     if ip.ttl <= 1 {
         core.answer(&arrived, icmpv4::Error::TtlExceeded);
         return core.drop(arrived, Counter::OutTtlExpired);

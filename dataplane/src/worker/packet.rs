@@ -134,7 +134,7 @@ pub fn read(bytes: &[u8]) -> Result<Ip, Refused> {
             is_syn = segment.is_ok_and(|segment| segment.flags().contains(tcp::Flags::SYN));
         }
         Protocol::ICMP if !is_later_fragment => {
-            // RFC 7296 3.13.1: type and code "are treated as a single 16-bit integer [...] port number".
+            // RFC 7296 3.13.1: "ICMP Type and Code values are treated as a single 16-bit integer port number".
             let message = icmpv4::Message::new_checked(packet.payload()).ok();
             ports = message.map(|message| {
                 let number = u16::from_be_bytes([message.kind(), message.code()]);
@@ -303,8 +303,8 @@ impl Outer {
             } else {
                 Dscp::DEFAULT
             },
-            // RFC 6040 4.1: "in the normal mode, the tunnel ingress [...] the 2-bit ECN field of each incoming
-            // header is copied to the outer".
+            // RFC 6040 4.1: "In normal mode, an encapsulator compliant with this specification MUST construct the outer
+            // encapsulating IP header by copying the two-bit ECN field of the incoming IP header."
             ecn: inner.ecn,
             identification,
             dont_fragment: match sa.df {
