@@ -2,6 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
+use esplanade_channel::SOCKET_NAME;
 use rustix::{
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt},
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
@@ -10,9 +11,6 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::readiness::Readiness;
-
-/// The dataplane's socket in the run directory.
-const SOCKET: &str = "dataplane.sock";
 
 /// A running process that is not our child.
 pub(super) struct Adopted {
@@ -23,7 +21,7 @@ pub(super) struct Adopted {
 impl Adopted {
     /// The dataplane that listens in `run_dir`, if one does.
     pub(super) fn find(run_dir: &Path) -> Option<Self> {
-        let address = SocketAddrUnix::new(run_dir.join(SOCKET)).ok()?;
+        let address = SocketAddrUnix::new(run_dir.join(SOCKET_NAME)).ok()?;
         let socket = socket_with(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
