@@ -147,6 +147,15 @@ impl ChildTable {
         }
     }
 
+    /// Another has this one's place.
+    pub(crate) fn replaced(&mut self, inbound: u32) {
+        self.update(inbound, |child| {
+            if child.state == ChildState::Live {
+                child.state = ChildState::Replaced;
+            }
+        });
+    }
+
     /// The SPIs of the children of an IKE SA.
     pub(crate) fn of_owner(&self, owner: SaKey) -> Vec<u32> {
         self.by_owner

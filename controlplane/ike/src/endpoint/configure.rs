@@ -117,7 +117,11 @@ impl Endpoint {
                 }
             }
         }
-        self.ensure_children(now, &name);
+        // The end that made the IKE SA makes its children; both would cross.
+        let current = self.current_sa(&name).and_then(|key| self.sas.get(key));
+        if current.is_some_and(|sa| sa.initiator) {
+            self.ensure_children(now, &name);
+        }
     }
 
     /// Takes over child SAs found in the dataplane after a restart, right after

@@ -143,7 +143,7 @@ fn spi_of(selected: &Selected<ChildProposal>) -> Option<u32> {
 pub(super) struct Agreed {
     pub(super) name: Arc<str>,
     pub(super) inbound: u32,
-    outbound: u32,
+    pub(super) outbound: u32,
     pub(super) suite: ChildProposal,
     local_ts: Vec<TrafficSelector>,
     remote_ts: Vec<TrafficSelector>,

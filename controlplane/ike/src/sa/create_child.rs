@@ -25,6 +25,8 @@ use crate::wire::proposal::protocol;
 const MAX_HOLDS: u32 = 12;
 /// The first pause after TEMPORARY_FAILURE; each further one doubles.
 const FIRST_HOLD: Duration = Duration::from_millis(250);
+/// SPIs deleted before we knew them that we keep in mind.
+const MAX_EARLY_DELETES: usize = 16;
 /// The longest pause.
 const LONGEST_HOLD: Duration = Duration::from_secs(30);
 
@@ -42,6 +44,8 @@ pub(super) struct ChildRequest {
     kex: Option<Box<dyn KeyExchange>>,
     replaces: Option<u32>,
     crossing: Option<Crossing>,
+    /// SPIs of the peer's that it deleted meanwhile and that we did not know.
+    deleted: Vec<u32>,
     retried: bool,
 }
 
@@ -110,6 +114,7 @@ impl IkeSa {
             kex,
             replaces,
             crossing: None,
+            deleted: Vec::new(),
             retried: group.is_some(),
         };
         let exchange = Exchange::Child(Box::new(request));
@@ -271,9 +276,11 @@ impl IkeSa {
         // RFC 7296 2.8.1: "the SA created with the lowest of the four nonces SHOULD be closed by
         // the endpoint that created it"
         let lowest = request.nonce.min(nonce_r);
-        let crossing = request
-            .crossing
-            .filter(|c| gw.children.get(c.inbound).is_some());
+        let crossing = request.crossing.filter(|c| {
+            gw.children
+                .get(c.inbound)
+                .is_some_and(|c| c.owner.is_some())
+        });
         let lost = crossing
             .as_ref()
             .is_some_and(|crossing| lowest < crossing.lowest_nonce);
@@ -288,25 +295,29 @@ impl IkeSa {
                 request.replaces,
                 Outbound::WhenConfirmed,
             );
-            gw.children
-                .update(inbound, |child| child.state = ChildState::Replaced);
+            gw.children.replaced(inbound);
             self.enqueue(gw, Task::DeleteChild(inbound, RemovalReason::Redundant));
             return;
         }
+        let outbound = agreed.outbound;
         self.install(gw, now, agreed, keys, true, request.replaces, Outbound::Now);
         if let Some(crossing) = crossing {
-            gw.children
-                .update(crossing.inbound, |child| child.state = ChildState::Replaced);
+            gw.children.replaced(crossing.inbound);
+            if request.replaces.is_none() {
+                // No old SA kept the peer from making its own after ours, so it may not know that
+                // they crossed. If it does, two deletions cross, which harms nobody.
+                let task = Task::DeleteChild(crossing.inbound, RemovalReason::Redundant);
+                self.enqueue(gw, task);
+            }
         }
         if let Some(old) = request.replaces {
             // RFC 7296 2.8: "After the new equivalent SA is created, the initiator deletes the old
             // SA"
-            gw.children.update(old, |child| {
-                if child.state == ChildState::Live {
-                    child.state = ChildState::Replaced;
-                }
-            });
+            gw.children.replaced(old);
             self.enqueue(gw, Task::DeleteChild(old, RemovalReason::Replaced));
+        }
+        if request.deleted.contains(&outbound) {
+            gw.remove_child(now, inbound, RemovalReason::DeletedByPeer);
         }
     }
 
@@ -369,6 +380,8 @@ impl IkeSa {
         match gw.children.by_outbound(self.key, spi) {
             // RFC 7296 2.25.1: "If a peer receives a request to rekey a Child SA that does not
             // exist, it MUST reply with CHILD_SA_NOT_FOUND"
+            // -- unless it may be the one whose making we have not heard the end of.
+            None if self.is_making_child() => Err(None),
             None => Err(Some(esp_notify(notify::CHILD_SA_NOT_FOUND, spi))),
             // "If a peer receives a request to rekey a Child SA that it is currently trying to
             // close, it SHOULD reply with TEMPORARY_FAILURE."
@@ -436,8 +449,7 @@ impl IkeSa {
         };
         self.install(gw, now, agreed, keys, false, replaces, outbound);
         if let Some(old) = old {
-            gw.children
-                .update(old, |child| child.state = ChildState::Replaced);
+            gw.children.replaced(old);
         }
         let lowest_nonce = nonce_i.to_vec().min(nonce_r);
         self.note_crossing(
@@ -449,6 +461,22 @@ impl IkeSa {
             },
         );
         Ok(answer)
+    }
+
+    fn is_making_child(&self) -> bool {
+        let exchange = self.pending.as_ref().map(|pending| &pending.exchange);
+        matches!(exchange, Some(Exchange::Child(_)))
+    }
+
+    /// The peer deletes an SA that we do not know: it may be the one that it has made for us and
+    /// whose response is still on its way.
+    pub(super) fn note_unknown_delete(&mut self, spi: u32) {
+        let exchange = self.pending.as_mut().map(|pending| &mut pending.exchange);
+        if let Some(Exchange::Child(request)) = exchange {
+            if request.deleted.len() < MAX_EARLY_DELETES {
+                request.deleted.push(spi);
+            }
+        }
     }
 
     /// The peer has made what we are just asking for.

@@ -114,8 +114,11 @@ impl IkeSa {
     }
 
     /// Removes the child with this SPI of the peer's; gives ours, for the answer.
-    fn child_deleted_by_peer(&self, gw: &mut Gateway, now: Instant, spi: u32) -> Option<u32> {
-        let child = gw.children.by_outbound(self.key, spi)?;
+    fn child_deleted_by_peer(&mut self, gw: &mut Gateway, now: Instant, spi: u32) -> Option<u32> {
+        let Some(child) = gw.children.by_outbound(self.key, spi) else {
+            self.note_unknown_delete(spi);
+            return None;
+        };
         let inbound = child.inbound;
         let reason = match child.state {
             // RFC 7296 1.4.1: "If a node receives a delete request for SAs for which it has

@@ -73,6 +73,10 @@ impl Allocator {
         self.0.lock().unwrap().limit = Some(limit);
     }
 
+    pub fn clear(&self) {
+        self.0.lock().unwrap().taken.clear();
+    }
+
     pub fn take(&self, spi: u32) {
         self.0.lock().unwrap().taken.insert(spi);
     }

@@ -1,0 +1,287 @@
+//! Peers that vanish or restart, planes that die, and orderly goodbyes (RFC 7296 2.4).
+
+mod link;
+
+use std::time::Duration;
+
+use esplanade_ike::{AdoptedChild, CloseReason, Event, RemovalReason};
+use link::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn closed(link: &Link, side: usize, wanted: &CloseReason) -> bool {
+    link.sides[side]
+        .events
+        .iter()
+        .any(|event| matches!(event, Event::IkeClosed { reason, .. } if reason == wanted))
+}
+
+/// What a restarted control plane reads back of a side's dataplane.
+fn found(link: &Link, side: usize) -> Vec<AdoptedChild> {
+    let dataplane = &link.sides[side].dataplane;
+    let adopted = |sa: &esplanade_ike::ChildSa| AdoptedChild {
+        peer: sa.peer.clone(),
+        child: sa.child.clone(),
+        inbound: sa.inbound,
+        outbound: sa.outbound,
+        remote: sa.remote,
+        encapsulation: sa.encapsulation,
+        selected: dataplane.selected.get(&sa.child) == Some(&sa.inbound),
+    };
+    dataplane.installed.values().map(adopted).collect()
+}
+
+#[test]
+fn a_vanished_peer_is_noticed_and_called_again() {
+    let mut a = peer(A);
+    a.start = true;
+    let mut link = Link::new(1, Weather::fair(), [vec![a], vec![peer(B)]]);
+    link.run(SECOND);
+    link.agree(1);
+    link.sides[B].deaf = true;
+    link.sides[A].deaf = true;
+    link.run(200 * SECOND);
+    assert!(closed(
+        &link,
+        A,
+        &CloseReason::PeerVanished { transmissions: 8 }
+    ));
+    link.agree(0);
+    link.sides[B].deaf = false;
+    link.sides[A].deaf = false;
+    link.run(120 * SECOND);
+    link.agree(1);
+}
+
+/// A peer that lost all its state calls anew: INITIAL_CONTACT clears the old at once.
+#[test]
+fn initial_contact_clears_what_was() {
+    let mut link = Link::connected(1, Weather::fair());
+    link.restart(A, 77, vec![peer(A)]);
+    link.sides[A].dataplane = Dataplane::default();
+    let spis = link.sides[A].spis.clone();
+    spis.clear();
+    let now = link.now;
+    link.at(A).initiate(now, "peer", None).unwrap();
+    link.run(SECOND);
+    assert!(closed(&link, B, &CloseReason::InitialContact));
+    link.run(10 * SECOND);
+    link.agree(1);
+    assert_eq!((link.ike_sas(A), link.ike_sas(B)), (1, 1));
+}
+
+/// A message of an IKE SA that we do not know is answered with INVALID_IKE_SPI, which makes its
+/// sender ask whether we live; the answer fails, and the sender drops the IKE SA.
+#[test]
+fn a_forgetful_peer_is_found_out() {
+    let mut link = Link::connected(1, Weather::fair());
+    link.restart(A, 77, vec![peer(A)]);
+    link.sides[A].dataplane = Dataplane::default();
+    link.sides[A].spis.clear();
+    link.run(200 * SECOND);
+    link.agree(0);
+    assert_eq!(link.ike_sas(B), 0);
+    assert!(closed(
+        &link,
+        B,
+        &CloseReason::PeerVanished { transmissions: 8 }
+    ));
+}
+
+/// The control plane of one side dies under traffic and comes back: no packet is lost, neither
+/// when it finds what is installed nor when fresh SAs take over.
+#[test]
+fn a_restarted_control_plane_adopts() {
+    for seed in 0..20 {
+        for who in [A, B] {
+            let mut link = Link::connected(seed, Weather::fair());
+            link.weather.delay = (Duration::from_millis(1), Duration::from_millis(30));
+            link.run_with_traffic(SECOND, "lan");
+            let children = found(&link, who);
+            link.restart(who, 1000 + seed, vec![peer(who)]);
+            let deaf = Duration::from_millis(700);
+            link.sides[who].deaf = true;
+            link.run_with_traffic(deaf, "lan");
+            link.sides[who].deaf = false;
+            let (now, old) = (link.now, children[0].inbound);
+            link.at(who).adopt(now, children);
+            link.run_with_traffic(30 * SECOND, "lan");
+            assert_eq!(
+                link.lost,
+                0,
+                "seed {seed}: {:#?}",
+                story(&link.sides[1 - who])
+            );
+            assert!(!closed(&link, 1 - who, &CloseReason::InitialContact));
+            assert!(!link.sides[who].dataplane.installed.contains_key(&old));
+            // The peer finds that the old IKE SA has no other end.
+            link.run(200 * SECOND);
+            link.agree(1);
+            assert_eq!((link.ike_sas(A), link.ike_sas(B)), (1, 1));
+        }
+    }
+}
+
+/// The same with packets one way only: nothing shows the peer that the new SA is in use but IKE.
+#[test]
+fn adoption_moves_one_way_traffic() {
+    for from in [A, B] {
+        let mut link = Link::connected(5, Weather::fair());
+        let children = found(&link, A);
+        link.restart(A, 99, vec![peer(A)]);
+        let now = link.now;
+        link.at(A).adopt(now, children);
+        for _ in 0..2000 {
+            link.packet(from, "lan");
+            link.run(Duration::from_millis(10));
+        }
+        assert_eq!(link.lost, 0);
+    }
+}
+
+#[test]
+fn adopted_children_that_are_not_configured_go() {
+    let mut link = Link::connected(1, Weather::fair());
+    let children = found(&link, A);
+    let mut config = peer(A);
+    config.children = vec![child(A, "other", 9)];
+    link.restart(A, 9, vec![config]);
+    let now = link.now;
+    link.at(A).adopt(now, children);
+    link.drain();
+    assert!(link.sides[A].dataplane.installed.is_empty());
+}
+
+/// The dataplane of one side dies: every child is rekeyed at once, up to a hundred; the others
+/// follow at their pace.
+#[test]
+fn a_lost_dataplane_gets_fresh_keys() {
+    for who in [A, B] {
+        let (mut a, mut b) = (peer(A), peer(B));
+        let children = |side: usize| {
+            (0..150)
+                .map(|n| child(side, &format!("net-{n}"), n))
+                .collect()
+        };
+        a.children = children(A);
+        b.children = children(B);
+        let mut link = Link::new(1, Weather::fair(), [vec![a], vec![b]]);
+        let now = link.now;
+        link.at(A).initiate(now, "peer", None).unwrap();
+        link.run(30 * SECOND);
+        link.agree(150);
+        let now = link.now;
+        link.at(who).dataplane_lost(now);
+        // The bench's dataplane forgets what it held; the events remove it all the same.
+        link.run(60 * SECOND);
+        link.agree(150);
+        assert_eq!(link.sides[who].dataplane.ever_installed, 300);
+        let replaced = |event: &&Event| {
+            matches!(
+                event,
+                Event::ChildRemoved {
+                    reason: RemovalReason::Replaced,
+                    ..
+                }
+            )
+        };
+        assert_eq!(link.sides[who].events.iter().filter(replaced).count(), 150);
+    }
+}
+
+/// A hundred tunnels to a hundred peers are back within a second.
+#[test]
+fn a_lost_dataplane_with_a_hundred_peers_is_back_in_a_second() {
+    let many = |side: usize| -> Vec<_> {
+        (0..100_u8)
+            .map(|n| {
+                let mut one = peer(side);
+                one.name = format!("peer-{n}");
+                let identity = |s: usize| format!("gw-{s}-{n}.example.org").parse().unwrap();
+                one.local_id = identity(side);
+                one.remote_id = identity(1 - side);
+                one.children = vec![child(side, &format!("lan-{n}"), n)];
+                one.start = side == A;
+                one
+            })
+            .collect()
+    };
+    let mut link = Link::new(1, Weather::fair(), [many(A), many(B)]);
+    link.run(30 * SECOND);
+    link.agree(100);
+    let now = link.now;
+    link.at(A).dataplane_lost(now);
+    link.run(SECOND);
+    assert_eq!(link.sides[A].dataplane.ever_installed, 200);
+    link.run(10 * SECOND);
+    link.agree(100);
+}
+
+#[test]
+fn shutdown_says_goodbye() {
+    for seed in 0..30 {
+        let mut link = Link::connected(seed, Weather::foul());
+        let now = link.now;
+        link.at(A).shutdown(now);
+        link.run(6 * SECOND);
+        assert!(link.at(A).is_idle());
+        assert!(link.sides[A].dataplane.installed.is_empty());
+        let error = link.sides[A]
+            .endpoint
+            .initiate(now, "peer", None)
+            .unwrap_err();
+        assert_eq!(error.to_string(), "the gateway is shutting down");
+        link.run(120 * SECOND);
+        link.agree(0);
+    }
+}
+
+#[test]
+fn shutdown_does_not_wait_for_the_dead() {
+    let mut link = Link::connected(1, Weather::fair());
+    link.sides[B].deaf = true;
+    let now = link.now;
+    link.at(A).shutdown(now);
+    link.run(6 * SECOND);
+    assert!(link.at(A).is_idle());
+}
+
+/// Reload: unchanged peers are left alone, removed ones are terminated, changed ones start anew.
+#[test]
+fn a_new_configuration_changes_only_what_it_must() {
+    let mut link = Link::connected(1, Weather::fair());
+    let now = link.now;
+    link.at(A).configure(now, vec![peer(A)]);
+    link.run(SECOND);
+    assert_eq!(link.sides[A].dataplane.ever_installed, 1);
+
+    let with = |side: usize| {
+        let mut config = peer(side);
+        config.children.push(child(side, "dmz", 2));
+        config
+    };
+    let now = link.now;
+    link.at(B).configure(now, vec![with(B)]);
+    link.at(A).configure(now, vec![with(A)]);
+    link.run(10 * SECOND);
+    link.agree(2);
+    assert_eq!(link.sides[A].dataplane.ever_installed, 2);
+
+    let now = link.now;
+    link.at(A).configure(now, vec![peer(A)]);
+    link.run(10 * SECOND);
+    link.agree(1);
+
+    let mut changed = peer(A);
+    changed.dpd_delay = 7 * SECOND;
+    let now = link.now;
+    link.at(A).configure(now, vec![changed]);
+    link.run(10 * SECOND);
+    link.agree(1);
+    assert_eq!((link.ike_sas(A), link.ike_sas(B)), (1, 1));
+
+    let now = link.now;
+    link.at(A).configure(now, vec![]);
+    link.run(10 * SECOND);
+    link.agree(0);
+}
