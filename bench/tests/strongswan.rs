@@ -63,6 +63,7 @@ fn talk(version: Version, initiator: Side) {
         Side::StrongSwan => b.initiate().expect("initiate"),
     }
     a.wait_until_up(UP).expect("the tunnel");
+    bed.warm_up().expect("traffic");
     assert_eq!(bed.ping(10).expect("ping"), 10, "{}", b.log());
     assert_eq!(
         bed.host_b.ping(HOST_A, 10).expect("ping"),

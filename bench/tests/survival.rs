@@ -143,6 +143,7 @@ fn nothing_leaves_in_the_clear_while_both_planes_are_killed() {
     assert!(seen.only_protected(), "{seen:?}");
     a.wait_until_up(UP).expect("the tunnel at A");
     b.wait_until_up(UP).expect("the tunnel at B");
+    bed.warm_up().expect("traffic");
     assert_eq!(bed.ping(5).expect("ping"), 5);
 }
 
@@ -206,6 +207,7 @@ fn a_peer_that_vanished_and_returns_is_let_in() {
     kill(control);
     a.restart().expect("a restart");
     a.wait_until_up(UP).expect("the tunnel at A");
+    bed.warm_up().expect("traffic");
     assert_eq!(bed.ping(5).expect("ping"), 5);
     eventually("B to forget the old SAs", || {
         b.sas().is_ok_and(|sas| sas.len() == 2)
@@ -223,6 +225,7 @@ fn an_upgrade_keeps_the_tunnels() {
         Gateway::start_keeping(&bed.gateway_a, &Site::a(), bed.log_dir()).expect("gateway A");
     a.wait_until_up(UP).expect("the tunnel at A");
     b.wait_until_up(UP).expect("the tunnel at B");
+    bed.warm_up().expect("traffic");
     let stream = Stream::start(&bed.host_a, (&bed.host_b, HOST_B), 1_000, 200).expect("a stream");
     std::thread::sleep(Duration::from_millis(300));
     a.supervisor()

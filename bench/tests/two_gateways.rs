@@ -207,6 +207,7 @@ fn a_tunnel_is_taken_down_and_brought_up_by_command() {
         .and_then(|said| said.ok())
         .expect("initiate");
     a.wait_until_up(UP).expect("the tunnel at A");
+    bed.warm_up().expect("traffic");
     assert_eq!(bed.ping(5).expect("ping"), 5);
 }
 
@@ -244,6 +245,7 @@ fn the_end_is_clean_and_says_goodbye() {
     );
     a.restart().expect("a restart");
     a.wait_until_up(UP).expect("the tunnel at A");
+    bed.warm_up().expect("traffic");
     assert_eq!(bed.ping(5).expect("ping"), 5);
 }
 

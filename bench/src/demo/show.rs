@@ -71,6 +71,7 @@ pub fn tunnel(narrator: &mut Narrator, a: &Gateway<'_>, b: &Gateway<'_>) -> Resu
 /// A ping from host to host.
 pub fn ping(narrator: &mut Narrator, bed: &Testbed) -> Result<()> {
     narrator.step("Pinging host B from host A");
+    bed.warm_up()?;
     let to = HOST_B.to_string();
     let said = bed
         .host_a

@@ -13,6 +13,7 @@ use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -165,6 +166,14 @@ impl Testbed {
     /// Where the output of everything that runs in this test-bed is kept.
     pub fn log_dir(&self) -> &Path {
         &self.log_dir
+    }
+
+    /// Pings until the first is answered. A gateway that has no link address of a host yet drops
+    /// what it has for it while it asks: AF_XDP has nowhere to let it wait.
+    pub fn warm_up(&self) -> Result<()> {
+        wait_for("the first answer", Duration::from_secs(10), || {
+            Ok((self.ping(1)? == 1).then_some(()))
+        })
     }
 
     /// Sends `count` pings from host A to host B and returns how many were answered.

@@ -41,6 +41,7 @@ pub fn two_gateways_of<'a>(
     let a = Gateway::start(&bed.gateway_a, site_a, bed.log_dir()).expect("gateway A");
     a.wait_until_up(UP).expect("the tunnel at A");
     b.wait_until_up(UP).expect("the tunnel at B");
+    bed.warm_up().expect("traffic");
     (a, b)
 }
 
