@@ -103,7 +103,7 @@ impl Gateway {
 
     /// A duration shortened by up to a tenth, so that lifetimes of many SAs do not end together.
     pub(crate) fn jittered(&mut self, duration: Duration) -> Duration {
-        let share = u32::try_from(self.rng.next_u32() % 1024).unwrap_or(0);
+        let share = self.rng.next_u32() % 1024;
         duration - duration / 10 * share / 1024
     }
 

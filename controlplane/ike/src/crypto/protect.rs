@@ -64,7 +64,7 @@ pub(crate) enum DirectionKey {
     Cbc {
         encrypt: Box<EncryptingKey>,
         decrypt: Box<DecryptingKey>,
-        mac: hmac::Key,
+        mac: Box<hmac::Key>,
         icv_len: usize,
     },
 }
@@ -98,7 +98,7 @@ impl DirectionKey {
                 Ok(Self::Cbc {
                     encrypt: Box::new(EncryptingKey::cbc(key()?).map_err(failed)?),
                     decrypt: Box::new(DecryptingKey::cbc(key()?).map_err(failed)?),
-                    mac: hmac::Key::new(integrity.algorithm(), sk_a),
+                    mac: Box::new(hmac::Key::new(integrity.algorithm(), sk_a)),
                     icv_len: integrity.icv_len(),
                 })
             }

@@ -59,11 +59,12 @@ impl Endpoint {
 
     fn refuse_unreadable(&mut self, now: Instant, path: Path, header: Header, why: Malformed) {
         self.gw.count(Counter::Malformed);
-        if let Malformed::UnknownCritical(kind) = why {
-            if !header.response && header.exchange == ExchangeType::IkeSaInit {
-                let refusal = Payload::notify(notify::UNSUPPORTED_CRITICAL_PAYLOAD, &[kind]);
-                self.answer_unprotected(now, path, header, refusal);
-            }
+        if let Malformed::UnknownCritical(kind) = why
+            && !header.response
+            && header.exchange == ExchangeType::IkeSaInit
+        {
+            let refusal = Payload::notify(notify::UNSUPPORTED_CRITICAL_PAYLOAD, &[kind]);
+            self.answer_unprotected(now, path, header, refusal);
         }
     }
 
@@ -96,10 +97,10 @@ impl Endpoint {
         if !header.initiator || header.message_id != 0 || message.encrypted.is_some() {
             return self.gw.count(Counter::Unexpected);
         }
-        if let Some(key) = self.sas.by_initiator(path.remote, header.initiator_spi) {
-            if let Some(sa) = self.sas.get(key) {
-                return sa.repeat_init(&mut self.gw, path, datagram);
-            }
+        if let Some(key) = self.sas.by_initiator(path.remote, header.initiator_spi)
+            && let Some(sa) = self.sas.get(key)
+        {
+            return sa.repeat_init(&mut self.gw, path, datagram);
         }
         let candidates = self.gw.peers.at(path.local.ip(), path.remote.ip());
         if candidates.is_empty() {

@@ -172,10 +172,10 @@ impl Endpoint {
 
     fn on_child_failed(&mut self, now: Instant, key: SaKey) {
         let jitter = self.gw.jittered(self.gw.settings.retry_initial / 2);
-        if let Some(name) = self.peer_of(key) {
-            if let Some(peer) = self.gw.peers.get_mut(&name) {
-                peer.failed(now, &self.gw.settings, jitter);
-            }
+        if let Some(name) = self.peer_of(key)
+            && let Some(peer) = self.gw.peers.get_mut(&name)
+        {
+            peer.failed(now, &self.gw.settings, jitter);
         }
     }
 

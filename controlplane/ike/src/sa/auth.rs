@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::child::{ChildOffer, Grant, Outbound};
+use super::child::{ChildOffer, Coming, Grant, Outbound};
 use super::exchange::Exchange;
 use super::{IkeSa, Proof, State, Task};
 use crate::children::ChildState;
@@ -224,7 +224,12 @@ impl IkeSa {
                 let Some(keys) = &self.keys else { return };
                 let keys = keys.child(agreed.suite.aead, None, &proof.nonce_i, &proof.nonce_r);
                 let replaces = self.selected_sibling(gw, &agreed.name);
-                self.install(gw, now, agreed, keys, true, replaces, Outbound::Now);
+                let coming = Coming {
+                    we_started: true,
+                    replaces,
+                    outbound: Outbound::Now,
+                };
+                self.install(gw, now, agreed, keys, coming);
                 if replaces.is_some() {
                     // Shows the peer at once that we hold the new SA, so that it may use it.
                     self.enqueue(gw, Task::Liveness);
@@ -339,7 +344,12 @@ impl IkeSa {
                     } else {
                         Outbound::WhenConfirmedOrLate
                     };
-                    self.install(gw, now, agreed, keys, false, replaces, outbound);
+                    let coming = Coming {
+                        we_started: false,
+                        replaces,
+                        outbound,
+                    };
+                    self.install(gw, now, agreed, keys, coming);
                 }
                 Err(refused) => answer.push(self.refuse_child(gw, refused)),
             }

@@ -161,14 +161,14 @@ pub(super) struct Grant {
 /// Why we refuse one: what the peer reads, and what the operator reads.
 pub(super) struct Refused {
     pub(super) notify: Payload,
-    pub(super) refusal: Option<Refusal>,
+    pub(super) refusal: Option<Box<Refusal>>,
 }
 
 impl Refused {
     fn new(kind: u16, refusal: Refusal) -> Self {
         Self {
             notify: Payload::notify(kind, &[]),
-            refusal: Some(refusal),
+            refusal: Some(Box::new(refusal)),
         }
     }
 }
@@ -285,18 +285,31 @@ pub(super) enum Outbound {
     WhenConfirmedOrLate,
 }
 
+/// Where a new child SA comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Coming {
+    /// We are the initiator of this exchange.
+    pub(super) we_started: bool,
+    /// The child SA whose place it takes.
+    pub(super) replaces: Option<u32>,
+    pub(super) outbound: Outbound,
+}
+
 impl IkeSa {
-    /// Puts an agreed child SA to use. `we_started`: we are the initiator of this exchange.
+    /// Puts an agreed child SA to use.
     pub(super) fn install(
         &self,
         gw: &mut Gateway,
         now: Instant,
         agreed: Agreed,
         keys: ChildKeys,
-        we_started: bool,
-        replaces: Option<u32>,
-        outbound: Outbound,
+        coming: Coming,
     ) {
+        let Coming {
+            we_started,
+            replaces,
+            outbound,
+        } = coming;
         let Some(peer) = &self.peer else { return };
         let lifetime = peer.child(&agreed.name).map(|child| child.lifetime);
         let (outbound_key, inbound_key) = if we_started {
@@ -370,7 +383,7 @@ impl IkeSa {
             }
         }
         if let Some(refusal) = refused.refusal {
-            self.refused(gw, refusal);
+            self.refused(gw, *refusal);
         }
         refused.notify
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::child::{ChildOffer, Grant, Outbound, Refused};
+use super::child::{ChildOffer, Coming, Grant, Outbound, Refused};
 use super::exchange::Exchange;
 use super::{IkeSa, Task};
 use crate::children::ChildState;
@@ -286,21 +286,23 @@ impl IkeSa {
             .is_some_and(|crossing| lowest < crossing.lowest_nonce);
         if lost {
             // Theirs stays, and its maker deletes the old one. Ours is not used.
-            self.install(
-                gw,
-                now,
-                agreed,
-                keys,
-                true,
-                request.replaces,
-                Outbound::WhenConfirmed,
-            );
+            let coming = Coming {
+                we_started: true,
+                replaces: request.replaces,
+                outbound: Outbound::WhenConfirmed,
+            };
+            self.install(gw, now, agreed, keys, coming);
             gw.children.replaced(inbound);
             self.enqueue(gw, Task::DeleteChild(inbound, RemovalReason::Redundant));
             return;
         }
         let outbound = agreed.outbound;
-        self.install(gw, now, agreed, keys, true, request.replaces, Outbound::Now);
+        let coming = Coming {
+            we_started: true,
+            replaces: request.replaces,
+            outbound: Outbound::Now,
+        };
+        self.install(gw, now, agreed, keys, coming);
         if let Some(crossing) = crossing {
             gw.children.replaced(crossing.inbound);
             if request.replaces.is_none() {
@@ -399,7 +401,7 @@ impl IkeSa {
     ) -> Result<Vec<Payload>, Refused> {
         let malformed = |what| Refused {
             notify: Payload::notify(notify::INVALID_SYNTAX, &[]),
-            refusal: Some(Refusal::Malformed { what }),
+            refusal: Some(Box::new(Refusal::Malformed { what })),
         };
         let peer = self
             .peer
@@ -428,7 +430,7 @@ impl IkeSa {
         });
         let shared = agree(kex, grant.selected.suite.kex, payloads).map_err(|refusal| Refused {
             notify: Payload::notify(notify::INVALID_SYNTAX, &[]),
-            refusal: Some(refusal),
+            refusal: Some(Box::new(refusal)),
         })?;
         let agreed = grant.agree(gw)?;
         let (inbound, nonce_r) = (agreed.inbound, gw.new_nonce());
@@ -447,7 +449,12 @@ impl IkeSa {
             (None, Some(sibling)) => (Some(sibling), Outbound::WhenConfirmedOrLate),
             (None, None) => (None, Outbound::Now),
         };
-        self.install(gw, now, agreed, keys, false, replaces, outbound);
+        let coming = Coming {
+            we_started: false,
+            replaces,
+            outbound,
+        };
+        self.install(gw, now, agreed, keys, coming);
         if let Some(old) = old {
             gw.children.replaced(old);
         }
@@ -472,20 +479,21 @@ impl IkeSa {
     /// whose response is still on its way.
     pub(super) fn note_unknown_delete(&mut self, spi: u32) {
         let exchange = self.pending.as_mut().map(|pending| &mut pending.exchange);
-        if let Some(Exchange::Child(request)) = exchange {
-            if request.deleted.len() < MAX_EARLY_DELETES {
-                request.deleted.push(spi);
-            }
+        if let Some(Exchange::Child(request)) = exchange
+            && request.deleted.len() < MAX_EARLY_DELETES
+        {
+            request.deleted.push(spi);
         }
     }
 
     /// The peer has made what we are just asking for.
     fn note_crossing(&mut self, name: &str, old: Option<u32>, crossing: Crossing) {
         let exchange = self.pending.as_mut().map(|pending| &mut pending.exchange);
-        if let Some(Exchange::Child(request)) = exchange {
-            if *request.offer.name == *name && request.replaces == old {
-                request.crossing = Some(crossing);
-            }
+        if let Some(Exchange::Child(request)) = exchange
+            && *request.offer.name == *name
+            && request.replaces == old
+        {
+            request.crossing = Some(crossing);
         }
     }
 }
