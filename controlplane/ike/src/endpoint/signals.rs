@@ -106,9 +106,6 @@ impl Endpoint {
                 sa.enqueue(gw, Task::Liveness)
             });
         }
-        if initiator {
-            self.ensure_children(now, &name);
-        }
     }
 
     /// RFC 7296 2.4: "the recipient (...) MAY use this information to delete any other IKE SAs it
