@@ -201,6 +201,9 @@ impl<'a> Gateway<'a> {
             .arg(config)
             .arg("--run-dir")
             .arg(directory.join("run"));
+        if keep {
+            command.arg("--keep");
+        }
         let process = namespace.spawn("esplanade", log_dir, command)?;
         Ok(Self {
             namespace,

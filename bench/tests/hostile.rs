@@ -55,7 +55,13 @@ fn replayed_forged_truncated_and_unknown_esp_is_counted_and_dropped() {
         "InNoStates",
         changed(&|packet| packet[..4].copy_from_slice(&[0xef, 0xff, 0xff, 0x01])),
     );
-    expect("InHdrError", changed(&|packet| packet.truncate(20)));
+    expect(
+        "InHdrError",
+        changed(&|packet| {
+            packet[4..8].copy_from_slice(&1_000_001_u32.to_be_bytes());
+            packet.truncate(20);
+        }),
+    );
     inject::esp(
         &bed.gateway_b,
         OUTSIDE_A,
