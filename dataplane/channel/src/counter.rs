@@ -175,7 +175,8 @@ counters! {
     NoRoute Warning Packets "Packets without a route.",
     RouteUnreachable Notice Packets "Packets whose route says unreachable.",
     RouteElsewhere Warning Packets "Packets whose route leaves by an interface that is not one of our ports.",
-    NeighborUnresolved Warning Packets "Packets whose next hop's link address is not known yet.",
+    NeighborHeld Info Packets "Packets that had to wait until their next hop's link address is known.",
+    NeighborUnresolved Warning Packets "Packets dropped because their next hop's link address did not become known in time, or because later ones took their place.",
     PacketTooBig Notice Packets "Packets that do not fit the MTU of the port they would leave by.",
 
     // ICMP errors of our own.

@@ -2,8 +2,9 @@
 
 use super::{
     handoff::{Handoff, Lent},
+    held::{Held, Neighbor, Packet},
     limit::TokenBucket,
-    packet::{self, ETHERNET},
+    packet::{self, ETHERNET, Ip},
     reports::{EventSink, Reports},
     tables::Tables,
     tally::Tally,
@@ -19,7 +20,6 @@ use esplanade_ipsec::{
     sa::{Age, Announced, ColdSa, NextHop, Usage},
 };
 use esplanade_wire::{icmpv4, ipv4};
-use std::net::Ipv4Addr;
 
 /// ICMP errors that a worker sends a second, and at once.
 const ICMP_PER_SECOND: u64 = 100;
@@ -34,6 +34,19 @@ pub struct Arrived {
     pub port: u8,
     /// The worker that it is borrowed from.
     pub lender: Option<u16>,
+}
+
+/// An inbound packet that its SA lets in, behind the Ethernet header's place of a frame to be sent.
+#[derive(Debug)]
+pub struct Admitted {
+    /// The frame.
+    pub target: TxFrame,
+    /// The port whose frame it is: probably the one that the packet leaves by.
+    pub target_port: u8,
+    /// The SA that it came by.
+    pub sa: SaId,
+    /// Its header.
+    pub inner: Ip,
 }
 
 /// The shared state of a worker's stages.
@@ -53,6 +66,8 @@ pub struct Core<P, E> {
     pub reports: Reports,
     /// Frames lent to and from other workers.
     pub handoff: Handoff,
+    /// Packets that wait for their next hop's link address.
+    pub held: Held,
     /// SAs whose statistics changed since they were last published.
     pub dirty: Vec<SaId>,
     /// Monotonic time.
@@ -79,6 +94,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
             events,
             reports: Reports::default(),
             handoff,
+            held: Held::default(),
             dirty: Vec::with_capacity(sa_capacity as usize),
             now_ms: 0,
             icmp_limit: TokenBucket::new(ICMP_PER_SECOND, ICMP_AT_ONCE),
@@ -188,30 +204,35 @@ impl<P: Port, E: EventSink> Core<P, E> {
         }
     }
 
-    /// The next hop to a destination. When there is none, counts why and asks for what is missing.
-    #[inline]
-    pub fn resolve(&mut self, destination: Ipv4Addr) -> Option<NextHop> {
-        match self.tables.fib.resolve(destination) {
-            Ok(next_hop) => Some(next_hop),
-            Err(why) => {
-                self.unroutable(why);
-                None
-            }
+    /// Ends the way of a packet that has no next hop, for now or for good. One whose next hop's link address is not
+    /// known waits for it, and the control plane is asked.
+    #[cold]
+    pub fn strand(&mut self, packet: Packet, why: Unroutable) {
+        let (port, address) = match why {
+            Unroutable::NoRoute => return self.drop_packet(packet, Counter::NoRoute),
+            Unroutable::Unreachable => return self.drop_packet(packet, Counter::RouteUnreachable),
+            Unroutable::NotOurs => return self.drop_packet(packet, Counter::RouteElsewhere),
+            Unroutable::NeighborMissing { port, address } => (port, address),
+        };
+        let now_ms = self.now_ms;
+        self.reports
+            .neighbor_missing(&mut self.events, port, address, now_ms);
+        self.tally.one(Counter::NeighborHeld);
+        let neighbor = Neighbor { port, address };
+        if let Some(evicted) = self.held.hold(neighbor, packet, now_ms) {
+            self.drop_packet(evicted, Counter::NeighborUnresolved);
         }
     }
 
+    /// Ends a packet's way for a reason, whatever frame it is in.
     #[cold]
-    fn unroutable(&mut self, why: Unroutable) {
-        self.tally.one(match why {
-            Unroutable::NoRoute => Counter::NoRoute,
-            Unroutable::Unreachable => Counter::RouteUnreachable,
-            Unroutable::NotOurs => Counter::RouteElsewhere,
-            Unroutable::NeighborMissing { .. } => Counter::NeighborUnresolved,
-        });
-        if let Unroutable::NeighborMissing { port, address } = why {
-            let now_ms = self.now_ms;
-            self.reports
-                .neighbor_missing(&mut self.events, port, address, now_ms);
+    pub fn drop_packet(&mut self, packet: Packet, reason: Counter) {
+        match packet {
+            Packet::Received(arrived) => self.drop(arrived, reason),
+            Packet::Admitted(admitted) => {
+                self.tally.one(reason);
+                self.discard(admitted.target_port, admitted.target);
+            }
         }
     }
 

@@ -5,7 +5,8 @@
 //! authentic and in burst order, the replay window, the selectors and the next hop.
 
 use super::{
-    core::{Arrived, Batch, Core, grow_old},
+    core::{Admitted, Arrived, Batch, Core, grow_old},
+    held::Packet,
     outbound::forward,
     packet::{self, ETHERNET, EspAt, Ip},
     reports::{EventSink, sa_id},
@@ -342,26 +343,46 @@ fn remind_of_end(events: &mut impl EventSink, sa: &mut InboundSa) {
     }
 }
 
-/// Checks the inner packet and sends it on.
+/// Checks the inner packet and sends it on if it may pass.
 #[inline]
 fn deliver<P: Port, E: EventSink>(core: &mut Core<P, E>, opened: Opened) {
-    let (sa, port) = (opened.sa, opened.target_port);
     let Opened {
         mut target,
+        target_port,
+        sa,
         payload,
         outer_ecn,
-        ..
     } = opened;
-    let inner = match admit(core, sa, &mut target, payload, outer_ecn) {
-        Ok(inner) => inner,
+    match admit(core, sa, &mut target, payload, outer_ecn) {
+        Ok(inner) => leave(
+            core,
+            Admitted {
+                target,
+                target_port,
+                sa,
+                inner,
+            },
+        ),
         Err(reason) => {
             core.tally.one(reason);
-            return core.discard(port, target);
+            core.discard(target_port, target);
         }
+    }
+}
+
+/// Sends an admitted packet to its next hop.
+#[inline]
+pub fn leave<P: Port, E: EventSink>(core: &mut Core<P, E>, admitted: Admitted) {
+    let next_hop = match core.tables.fib.resolve(admitted.inner.destination) {
+        Ok(next_hop) => next_hop,
+        Err(why) => return core.strand(Packet::Admitted(admitted), why),
     };
-    let Some(next_hop) = core.resolve(inner.destination) else {
-        return core.discard(port, target);
-    };
+    let Admitted {
+        mut target,
+        target_port: port,
+        sa,
+        inner,
+    } = admitted;
     let reason = if core.role(next_hop.port) != Some(Role::Inside) {
         Some(Counter::InHairpin)
     } else if inner.length > usize::from(next_hop.mtu) {

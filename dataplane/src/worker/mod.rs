@@ -4,6 +4,7 @@
 
 mod core;
 mod handoff;
+mod held;
 mod inbound;
 mod limit;
 mod outbound;
@@ -161,6 +162,7 @@ impl<P: Port> Worker<P> {
         self.heartbeat.beat(now_ms);
         let commands = self.obey();
         let packets = self.receive() + self.borrow();
+        self.drop_late();
         for lent in self.core.handoff.take_back() {
             if let Some(port) = self.core.ports.get_mut(usize::from(lent.port)) {
                 port.release([lent.frame]);

@@ -5,10 +5,14 @@
 
 use super::{
     core::{Arrived, Batch, Core, grow_old},
+    held::Packet,
     packet::{self, ETHERNET, Ip, Outer},
     reports::{EventSink, sa_id},
 };
-use crate::port::{BURST, Port, TxFrame};
+use crate::{
+    fib::Unroutable,
+    port::{BURST, Port, TxFrame},
+};
 use arrayvec::ArrayVec;
 use esplanade_channel::{Counter, Event, PolicyId};
 use esplanade_crypto::{Aad, ExplicitIv, SealJob, Trailer, seal_batch};
@@ -61,6 +65,15 @@ struct Sealing {
     aad: Aad,
     trailer: Trailer,
     outer: Outer,
+}
+
+/// Why an SA's packets cannot go.
+#[derive(Debug)]
+enum NoWay {
+    /// The SA does not send.
+    Sa(Counter),
+    /// Its peer cannot be reached, for now or for good.
+    Peer(Unroutable),
 }
 
 /// The outbound half of the pipeline.
@@ -167,8 +180,11 @@ fn through_sa<P: Port, E: EventSink>(
     ip: &Ip,
     id: SaId,
 ) {
-    let Some((next_hop, inner_mtu)) = way(core, id) else {
-        return core.finish(arrived);
+    // A packet that has to wait is still as it came, and no sequence number is taken for it.
+    let (next_hop, inner_mtu) = match way(core, id) {
+        Ok(way) => way,
+        Err(NoWay::Sa(reason)) => return core.drop(arrived, reason),
+        Err(NoWay::Peer(why)) => return core.strand(Packet::Received(arrived), why),
     };
     // RFC 4301 5.1.2.1 (2): "The TTL in the inner header is decremented by the encapsulator prior to forwarding".
     if ip.ttl <= 1 {
@@ -198,24 +214,22 @@ fn through_sa<P: Port, E: EventSink>(
 }
 
 /// The next hop of an SA's packets and the largest inner packet, remembered in the SA until the FIB changes.
-/// `None`, and counted, when the packet cannot go that way.
 #[inline]
-fn way<P: Port, E: EventSink>(core: &mut Core<P, E>, id: SaId) -> Option<(NextHop, u16)> {
+fn way<P: Port, E: EventSink>(core: &mut Core<P, E>, id: SaId) -> Result<(NextHop, u16), NoWay> {
     let generation = core.tables.fib.generation();
-    let sa = core.tables.outbound.get_mut(id)?;
+    let Some(sa) = core.tables.outbound.get_mut(id) else {
+        return Err(NoWay::Sa(Counter::OutStateInvalid));
+    };
     if sa.expired {
         remind_of_end(&mut core.events, sa);
-        core.tally.one(Counter::OutStateExpired);
-        return None;
+        return Err(NoWay::Sa(Counter::OutStateExpired));
     }
     if sa.next_hop_generation == generation
         && let Some(next_hop) = sa.next_hop
     {
-        return Some((next_hop, sa.inner_mtu));
+        return Ok((next_hop, sa.inner_mtu));
     }
-    let remote = sa.remote;
-    let next_hop = core.resolve(remote)?;
-    let sa = core.tables.outbound.get_mut(id)?;
+    let next_hop = core.tables.fib.resolve(sa.remote).map_err(NoWay::Peer)?;
     let path_mtu = match sa.path_mtu {
         0 => next_hop.mtu,
         path_mtu => path_mtu.min(next_hop.mtu),
@@ -223,7 +237,7 @@ fn way<P: Port, E: EventSink>(core: &mut Core<P, E>, id: SaId) -> Option<(NextHo
     sa.inner_mtu = esp::inner_mtu(path_mtu, sa.encapsulation.is_some());
     sa.next_hop = Some(next_hop);
     sa.next_hop_generation = generation;
-    Some((next_hop, sa.inner_mtu))
+    Ok((next_hop, sa.inner_mtu))
 }
 
 /// Tells that an SA has ended, if that could not be told when it did.
@@ -411,8 +425,9 @@ pub fn forward<P: Port, E: EventSink>(
     ip: &Ip,
     counter: Counter,
 ) {
-    let Some(next_hop) = core.resolve(ip.destination) else {
-        return core.finish(arrived);
+    let next_hop = match core.tables.fib.resolve(ip.destination) {
+        Ok(next_hop) => next_hop,
+        Err(why) => return core.strand(Packet::Received(arrived), why),
     };
     if ip.ttl <= 1 {
         core.answer(&arrived, icmpv4::Error::TtlExceeded);

@@ -52,7 +52,7 @@ fn outbound_news(sa: &OutboundSa) -> (SaState, SaStatistics) {
 }
 
 impl<P: Port> Worker<P> {
-    /// Obeys a command, and keeps the shared table of SAs in step.
+    /// Obeys a command, keeps the shared table of SAs in step, and lets go what has waited for it.
     pub(super) fn apply(&mut self, command: &Command) -> Result<(), CommandError> {
         let before = match command {
             Command::SelectOutbound { policy, .. } => {
@@ -78,6 +78,7 @@ impl<P: Port> Worker<P> {
                     self.sa_table.select(*sa, true);
                 }
             }
+            Command::SetNeighbor { port, address, .. } => self.release_held(port.0, *address),
             _ => {}
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 mod commands;
 mod handoff;
+mod held;
 mod hostile;
 mod sizes;
 mod tunnel;
