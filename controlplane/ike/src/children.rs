@@ -190,8 +190,8 @@ impl ChildTable {
             .find(|child| child.outbound == outbound)
     }
 
-    /// Gives the children of one IKE SA to another (RFC 7296 2.8: "the new IKE SA inherits all of
-    /// the original IKE SA's Child SAs").
+    /// Gives the children of one IKE SA to another (RFC 7296 2.8: it
+    /// "inherits all of the original IKE SA's Child SAs").
     pub(crate) fn inherit(&mut self, from: SaKey, to: SaKey) {
         for inbound in self.of_owner(from) {
             self.update(inbound, |child| child.owner = Some(to));

@@ -39,8 +39,8 @@ impl Prf {
     pub(crate) fn expand(self, key: &[u8], parts: &[&[u8]], len: usize) -> Zeroizing<Vec<u8>> {
         let mut output = Zeroizing::new(Vec::with_capacity(len + self.len()));
         let mut block = Zeroizing::new(Vec::new());
-        // RFC 7296 2.13: "This documentation places a restriction on the number of times (...)
-        // prf+ is not defined beyond 255 times the size of the prf function output"; we need six.
+        // RFC 7296 2.13: "The prf+ function is not defined beyond 255 times the size of the prf
+        // function output."
         for counter in 1..=u8::MAX {
             if output.len() >= len {
                 break;

@@ -117,12 +117,12 @@ impl DirectionKey {
     ) -> Result<Vec<u8>, Failed> {
         match self {
             Self::Gcm { key, salt } => {
-                // RFC 7296 3.14: "Pad Length (...) This field (...) contains the length of the
-                // Padding field": none is needed here.
+                // RFC 7296 3.14: the Pad Length is there even when, as here, no padding is needed.
                 inner.push(0);
                 let len = GCM_IV_LEN + inner.len() + GCM_ICV_LEN;
                 let mut message = emit_protected_head(header, first, len);
-                // RFC 5282 3.1: the IV "MUST NOT repeat for a given key"; a counter does not.
+                // RFC 5282 3.1: "Common approaches to IV generation include incrementing a counter
+                // for each packet".
                 let iv = number.to_be_bytes();
                 let aad = Aad::from(message.as_slice());
                 let tag = key

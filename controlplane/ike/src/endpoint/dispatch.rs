@@ -48,7 +48,7 @@ impl Endpoint {
 
     /// RFC 7296 2.5: "If an endpoint receives a message with a higher major version number, it
     /// MUST drop the message and SHOULD send an unauthenticated Notify message of type
-    /// INVALID_MAJOR_VERSION containing the highest version number it supports."
+    /// INVALID_MAJOR_VERSION containing the highest (closest) version number it supports."
     fn refuse_version(&mut self, now: Instant, path: Path, header: Header) {
         self.gw.count(Counter::OtherVersion);
         if header.major() > VERSION >> 4 && !header.response {
@@ -69,8 +69,7 @@ impl Endpoint {
     }
 
     /// RFC 7296 2.21.4: "If a response is sent, the response MUST be sent to the IP address and
-    /// port from where it came with the same IKE SPIs and the Message ID and Exchange Type
-    /// copied."
+    /// port from where it came with the same IKE SPIs and the Message ID copied."
     fn refuse_spi(&mut self, now: Instant, path: Path, header: Header) {
         self.gw.count(Counter::UnknownSpi);
         if !header.response {

@@ -80,7 +80,7 @@ impl Ecdh {
         let public = private
             .compute_public_key()
             .map_err(|_| KeyExchangeError::Generation)?;
-        // RFC 5903 7: "the key exchange payload contains (...) the x and y coordinates"
+        // RFC 5903 7: the public value "consists of two components, x and y"
         let public = match (method, public.as_ref()) {
             (KeyExchangeMethod::X25519, octets) => octets.to_vec(),
             (_, octets) => octets.get(1..).unwrap_or_default().to_vec(),

@@ -270,7 +270,10 @@ impl IkeSa {
             }
             Err((peer, refusal)) => {
                 gw.count(Counter::AuthenticationFailed);
-                gw.refused(peer.as_ref().map(|p| p.name.as_str()), path, refusal);
+                // Anybody can get this far: the events are as few as those about strangers.
+                if gw.admit_stranger(now) {
+                    gw.refused(peer.as_ref().map(|p| p.name.as_str()), path, refusal);
+                }
                 // RFC 7296 2.21.2: the peer is not told what was wrong
                 let refusal = Payload::notify(notify::AUTHENTICATION_FAILED, &[]);
                 self.respond(gw, path, ExchangeType::IkeAuth, &[refusal]);

@@ -107,7 +107,8 @@ impl ChildOffer {
         })?;
         let local_ts = payloads.ts_initiator().unwrap_or_default();
         let remote_ts = payloads.ts_responder().unwrap_or_default();
-        // RFC 7296 2.9: "the responder is allowed to narrow the choices by selecting a subset"
+        // RFC 7296 2.9: the responder "narrows the Traffic Selectors to some subset of the
+        // initiator's proposal (provided the set does not become the null set)"
         let narrowed = within(local_ts, &self.config.local_ts)
             && within(remote_ts, &self.config.remote_ts)
             && !local_ts.is_empty()

@@ -97,8 +97,7 @@ impl IkeSa {
         let mut payloads = Vec::new();
         // RFC 7296 1.3.3: "The REKEY_SA notification MUST be included in a CREATE_CHILD_SA
         // exchange if the purpose of the exchange is to replace an existing ESP or AH SA. (...)
-        // The SPI field identifies the SA being rekeyed; this is the SPI the exchange initiator
-        // would expect in inbound ESP or AH packets."
+        // this is the SPI the exchange initiator would expect in inbound ESP or AH packets."
         payloads.extend(replaces.map(|inbound| esp_notify(notify::REKEY_SA, inbound)));
         let exchange = ChildExchange::OnItsOwn(kex.as_ref().map(|kex| kex.method().id()));
         payloads.push(offer.proposals(exchange));
@@ -273,8 +272,8 @@ impl IkeSa {
         let Some(keys) = &self.keys else { return };
         let keys = keys.child(agreed.suite.aead, shared.as_ref(), &request.nonce, &nonce_r);
         let inbound = agreed.inbound;
-        // RFC 7296 2.8.1: "the SA created with the lowest of the four nonces SHOULD be closed by
-        // the endpoint that created it"
+        // RFC 7296 2.8.1: "the SA created with the lowest of the four nonces used in the two
+        // exchanges SHOULD be closed by the endpoint that created it"
         let lowest = request.nonce.min(nonce_r);
         let crossing = request.crossing.filter(|c| {
             gw.children
@@ -313,8 +312,7 @@ impl IkeSa {
             }
         }
         if let Some(old) = request.replaces {
-            // RFC 7296 2.8: "After the new equivalent SA is created, the initiator deletes the old
-            // SA"
+            // RFC 7296 2.8: "when the new one is established, delete the old one"
             gw.children.replaced(old);
             self.enqueue(gw, Task::DeleteChild(old, RemovalReason::Replaced));
         }
@@ -381,7 +379,7 @@ impl IkeSa {
             .map_or(0, u32::from_be_bytes);
         match gw.children.by_outbound(self.key, spi) {
             // RFC 7296 2.25.1: "If a peer receives a request to rekey a Child SA that does not
-            // exist, it MUST reply with CHILD_SA_NOT_FOUND"
+            // exist, it SHOULD reply with CHILD_SA_NOT_FOUND."
             // -- unless it may be the one whose making we have not heard the end of.
             None if self.is_making_child() => Err(None),
             None => Err(Some(esp_notify(notify::CHILD_SA_NOT_FOUND, spi))),

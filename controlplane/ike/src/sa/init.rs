@@ -137,7 +137,7 @@ impl IkeSa {
 
     fn init_message(&self, request: &InitRequest) -> Vec<u8> {
         let offer = self.peer.as_ref().map(|p| ike_offer(&p.ike_proposals, &[]));
-        // RFC 7296 2.6: the cookie "MUST be the first payload"
+        // RFC 7296 2.6: the cookie goes "as the first payload"
         let cookie = request
             .cookie
             .as_ref()
@@ -217,8 +217,8 @@ impl IkeSa {
         }
     }
 
-    /// RFC 7296 2.6: "the initiator (...) MUST retry (...) with the COOKIE notification
-    /// containing the received data as the first payload, and all other payloads unchanged".
+    /// RFC 7296 2.6: "include the COOKIE notification containing the received data as the
+    /// first payload, and all other payloads unchanged".
     fn return_cookie(
         &mut self,
         gw: &mut Gateway,
@@ -322,8 +322,7 @@ impl IkeSa {
         })
     }
 
-    /// RFC 7296 2.23: "If (...) a NAT is detected (...) the initiator MUST float to UDP port
-    /// 4500", from the next request on.
+    /// RFC 7296 2.23: who discovers a NAT "MUST send all subsequent traffic from port 4500".
     fn float(&mut self) {
         if self.nat.any() && self.path.local.port() != NAT_T_PORT {
             self.path.local.set_port(NAT_T_PORT);
@@ -379,8 +378,8 @@ pub(crate) fn answer_init(
     };
     let suite = selected.suite;
     if suite.kex.id() != group {
-        // RFC 7296 1.2: "it will respond with a Notify payload of type INVALID_KE_PAYLOAD
-        // indicating the selected group"
+        // RFC 7296 1.2: "the responder will respond with a Notify payload of type
+        // INVALID_KE_PAYLOAD indicating the selected group"
         let group = suite.kex.id().to_be_bytes();
         return InitReply::Refuse(Payload::notify(notify::INVALID_KE_PAYLOAD, &group), None);
     }

@@ -321,8 +321,9 @@ impl IkeSa {
             State::Initiating if header.response && header.exchange == ExchangeType::IkeSaInit => {
                 self.handle_init_response(gw, now, path, datagram, message);
             }
-            // RFC 7296 2.21.4: an unprotected INVALID_IKE_SPI is "only (...) a hint that there
-            // might be a problem"; we ask, in a protected message, whether the peer lives.
+            // RFC 7296 2.21.4: "A node should treat such a message (...) as a hint that there
+            // might be problems with SAs to that IP address and should initiate a liveness check
+            // for any such IKE SA."
             State::Established if Payloads(&message.payloads).error().is_some() => {
                 if self.pending.is_none() && gw.admit_stranger(now) {
                     self.enqueue(gw, Task::Liveness);
@@ -417,16 +418,16 @@ impl IkeSa {
         );
     }
 
-    /// RFC 7296 2.25: "If a peer receives a request (...) that it cannot temporarily fulfill, it
-    /// responds with TEMPORARY_FAILURE".
+    /// RFC 7296 2.25: "A TEMPORARY_FAILURE notification SHOULD be sent when a peer receives a
+    /// request that cannot be completed due to a temporary condition".
     fn put_off(&mut self, gw: &mut Gateway, path: Path) {
         gw.count(Counter::TemporaryFailure);
         let refusal = Payload::notify(notify::TEMPORARY_FAILURE, &[]);
         self.respond(gw, path, ExchangeType::CreateChildSa, &[refusal]);
     }
 
-    /// RFC 7296 2.23: a host not behind a NAT sends "to the IP address and port from the last
-    /// valid authenticated packet from the other end".
+    /// RFC 7296 2.23: a host "that is not behind a NAT, SHOULD send all packets (including
+    /// retransmission packets) to the IP address and port in the validated packet".
     fn follow(&mut self, path: Path) {
         if self.nat.theirs && !self.nat.ours {
             self.path = path;

@@ -392,7 +392,8 @@ pub(crate) fn parse_chain(first: u8, body: &[u8]) -> Result<Chain, Malformed> {
         let len = usize::from(reader.u16()?);
         let body = reader.bytes(len.checked_sub(GENERIC_LEN).ok_or(Malformed::Truncated)?)?;
         if this == kind::SK {
-            // RFC 7296 3.14: "it MUST be the last payload in the message"
+            // RFC 7296 3.14: "The Encrypted payload, if present in a message, MUST be the last
+            // payload in the message."
             let encrypted = Some((next, body.len()));
             return if reader.is_empty() {
                 Ok(Chain {
