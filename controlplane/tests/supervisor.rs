@@ -132,6 +132,24 @@ async fn a_crashed_plane_starts_again() {
 }
 
 #[tokio::test]
+async fn a_plane_that_is_killed_starts_again_at_once_however_young_it_is() {
+    let bench = Bench::new();
+    let killed = r#"echo "$NAME start" >> "$LOG"; [ $(grep -c "$NAME start" "$LOG") -gt 1 ] || kill -9 $$
+        while :; do sleep 0.02; done"#;
+    let mut plan = bench.plan(killed, GOOD);
+    // The first restart does not wait for either.
+    plan.pace.first_wait = Duration::from_secs(3600);
+    plan.pace.longest_wait = Duration::from_secs(3600);
+    plan.pace.hopeless = Duration::from_secs(3600);
+    let (ask, running) = start(plan);
+    bench
+        .until(|log| log.matches("dataplane start").count() == 2)
+        .await;
+    ask.send(Ask::End).await.unwrap();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_plane_that_cannot_start_ends_the_other_and_is_named() {
     let bench = Bench::new();
     let (_ask, running) = start(bench.plan(GOOD, "exit 1"));

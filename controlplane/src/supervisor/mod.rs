@@ -1,7 +1,8 @@
 //! `esplanade run`: both planes as child processes, for people without systemd.
 //!
-//! A plane that crashes is started again after a wait that doubles up to a bound; one that ends within its first
-//! moments of the first start is not, since the mistake is then the operator's. The end is orderly: the control
+//! A plane that ends is started again, the first time at once, since traffic waits for it, then after a wait that
+//! doubles up to a bound; one that gives up within the first moments of its first start is not, since the mistake is
+//! then the operator's. The end is orderly: the control
 //! plane says goodbye to the peers while the dataplane still runs. Both planes hold the read end of a pipe as
 //! standard input and end when it does, so that a supervisor that is killed leaves no orphans.
 
@@ -35,13 +36,13 @@ const LOCK: &str = "supervisor.lock";
 /// How patient the supervisor is.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// The wait before the first restart; each further one waits twice as long.
+    /// The wait before the second restart in a row, as the first does not wait; each further one waits twice as long.
     pub first_wait: Duration,
     /// The longest wait before a restart.
     pub longest_wait: Duration,
-    /// A plane that ran this long has recovered: its next restart waits `first_wait` again.
+    /// A plane that ran this long has recovered: its next restart does not wait.
     pub settled: Duration,
-    /// A plane that ends by itself this soon after its first start is not restarted.
+    /// A plane that exits, rather than being killed, this soon after its first start is not restarted.
     pub hopeless: Duration,
     /// How long a plane may take to end after SIGTERM before it is killed.
     pub grace: Duration,
@@ -52,7 +53,7 @@ impl Default for Pace {
         Self {
             first_wait: Duration::from_millis(100),
             longest_wait: Duration::from_secs(10),
-            settled: Duration::from_secs(60),
+            settled: Duration::from_secs(10),
             hopeless: Duration::from_secs(1),
             grace: Duration::from_secs(5),
         }

@@ -2,6 +2,8 @@
 
 use std::{
     ffi::OsString,
+    io,
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -56,7 +58,10 @@ pub(super) struct Keeper {
 
 /// How one run of a plane came to its end.
 enum Ended {
-    ByItself(String),
+    /// It gave up, and has said why.
+    GaveUp(String),
+    /// It crashed or was killed.
+    Died(String),
     AsAsked,
 }
 
@@ -101,7 +106,7 @@ impl Keeper {
         mut stop: watch::Receiver<Stop>,
         fatal: mpsc::Sender<RunError>,
     ) {
-        let mut wait = self.pace.first_wait;
+        let mut wait = Duration::ZERO;
         let mut first = true;
         loop {
             let started = Instant::now();
@@ -112,27 +117,30 @@ impl Keeper {
                     return;
                 }
             };
-            let Ended::ByItself(status) = ended else {
-                return;
-            };
             let lasted = started.elapsed();
-            if first && lasted < self.pace.hopeless {
-                let plane = self.name;
-                let _ = fatal.send(RunError::Hopeless { plane, status }).await;
-                return;
-            }
+            let status = match ended {
+                Ended::AsAsked => return,
+                Ended::GaveUp(status) if first && lasted < self.pace.hopeless => {
+                    let plane = self.name;
+                    let _ = fatal.send(RunError::Hopeless { plane, status }).await;
+                    return;
+                }
+                Ended::GaveUp(status) | Ended::Died(status) => status,
+            };
             first = false;
             if lasted >= self.pace.settled {
-                wait = self.pace.first_wait;
+                wait = Duration::ZERO;
             }
-            warn!(
-                "the {} ended ({status}); it starts again in {wait:?}",
-                self.name
-            );
+            let when = if wait.is_zero() {
+                "now".to_owned()
+            } else {
+                format!("in {wait:?}")
+            };
+            warn!("the {} ended ({status}); it starts again {when}", self.name);
             if stopped_within(&mut stop, wait).await {
                 return;
             }
-            wait = (wait * 2).min(self.pace.longest_wait);
+            wait = (wait * 2).clamp(self.pace.first_wait, self.pace.longest_wait);
         }
     }
 
@@ -184,7 +192,7 @@ impl Keeper {
         loop {
             let changed = tokio::select! {
                 status = child.wait() => {
-                    return Ended::ByItself(status.map_or_else(|error| error.to_string(), |status| words(&status)));
+                    return by_itself(status);
                 }
                 changed = stop.changed() => changed.is_ok(),
             };
@@ -219,7 +227,7 @@ impl Keeper {
     async fn watch_adopted(&self, plane: &Adopted, stop: &mut watch::Receiver<Stop>) -> Ended {
         loop {
             let changed = tokio::select! {
-                () = plane.ended() => return Ended::ByItself("process is gone".to_owned()),
+                () = plane.ended() => return Ended::Died("process is gone".to_owned()),
                 changed = stop.changed() => changed.is_ok(),
             };
             let order = if changed {
@@ -265,6 +273,10 @@ fn send(child: &Child, signal: Signal) {
     }
 }
 
-fn words(status: &ExitStatus) -> String {
-    status.to_string()
+fn by_itself(status: io::Result<ExitStatus>) -> Ended {
+    match status {
+        Ok(status) if status.signal().is_none() => Ended::GaveUp(status.to_string()),
+        Ok(status) => Ended::Died(status.to_string()),
+        Err(error) => Ended::Died(error.to_string()),
+    }
 }
