@@ -16,8 +16,8 @@ use tracing::{info, warn};
 use super::courier::{Courier, Rings};
 use crate::readiness::Readiness;
 
-/// How often an absent dataplane is looked for: traffic is to flow within a second of its start.
-const ABSENT: Duration = Duration::from_millis(50);
+/// How often an absent dataplane is looked for: traffic waits for it. A look is one failing system call.
+const ABSENT: Duration = Duration::from_millis(10);
 /// How long to wait after it refused: the cause is rarely gone at once.
 const REFUSED: Duration = Duration::from_secs(1);
 

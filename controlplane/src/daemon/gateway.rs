@@ -488,6 +488,11 @@ impl Gateway {
             .fold(self.housekeeping, Instant::min)
     }
 
+    /// Whether [`Gateway::work`] is worth calling again at once.
+    pub(super) fn is_impatient(&self, now: Instant) -> bool {
+        self.outbox.is_imminent(now)
+    }
+
     /// Says goodbye to all peers.
     pub(super) fn shutdown(&mut self, now: Instant) {
         self.endpoint.shutdown(now);

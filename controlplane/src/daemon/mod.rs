@@ -213,7 +213,8 @@ impl Inputs {
 
     /// Waits for one input, or until something is due, and handles it. `false` when it is time to end.
     async fn handle_next(&mut self, options: &Options, gateway: &mut Gateway) -> bool {
-        let due = gateway.deadline(Instant::now());
+        let now = Instant::now();
+        let (due, impatient) = (gateway.deadline(now), gateway.is_impatient(now));
         let events = gateway
             .dataplane
             .as_ref()
@@ -239,6 +240,7 @@ impl Inputs {
             },
             Some((request, reply)) = self.questions.recv() => gateway.on_request(request, reply).await,
             _ = self.reloads.recv() => { let _ = gateway.reload().await; }
+            () = tokio::task::yield_now(), if impatient => {}
             () = sleep_until(due.into()) => {}
             _ = self.ends.recv() => return false,
         }

@@ -14,12 +14,14 @@ use super::courier::Mark;
 
 /// The longest that a message is held back.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// How long a dataplane that is awake takes at most. A hundred rekeys in a row have no time for a timer's tick each.
+const SOON: Duration = Duration::from_micros(300);
 
 #[derive(Debug)]
 struct Held {
     transmit: Transmit,
     mark: Option<Mark>,
-    deadline: Instant,
+    since: Instant,
 }
 
 /// Messages in the order in which they leave.
@@ -32,7 +34,7 @@ impl Outbox {
         self.0.push_back(Held {
             transmit,
             mark,
-            deadline: now + PATIENCE,
+            since: now,
         });
     }
 
@@ -43,11 +45,16 @@ impl Outbox {
         reached: impl FnOnce(&Mark) -> bool,
     ) -> Option<Transmit> {
         let first = self.0.front()?;
-        let free = now >= first.deadline || first.mark.as_ref().is_none_or(reached);
+        let free = now >= first.since + PATIENCE || first.mark.as_ref().is_none_or(reached);
         if !free {
             return None;
         }
         self.0.pop_front().map(|held| held.transmit)
+    }
+
+    /// Whether the next message is worth another look at once.
+    pub(super) fn is_imminent(&self, now: Instant) -> bool {
+        self.0.front().is_some_and(|first| now < first.since + SOON)
     }
 
     /// Whether every message has left.
@@ -79,6 +86,7 @@ mod tests {
         outbox.hold(message("answer"), Some(Mark::default()), now);
         outbox.hold(message("next"), None, now);
         assert_eq!(outbox.release(now, |_| false), None);
+        assert!(outbox.is_imminent(now) && !outbox.is_imminent(now + SOON));
         assert_eq!(outbox.release(now, |_| true), Some(message("answer")));
         assert_eq!(outbox.release(now, |_| false), Some(message("next")));
         assert!(outbox.is_empty());
