@@ -112,7 +112,8 @@ impl WireTap {
     ) -> Result<Self> {
         let snap_length = match depth {
             Depth::Headers => "96",
-            Depth::Whole => "0",
+            // The kernel's buffer is made of slots of this length: with longer ones there are too few.
+            Depth::Whole => "2048",
         };
         let mut command = namespace.command("tcpdump");
         // Without immediate mode the kernel hands over a block only when it is full or a second old.
@@ -221,11 +222,7 @@ fn dropped_by_kernel(said: &str) -> Option<u64> {
 }
 
 fn look(state: &mut State, frame: &[u8]) {
-    if !state.marker.is_empty()
-        && frame
-            .windows(state.marker.len())
-            .any(|part| part == state.marker)
-    {
+    if holds(frame, &state.marker) {
         state.seen.marked += 1;
     }
     match classify(frame) {
@@ -252,6 +249,21 @@ fn look(state: &mut State, frame: &[u8]) {
                 .get_or_insert_with(|| describe(frame));
         }
     }
+}
+
+/// Whether the marker, which is not empty, is somewhere in the frame.
+fn holds(frame: &[u8], marker: &[u8]) -> bool {
+    let Some((first, rest)) = marker.split_first() else {
+        return false;
+    };
+    let mut left = frame;
+    while let Some(at) = left.iter().position(|byte| byte == first) {
+        left = left.get(at + 1..).unwrap_or_default();
+        if left.starts_with(rest) {
+            return true;
+        }
+    }
+    false
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -80,6 +80,9 @@ fn with_esplanade(narrator: &mut Narrator) -> Result<()> {
     show::iperf(narrator, &bed)?;
     let through_tunnel = speed::tunnel(narrator, &bed, &a)?;
     show::drops(narrator, &[("gw-a", &a), ("gw-b", &b)])?;
+    narrator.fact(
+        "The search for the highest rate goes beyond it on purpose; what that lost is among these.",
+    );
 
     narrator.step("Ending both gateways");
     a.stop()?;

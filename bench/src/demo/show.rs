@@ -78,17 +78,20 @@ pub fn ping(narrator: &mut Narrator, bed: &Testbed) -> Result<()> {
         .run(&["ping", "-n", "-c", "5", "-i", "0.2", "-W", "1", &to])?
         .stdout;
     narrator.fact(said.trim_end());
-    let line = |text: &str| {
-        said.lines()
-            .find(|line| line.contains(text))
-            .unwrap_or_default()
-    };
-    let answered = line(" received").to_owned();
-    narrator.check(answered.contains(" 5 received"), || {
-        format!("ping: {answered}")
+    let line = |text: &str| said.lines().find(|line| line.contains(text));
+    let answered = line(" received")
+        .and_then(|line| line.split(", ").nth(1))
+        .unwrap_or("0");
+    narrator.check(answered == "5 received", || {
+        format!("ping: {answered} of 5")
     });
-    let times = line("min/avg/max").split(" = ").nth(1).unwrap_or("?");
-    narrator.result("ping", &format!("{answered}; min/avg/max/mdev {times}"));
+    let times = line("min/avg/max")
+        .and_then(|line| line.split(" = ").nth(1))
+        .unwrap_or("?");
+    narrator.result(
+        "ping",
+        &format!("5 sent, {answered}; min/avg/max/mdev {times}"),
+    );
     Ok(())
 }
 
@@ -142,6 +145,12 @@ pub fn wire(narrator: &mut Narrator, seen: Seen) {
     });
     narrator.check(seen.repeated_nonces == 0, || {
         "a nonce was used twice".to_owned()
+    });
+    narrator.check(seen.missed == 0, || {
+        format!(
+            "the listener missed {} frames, of which it knows nothing",
+            seen.missed
+        )
     });
     let verdict = if seen.other == 0 {
         "nothing in the clear"
