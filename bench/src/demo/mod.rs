@@ -78,7 +78,7 @@ fn with_esplanade(narrator: &mut Narrator) -> Result<()> {
     show::file(narrator, &bed)?;
     show::wire(narrator, tap.stop()?);
     show::iperf(narrator, &bed)?;
-    let through_tunnel = speed::tunnel(narrator, &bed, &a)?;
+    let through_tunnel = speed::tunnel(narrator, &bed, &a, &b)?;
     show::drops(narrator, &[("gw-a", &a), ("gw-b", &b)])?;
     narrator.fact(
         "The search for the highest rate goes beyond it on purpose; what that lost is among these.",
