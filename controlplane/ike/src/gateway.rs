@@ -1,7 +1,7 @@
 //! What all IKE SAs of a gateway share: settings, peers, child SAs, randomness and the queues
 //! towards the outside. IKE SAs ask for changes among each other by [`Signal`]s.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,6 +56,8 @@ pub(crate) struct Gateway {
     pub(crate) transmits: VecDeque<Transmit>,
     pub(crate) events: VecDeque<Event>,
     pub(crate) signals: VecDeque<Signal>,
+    /// The IKE SAs that were authenticated and have not ended.
+    pub(crate) standing: HashSet<SaKey>,
     next_key: u64,
     strangers: RateLimit,
 }
@@ -78,6 +80,7 @@ impl Gateway {
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             signals: VecDeque::new(),
+            standing: HashSet::new(),
             next_key: 0,
             strangers: RateLimit::default(),
         }

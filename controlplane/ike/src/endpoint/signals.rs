@@ -120,22 +120,26 @@ impl Endpoint {
     }
 
     /// Two IKE SAs with one peer live. If each end has made one, both started at once: that with
-    /// the lowest nonce is closed by its maker, as RFC 7296 2.8.1 does with crossing rekeys.
+    /// the lowest nonce is closed by its maker, as RFC 7296 2.8.1 does with crossing rekeys; later
+    /// rekeys of either do not change the verdict.
     fn on_alive(&mut self, now: Instant, key: SaKey) {
         let Some(sa) = self.sas.get(key).filter(|sa| sa.is_established()) else {
             return;
         };
-        let (initiator, lowest) = (sa.initiator, sa.lowest_nonce.clone());
+        let origin = sa.origin.clone();
         for other in self.others(key, |other| {
-            other.is_established() && other.initiator != initiator
+            other.is_established() && other.origin.called != origin.called
         }) {
-            let other_is_lower = self.sas.get(other).is_some_and(|o| o.lowest_nonce < lowest);
-            let (loser, ours) = if other_is_lower {
-                (other, !initiator)
+            let other_is_lower = self
+                .sas
+                .get(other)
+                .is_some_and(|other| other.origin.lowest_nonce < origin.lowest_nonce);
+            let (loser, called) = if other_is_lower {
+                (other, !origin.called)
             } else {
-                (key, initiator)
+                (key, origin.called)
             };
-            if ours {
+            if called {
                 self.enqueue(now, loser, Task::DeleteIke(CloseReason::Redundant));
             }
         }

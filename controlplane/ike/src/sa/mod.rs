@@ -73,6 +73,15 @@ pub(crate) struct Proof {
     nonce_r: Vec<u8>,
 }
 
+/// How IKE_SA_INIT went; for two IKE SAs that came of a simultaneous start.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Origin {
+    /// Whether we called.
+    pub(crate) called: bool,
+    /// The lower of its nonces.
+    pub(crate) lowest_nonce: Vec<u8>,
+}
+
 /// On which sides there is a NAT, or is pretended to be one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Nat {
@@ -137,14 +146,18 @@ pub(crate) struct IkeSa {
     /// Until when patient tasks wait, and how often in a row they had to.
     hold_until: Option<Instant>,
     holds: u32,
-    /// The lower of the nonces that made it, for collisions.
-    pub(crate) lowest_nonce: Vec<u8>,
+    /// The lower of the nonces that made it, for crossing rekeys.
+    lowest_nonce: Vec<u8>,
+    /// Of the first IKE SA of which it is a rekey, or of itself.
+    pub(crate) origin: Origin,
     pub(crate) established: Option<Instant>,
     rekey_at: Option<Instant>,
     end_at: Option<Instant>,
     /// When the peer last sent something authentic.
     heard: Instant,
     keepalive_at: Option<Instant>,
+    /// The IKE SA whose place it takes, while that one has a rekey of its own under way.
+    heir_of: Option<SaKey>,
     /// Another IKE SA with this peer has come up: does this one still live?
     pub(crate) doubted: bool,
 }
@@ -169,11 +182,13 @@ impl IkeSa {
             hold_until: None,
             holds: 0,
             lowest_nonce: Vec::new(),
+            origin: Origin::default(),
             established: None,
             rekey_at: None,
             end_at: None,
             heard: now,
             keepalive_at: None,
+            heir_of: None,
             doubted: false,
         }
     }
@@ -218,7 +233,11 @@ impl IkeSa {
         } else if self.tasks.len() >= gw.settings.task_limit {
             return false;
         }
-        self.tasks.push_back(task);
+        match task {
+            // What makes room, or ends a make-before-break, goes first.
+            Task::DeleteChild(..) => self.tasks.push_front(task),
+            _ => self.tasks.push_back(task),
+        }
         true
     }
 
@@ -361,6 +380,12 @@ impl IkeSa {
             Ok(payloads) => payloads,
             Err(malformed) => return self.refuse_malformed(gw, now, path, exchange, malformed),
         };
+        let heir_of = self.heir_of.take();
+        if let Some(old) = heir_of.filter(|_| !payloads.contains(&Payload::DeleteIke)) {
+            // The peer does business here: for it the old IKE SA is done with, whatever becomes of
+            // our own rekey.
+            gw.children.inherit(old, self.key);
+        }
         match (exchange, &self.state) {
             (ExchangeType::IkeAuth, State::HalfOpen(_)) => {
                 self.path = path;
@@ -454,6 +479,7 @@ impl IkeSa {
             return;
         };
         self.state = State::Established;
+        gw.standing.insert(self.key);
         self.established = Some(now);
         self.rekey_at = Some(now + gw.jittered(peer.ike_lifetime));
         self.end_at = Some(now + peer.ike_lifetime + peer.ike_lifetime / 10);
@@ -471,6 +497,10 @@ impl IkeSa {
             rekeyed,
         });
         if !rekeyed {
+            self.origin = Origin {
+                called: self.initiator,
+                lowest_nonce: self.lowest_nonce.clone(),
+            };
             gw.signals.push_back(Signal::Established(self.key));
         }
     }
@@ -486,6 +516,7 @@ impl IkeSa {
         if let Some(pending) = self.pending.take() {
             pending.exchange.abandon(gw);
         }
+        gw.standing.remove(&self.key);
         self.tasks.clear();
         if let (Some(peer), Some(_)) = (self.peer_name(), self.established) {
             let peer = peer.to_owned();

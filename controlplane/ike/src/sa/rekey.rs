@@ -221,6 +221,11 @@ impl IkeSa {
         new.peer.clone_from(&self.peer);
         new.nat = self.nat;
         new.lowest_nonce = binding.nonce_i.min(binding.nonce_r);
+        new.origin = self.origin.clone();
+        if self.doubted {
+            new.doubted = true;
+            new.tasks.push_back(Task::Liveness);
+        }
         new.establish(gw, now, true);
         Some(new)
     }
@@ -243,7 +248,7 @@ impl IkeSa {
             gw.signals.push_back(Signal::Spawn(Box::new(new)));
             return self.supersede(gw, now, theirs.key);
         }
-        new.tasks = std::mem::take(&mut self.tasks);
+        new.tasks.append(&mut self.tasks);
         gw.children.inherit(self.key, new.key);
         if let Some(theirs) = crossing {
             gw.children.inherit(theirs.key, new.key);
@@ -256,11 +261,20 @@ impl IkeSa {
 
     /// Hands everything to the IKE SA that the peer made, and waits for the peer's DELETE.
     fn supersede(&mut self, gw: &mut Gateway, now: Instant, by: SaKey) {
-        gw.children.inherit(self.key, by);
+        if !gw.standing.contains(&by) {
+            // The peer has deleted it already, and with it the child SAs that it inherited.
+            return self.finish(gw, now, CloseReason::DeletedByPeer);
+        }
+        self.hand_over(gw, by);
+        self.superseded(now);
+    }
+
+    /// Gives child SAs and waiting tasks to the heir.
+    fn hand_over(&mut self, gw: &mut Gateway, heir: SaKey) {
+        gw.children.inherit(self.key, heir);
         let tasks = std::mem::take(&mut self.tasks);
         gw.signals
-            .extend(tasks.into_iter().map(|task| Signal::Hand(by, task)));
-        self.superseded(now);
+            .extend(tasks.into_iter().map(|task| Signal::Hand(heir, task)));
     }
 
     /// Another IKE SA has this one's place.
@@ -279,10 +293,11 @@ impl IkeSa {
         let Some(Exchange::RekeyIke(request)) = pending else {
             return false;
         };
-        let Some(crossing) = &request.crossing else {
+        let heir = request.crossing.as_ref().map(|crossing| crossing.key);
+        let Some(heir) = heir.filter(|heir| gw.standing.contains(heir)) else {
             return false;
         };
-        gw.children.inherit(self.key, crossing.key);
+        self.hand_over(gw, heir);
         true
     }
 
@@ -313,8 +328,9 @@ impl IkeSa {
         }
     }
 
-    fn replaced_by_peer(&mut self, gw: &mut Gateway, now: Instant, new: Self) {
+    fn replaced_by_peer(&mut self, gw: &mut Gateway, now: Instant, mut new: Self) {
         let (key, lowest_nonce) = (new.key, new.lowest_nonce.clone());
+        new.heir_of = Some(self.key);
         gw.signals.push_back(Signal::Spawn(Box::new(new)));
         match self.pending.as_mut().map(|pending| &mut pending.exchange) {
             Some(Exchange::RekeyIke(request)) => {
