@@ -13,8 +13,8 @@ use std::{
 };
 
 use esplanade_channel::{
-    Command as Order, Connection, CopyMode, Epoch, Facts, Listener, Pending, PortFacts, PortMode,
-    Segment, WorkerEnd, WorkerId,
+    Command as Order, CommandError, Connection, CopyMode, Epoch, Event, Facts, Listener, Pending,
+    PortFacts, PortMode, Segment, WorkerEnd, WorkerId,
 };
 use esplanade_controlplane::api::Status;
 
@@ -310,6 +310,39 @@ fn a_refusal_of_the_dataplane_is_shown_and_a_new_dataplane_is_found_at_once() {
     );
     let (worker, _) = second.obey_until(is_end);
     assert_eq!(worker.first(), Some(&Order::BeginSync));
+}
+
+#[test]
+fn what_the_dataplane_does_not_obey_is_told_in_words() {
+    let Some(daemon) = Daemon::start() else {
+        return;
+    };
+    let listener = Listener::bind(&daemon.run_dir()).unwrap();
+    let mut scribe = Scribe::grant(accept(&listener));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let sequence = loop {
+        assert!(Instant::now() < deadline, "no policy in time");
+        match scribe.worker.commands.receive() {
+            Some(received) if matches!(received.command, Ok(Order::SetPolicy(_))) => {
+                break received.sequence;
+            }
+            Some(_) => {}
+            None => sleep(Duration::from_millis(5)),
+        }
+    };
+    scribe.worker.commands.applied();
+    let reason = CommandError::TableFull;
+    let failed = Event::CommandFailed { sequence, reason };
+    scribe.worker.events.push(&failed).unwrap();
+    scribe.worker.events.flush();
+    let trouble = || daemon.status().tunnels.remove(0).trouble;
+    while trouble().is_none() && Instant::now() < deadline {
+        sleep(Duration::from_millis(20));
+    }
+    assert_eq!(
+        trouble().unwrap_or_default(),
+        "lan: the dataplane did not change its policy: the table is full"
+    );
 }
 
 #[test]

@@ -7,7 +7,10 @@ use std::collections::VecDeque;
 
 use esplanade_channel::{Command, Full, Sequence};
 
-use super::picture::Commands;
+use super::{
+    concern::{Concern, History},
+    picture::Commands,
+};
 
 /// The rings of a channel: one for each worker and, after them, the steward's.
 pub(super) trait Rings {
@@ -42,7 +45,21 @@ struct Lane {
     start: u64,
     /// Commands given to us since.
     given: u64,
-    waiting: VecDeque<Command>,
+    /// Boxed, so that a queue that grows leaves no copy of a key behind.
+    waiting: VecDeque<Box<Command>>,
+    /// What was put into the ring.
+    sent: History,
+}
+
+impl Lane {
+    /// Puts a command into the ring if there is room.
+    fn push(&mut self, rings: &mut impl Rings, ring: usize, command: &Command) -> bool {
+        let Ok(sequence) = rings.push(ring, command) else {
+            return false;
+        };
+        self.sent.remember(sequence.0, command.into());
+        true
+    }
 }
 
 impl<R: Rings> Courier<R> {
@@ -52,6 +69,7 @@ impl<R: Rings> Courier<R> {
             start: rings.pushed(ring).0,
             given: 0,
             waiting: VecDeque::new(),
+            sent: History::default(),
         });
         let lanes = lanes.collect();
         Self { rings, lanes }
@@ -70,28 +88,28 @@ impl<R: Rings> Courier<R> {
     /// Sends a command to every worker.
     pub(super) fn tell_workers(&mut self, command: &Command) {
         for ring in 0..self.workers() {
-            self.give(ring, command.clone());
+            self.give(ring, command);
         }
     }
 
     /// Sends what a picture's change takes.
-    pub(super) fn tell(&mut self, commands: Commands) {
+    pub(super) fn tell(&mut self, commands: &Commands) {
         for command in &commands.workers {
             self.tell_workers(command);
         }
         let steward = self.workers();
-        for command in commands.steward {
+        for command in &commands.steward {
             self.give(steward, command);
         }
     }
 
-    fn give(&mut self, ring: usize, command: Command) {
+    fn give(&mut self, ring: usize, command: &Command) {
         let Some(lane) = self.lanes.get_mut(ring) else {
             return;
         };
         lane.given += 1;
-        if !lane.waiting.is_empty() || self.rings.push(ring, &command).is_err() {
-            lane.waiting.push_back(command);
+        if !lane.waiting.is_empty() || !lane.push(&mut self.rings, ring, command) {
+            lane.waiting.push_back(Box::new(command.clone()));
         }
         self.rings.wake(ring);
     }
@@ -100,11 +118,11 @@ impl<R: Rings> Courier<R> {
     pub(super) fn pump(&mut self) {
         for (ring, lane) in self.lanes.iter_mut().enumerate() {
             let mut moved = false;
-            while let Some(command) = lane.waiting.front() {
-                if self.rings.push(ring, command).is_err() {
+            while let Some(command) = lane.waiting.pop_front() {
+                if !lane.push(&mut self.rings, ring, &command) {
+                    lane.waiting.push_front(command);
                     break;
                 }
-                lane.waiting.pop_front();
                 moved = true;
             }
             if moved {
@@ -126,6 +144,11 @@ impl<R: Rings> Courier<R> {
             let applied = self.rings.applied(ring).0.checked_sub(lane.start);
             *given == 0 || applied.is_some_and(|applied| applied >= *given)
         })
+    }
+
+    /// What a command of a ring was about.
+    pub(super) fn concern(&self, ring: usize, sequence: Sequence) -> Option<Concern> {
+        self.lanes.get(ring)?.sent.find(sequence.0)
     }
 
     /// Whether anything waits for room in a ring.
@@ -200,6 +223,8 @@ pub(super) mod tests {
         courier.rings().applied[0] = 3;
         courier.pump();
         assert!(!courier.is_waiting());
+        let last = courier.concern(0, Sequence(5));
+        assert_eq!(last, Some(Concern::Policy(PolicyId(4))));
         let pushed = &courier.rings().pushed[0];
         assert_eq!(*pushed, (0..5).map(command).collect::<Vec<_>>());
     }
@@ -234,7 +259,7 @@ pub(super) mod tests {
     #[test]
     fn the_steward_has_a_ring_of_its_own() {
         let mut courier = courier(1);
-        courier.tell(Commands {
+        courier.tell(&Commands {
             workers: vec![command(1)],
             steward: vec![command(2)],
         });

@@ -1,12 +1,18 @@
 //! What the endpoint tells, carried out: child SAs into and out of the dataplane, news to the log and to `status`.
+//! And what the dataplane did not obey, in words.
 
 use std::{net::SocketAddr, time::Instant};
 
-use esplanade_channel::Command;
+use esplanade_channel::{Command, CommandError, PolicyId, SaId, Sequence, WorkerId};
 use esplanade_ike::{ChildSa, CloseReason, Event, Refusal, RemovalReason};
 use tracing::{debug, info, warn};
 
-use super::{children, gateway::Gateway, policies};
+use super::{
+    children,
+    concern::Concern,
+    gateway::Gateway,
+    policies::{self, ChildName},
+};
 
 impl Gateway {
     /// Carries out what an event says.
@@ -152,6 +158,77 @@ impl Gateway {
                 .is_some()
         {
             self.refresh();
+        }
+    }
+
+    /// The dataplane has refused a command.
+    pub(super) fn on_disobeyed(
+        &mut self,
+        ring: WorkerId,
+        sequence: Sequence,
+        reason: CommandError,
+    ) {
+        let dataplane = self.dataplane.as_ref();
+        let concern =
+            dataplane.and_then(|dataplane| dataplane.courier.concern(ring.0.into(), sequence));
+        let Some(concern) = concern else {
+            let number = sequence.0;
+            warn!(
+                "the dataplane did not obey command {number} of ring {}: {reason}",
+                ring.0
+            );
+            return;
+        };
+        let name = match concern {
+            Concern::Install(sa) | Concern::Remove(sa) => self.child_of_sa(sa),
+            Concern::Select(policy) | Concern::Policy(policy) => self.child_of_policy(policy),
+            _ => None,
+        };
+        let refused = self.refused(concern);
+        match name {
+            Some((tunnel, child)) => {
+                warn!("{tunnel}/{child}: the dataplane did not {refused}: {reason}");
+                let trouble = format!("{child}: the dataplane did not {refused}: {reason}");
+                self.troubles.insert(tunnel, trouble);
+            }
+            None => warn!("the dataplane did not {refused}: {reason}"),
+        }
+    }
+
+    fn child_of_sa(&self, sa: SaId) -> Option<ChildName> {
+        self.children.of(sa).map(|pair| pair.name.clone())
+    }
+
+    fn child_of_policy(&self, policy: PolicyId) -> Option<ChildName> {
+        let tunnels = self.config.tunnels.iter();
+        let names = tunnels.flat_map(|tunnel| {
+            let children = tunnel.children.iter();
+            children.map(|child| (tunnel.name.as_str(), child.name.as_str()))
+        });
+        let mut owners = names.filter(|(tunnel, child)| policies::belongs(policy, tunnel, child));
+        let (tunnel, child) = owners.next()?;
+        Some((tunnel.to_owned(), child.to_owned()))
+    }
+
+    /// What was not done.
+    fn refused(&self, concern: Concern) -> String {
+        match concern {
+            Concern::Install(sa) => format!("install SA {:08x}", sa.value()),
+            Concern::Remove(sa) => format!("remove SA {:08x}", sa.value()),
+            Concern::Select(_) => "change the SA that it sends by".to_owned(),
+            Concern::Policy(_) => "change its policy".to_owned(),
+            Concern::Route(prefix) => format!("change the route to {prefix}"),
+            Concern::Neighbor(address) => format!("change the link address of {address}"),
+            Concern::Port(port) => {
+                let port = self.running.ports.get(usize::from(port.0));
+                let interface = port.map_or("of no name", |port| &port.interface);
+                format!("change the facts of port {interface}")
+            }
+            Concern::Picture => "take the whole picture of policies and routes".to_owned(),
+            Concern::Address(address) => format!("change whether XDP takes ESP to {address}"),
+            Concern::Protected(local, remote) => {
+                format!("change whether XDP takes packets between {local} and {remote}")
+            }
         }
     }
 }

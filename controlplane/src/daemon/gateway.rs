@@ -12,7 +12,7 @@ use std::{
 };
 
 use esplanade_channel::{
-    self as channel, Command, ControlChannel, Epoch, PolicyId, PortId, SaId, Setup,
+    self as channel, Command, ControlChannel, Epoch, PolicyId, PortId, SaId, Setup, WorkerId,
 };
 use esplanade_config::{Config, Prefix, Role, Start};
 use esplanade_ike::{Endpoint, Settings, SystemProvider};
@@ -250,7 +250,7 @@ impl Gateway {
         }
         while let Some((ring, event)) = self.dataplane.as_mut().and_then(Dataplane::next_event) {
             match event {
-                Ok(event) => self.on_dataplane_event(event, now),
+                Ok(event) => self.on_dataplane_event(ring, event, now),
                 Err(error) => {
                     warn!("ring {}: {error}", ring.0);
                     self.dataplane = None;
@@ -259,7 +259,7 @@ impl Gateway {
         }
     }
 
-    fn on_dataplane_event(&mut self, event: channel::Event, now: Instant) {
+    fn on_dataplane_event(&mut self, ring: WorkerId, event: channel::Event, now: Instant) {
         use channel::Event;
         match event {
             Event::FirstPacket { sa } => self.endpoint.inbound_used(now, sa.value()),
@@ -281,10 +281,7 @@ impl Gateway {
                 }
             }
             Event::CommandFailed { sequence, reason } => {
-                warn!(
-                    "the dataplane did not obey command {}: {reason}",
-                    sequence.0
-                );
+                self.on_disobeyed(ring, sequence, reason);
             }
         }
     }
@@ -403,7 +400,7 @@ impl Gateway {
     fn synchronize(&mut self) {
         self.picture = self.current_picture();
         if let Some(dataplane) = &mut self.dataplane {
-            dataplane.courier.tell(self.picture.sync());
+            dataplane.courier.tell(&self.picture.sync());
         }
     }
 
@@ -411,7 +408,7 @@ impl Gateway {
     pub(super) fn refresh(&mut self) {
         let picture = self.current_picture();
         if let Some(dataplane) = &mut self.dataplane {
-            dataplane.courier.tell(picture.since(&self.picture));
+            dataplane.courier.tell(&picture.since(&self.picture));
         }
         self.picture = picture;
     }

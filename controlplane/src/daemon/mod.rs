@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 mod api;
 mod children;
+mod concern;
 mod courier;
 mod dataplane;
 mod events;

@@ -34,6 +34,13 @@ fn remainder(tunnel: &str, child: &str) -> PolicyId {
     name(&[tunnel.as_bytes(), b"/", child.as_bytes(), b"/remainder"])
 }
 
+/// Whether a policy is one of a child's.
+pub(super) fn belongs(policy: PolicyId, tunnel: &str, child: &str) -> bool {
+    [group(tunnel, child), remainder(tunnel, child)]
+        .iter()
+        .any(|group| group.group() == policy.group())
+}
+
 /// FNV-1a, whose upper 56 bits name a group. It has to be the same in every life of every version.
 fn name(parts: &[&[u8]]) -> PolicyId {
     let bytes = parts.iter().copied().flatten();
