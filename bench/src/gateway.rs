@@ -58,6 +58,8 @@ pub struct Site {
     pub esn: bool,
     /// Whether the kernel's guard is on.
     pub guard: bool,
+    /// Further children, by the prefixes that they join, ours first.
+    pub more: Vec<(String, String)>,
 }
 
 impl Site {
@@ -78,6 +80,7 @@ impl Site {
             esp: "aes256gcm16-x25519".to_owned(),
             esn: true,
             guard: true,
+            more: Vec::new(),
         }
     }
 
@@ -99,7 +102,7 @@ impl Site {
 
     /// The configuration file. The pre-shared key is in a file `psk` beside it.
     pub fn yaml(&self) -> String {
-        format!(
+        let mut yaml = format!(
             "dataplane:
   workers: [{core}]
   polling: {polling}
@@ -115,11 +118,6 @@ tunnels:
     ike: {{ proposals: [{ike}] }}
     start: {start}
     children:
-      {CHILD}:
-        local: [{local_prefix}]
-        remote: [{remote_prefix}]
-        proposals: [{esp}]
-        esn: {esn}
 ",
             core = self.core,
             polling = self.polling,
@@ -130,11 +128,24 @@ tunnels:
             remote_id = self.remote_id,
             ike = self.ike,
             start = if self.initiates { "at-once" } else { "wait" },
-            local_prefix = self.local_prefix,
-            remote_prefix = self.remote_prefix,
-            esp = self.esp,
-            esn = self.esn,
-        )
+        );
+        self.add_child(&mut yaml, CHILD, &self.local_prefix, &self.remote_prefix);
+        for (number, (local, remote)) in self.more.iter().enumerate() {
+            self.add_child(&mut yaml, &format!("more-{number}"), local, remote);
+        }
+        yaml
+    }
+
+    fn add_child(&self, yaml: &mut String, name: &str, local: &str, remote: &str) {
+        let Self { esp, esn, .. } = self;
+        yaml.push_str(&format!(
+            "      {name}:
+        local: [{local}]
+        remote: [{remote}]
+        proposals: [{esp}]
+        esn: {esn}
+"
+        ));
     }
 }
 
@@ -308,7 +319,9 @@ impl<'a> Gateway<'a> {
     /// The SPI of the SA that [`TUNNEL`]'s child sends by, in hexadecimal.
     pub fn outbound_spi(&self) -> Result<String> {
         let sas = self.sas()?;
-        let selected = sas.iter().find(|sa| sa.direction == "out" && sa.selected);
+        let label = format!("{TUNNEL}/{CHILD}");
+        let is_it = |sa: &&Sa| sa.direction == "out" && sa.selected && sa.label == label;
+        let selected = sas.iter().find(is_it);
         Ok(selected.context("no outbound SA is selected")?.spi.clone())
     }
 

@@ -9,6 +9,8 @@ use common::{bed, ready};
 use esplanade_bench::gateway::{Gateway, Site, binary, write_config, write_site};
 use esplanade_bench::testbed::{OUTSIDE, Testbed, run, wait_until};
 use esplanade_bpf::{Role, Steering};
+use esplanade_dataplane::port::Settings;
+use esplanade_dataplane::port::xdp::XdpPort;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -80,7 +82,7 @@ fn another_xdp_program_is_named_and_left_alone() {
 }
 
 #[test]
-fn a_missing_interface_and_an_interface_that_is_down_are_named() {
+fn a_missing_interface_is_named() {
     if !ready() {
         return;
     }
@@ -89,6 +91,27 @@ fn a_missing_interface_and_an_interface_that_is_down_are_named() {
         .yaml()
         .replace("interface: eth2", "interface: eth9");
     refused(&bed, &yaml, &[], &["eth9"]);
+}
+
+#[test]
+fn a_queue_that_is_taken_is_named() {
+    if !ready() {
+        return;
+    }
+    let bed = bed();
+    let interface = bed.gateway_a.interface(OUTSIDE).expect("an interface");
+    let settings = Settings {
+        interface,
+        queue: 0,
+        frames: 64,
+        force_copy: false,
+    };
+    let theirs = bed
+        .gateway_a
+        .enter(|| Ok(XdpPort::open(&settings)?))
+        .expect("somebody's socket");
+    refused(&bed, &Site::a().yaml(), &[], &["queue 0", OUTSIDE]);
+    drop(theirs);
 }
 
 #[test]

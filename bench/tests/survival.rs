@@ -238,3 +238,46 @@ fn an_upgrade_keeps_the_tunnels() {
     let outcome = stream.stop().expect("an outcome");
     assert_eq!((outcome.lost(), outcome.repeated), (0, 0), "{outcome:?}");
 }
+
+#[test]
+fn a_hundred_child_sas_are_back_within_seconds_of_a_dead_dataplane() {
+    if !ready() {
+        return;
+    }
+    let bed = bed();
+    let pairs = |swap: bool| {
+        (1..100)
+            .map(|i| (format!("10.1.{i}.0/24"), format!("10.2.{i}.0/24")))
+            .map(|(a, b)| if swap { (b, a) } else { (a, b) })
+            .collect::<Vec<_>>()
+    };
+    let site = |site: Site, local: &str, remote: &str, swap| Site {
+        local_prefix: local.to_owned(),
+        remote_prefix: remote.to_owned(),
+        more: pairs(swap),
+        ..site
+    };
+    let site_a = site(Site::a(), "10.1.0.0/24", "10.2.0.0/24", false);
+    let site_b = site(Site::b(), "10.2.0.0/24", "10.1.0.0/24", true);
+    let (a, _b) = two_gateways_of(&bed, &site_a, &site_b);
+    let stream = Stream::start(&bed.host_a, (&bed.host_b, HOST_B), 500, 200).expect("a stream");
+    let old = a.dataplane_id().expect("an id");
+    kill(old);
+    eventually("a new dataplane", || {
+        a.dataplane_id().is_ok_and(|id| id != old)
+    });
+    let returned = Instant::now();
+    eventually("a hundred fresh outbound SAs", || {
+        a.sas()
+            .is_ok_and(|sas| sas.iter().filter(|sa| sa.selected).count() == 100)
+    });
+    eventually("traffic", || bed.ping(1).is_ok_and(|count| count == 1));
+    let took = returned.elapsed();
+    let outcome = stream.stop().expect("an outcome");
+    println!("all back after {took:?}: {outcome:?}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(
+        outcome.longest_silence < Duration::from_secs(3),
+        "{outcome:?}"
+    );
+}

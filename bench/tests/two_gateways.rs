@@ -270,3 +270,67 @@ fn a_reload_brings_a_change_without_disturbing_what_stays() {
     assert_eq!(outcome.lost(), 0, "{outcome:?}");
     assert_eq!(a.outbound_spi().expect("an SPI"), spi);
 }
+
+#[test]
+fn a_reload_adds_a_prefix_although_the_privileges_are_gone() {
+    if !ready() {
+        return;
+    }
+    let bed = bed();
+    let more = |site: Site, local: &str, remote: &str| Site {
+        more: vec![(local.to_owned(), remote.to_owned())],
+        ..site
+    };
+    bed.host_b
+        .ip("addr add 10.3.0.2/32 dev lo\n")
+        .expect("an address");
+    bed.gateway_b
+        .ip("route add 10.3.0.0/16 via 10.2.0.2\n")
+        .expect("a route");
+    bed.gateway_a
+        .ip("route add 10.3.0.0/16 via 192.0.2.2\n")
+        .expect("a route");
+    let (a, b) = two_gateways(&bed);
+    let capabilities_of = |id: u32| {
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("a status");
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("CapEff:"))
+            .expect("a line");
+        let mask = line.split_whitespace().nth(1).expect("a mask").to_owned();
+        u64::from_str_radix(&mask, 16).expect("a mask")
+    };
+    // CAP_NET_BIND_SERVICE is 10, CAP_NET_ADMIN 12 (linux/capability.h).
+    assert_eq!(capabilities_of(a.dataplane_id().expect("an id")), 0);
+    assert_eq!(
+        capabilities_of(a.control_plane_id().expect("an id")) & !(1 << 10 | 1 << 12),
+        0
+    );
+
+    let to: std::net::Ipv4Addr = "10.3.0.2".parse().expect("an address");
+    std::fs::write(
+        b.config(),
+        more(Site::b(), "10.3.0.0/16", "10.1.0.0/16").yaml(),
+    )
+    .expect("B");
+    std::fs::write(
+        a.config(),
+        more(Site::a(), "10.1.0.0/16", "10.3.0.0/16").yaml(),
+    )
+    .expect("A");
+    for gateway in [&b, &a] {
+        gateway
+            .command(&["reload"])
+            .and_then(|said| said.ok())
+            .expect("a reload");
+    }
+    a.wait_until_up(UP).expect("the new child");
+    eventually("traffic through the new child", || {
+        bed.host_a.ping(to, 1).is_ok_and(|count| count == 1)
+    });
+    let wire = bed.wire.as_ref().expect("a bridge");
+    let tap = WireTap::start(wire, Testbed::TAP, Depth::Headers, b"").expect("a listener");
+    assert_eq!(bed.host_a.ping(to, 5).expect("ping"), 5);
+    let seen = tap.stop().expect("what was seen");
+    assert!(seen.only_protected() && seen.esp == 10, "{seen:?}");
+}
