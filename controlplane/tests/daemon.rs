@@ -242,6 +242,29 @@ fn a_dataplane_is_told_the_whole_picture_after_the_guard_stands() {
 }
 
 #[test]
+fn every_thread_keeps_two_capabilities_and_can_gain_none() {
+    let Some(daemon) = Daemon::start() else {
+        return;
+    };
+    let listener = Listener::bind(&daemon.run_dir()).unwrap();
+    let _scribe = Scribe::grant(accept(&listener));
+    let threads = format!("/proc/{}/task", daemon.process.id());
+    for thread in fs::read_dir(threads).unwrap() {
+        let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        // Bits 10 and 12 of capability(7): CAP_NET_BIND_SERVICE and CAP_NET_ADMIN.
+        for line in [
+            "CapPrm:\t0000000000001400\n",
+            "CapEff:\t0000000000001400\n",
+            "CapInh:\t0000000000000000\n",
+            "CapAmb:\t0000000000000000\n",
+            "NoNewPrivs:\t1\n",
+        ] {
+            assert!(status.contains(line), "{line}: {status}");
+        }
+    }
+}
+
+#[test]
 fn changes_of_the_kernel_and_of_the_file_are_followed() {
     let Some(daemon) = Daemon::start() else {
         return;
