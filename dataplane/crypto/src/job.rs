@@ -1,5 +1,7 @@
 //! One packet to seal or to open, with its lengths checked.
 
+#[cfg(target_arch = "x86_64")]
+use crate::vaes512;
 use crate::{
     AdditionalData, ExplicitIv, OpeningKey, SealingKey, Trailer,
     engine::{Opening, Sealing},
@@ -113,6 +115,31 @@ impl<'a> SealJob<'a> {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+impl vaes512::Job for SealJob<'_> {
+    const SEAL: bool = true;
+
+    #[inline]
+    fn is_ours(&self) -> bool {
+        self.aad.as_bytes().len() <= vaes512::MAX_ADDITIONAL
+            && self.key.cipher().vaes512().is_some()
+    }
+
+    #[inline]
+    fn packet(&mut self) -> Option<vaes512::Packet<'_>> {
+        let schedule = self.key.cipher().vaes512()?;
+        let (additional, trailer) = (self.aad.as_bytes(), self.trailer.as_bytes());
+        vaes512::Packet::to_seal(
+            schedule,
+            self.iv.bytes(),
+            additional,
+            self.plaintext,
+            trailer,
+            self.out,
+        )
+    }
+}
+
 impl fmt::Debug for SealJob<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SealJob")
@@ -191,6 +218,29 @@ impl<'a> OpenJob<'a> {
     #[inline]
     pub(crate) fn refuse(&mut self) {
         self.out.fill(0);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl vaes512::Job for OpenJob<'_> {
+    const SEAL: bool = false;
+
+    #[inline]
+    fn is_ours(&self) -> bool {
+        self.aad.as_bytes().len() <= vaes512::MAX_ADDITIONAL
+            && self.key.cipher().vaes512().is_some()
+    }
+
+    #[inline]
+    fn packet(&mut self) -> Option<vaes512::Packet<'_>> {
+        let schedule = self.key.cipher().vaes512()?;
+        vaes512::Packet::to_open(
+            schedule,
+            self.iv,
+            self.aad.as_bytes(),
+            self.ciphertext,
+            self.out,
+        )
     }
 }
 

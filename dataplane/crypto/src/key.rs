@@ -28,7 +28,7 @@ pub enum KeyError {
 }
 
 /// The length of the salt of all algorithms so far.
-const SALT_LEN: usize = 4;
+pub(crate) const SALT_LEN: usize = 4;
 /// Salt and explicit IV (RFC 4106 4).
 pub(crate) const NONCE_LEN: usize = 12;
 
@@ -55,8 +55,8 @@ impl Key {
             .split_last_chunk()
             .filter(|(key, _)| key.len() == algorithm.key_len())
             .ok_or(wrong_length)?;
-        let cipher =
-            Cipher::new(engine, algorithm, key).ok_or(KeyError::Refused { engine, algorithm })?;
+        let cipher = Cipher::new(engine, algorithm, key, *salt)
+            .ok_or(KeyError::Refused { engine, algorithm })?;
         Ok(Self {
             cipher,
             salt: *salt,

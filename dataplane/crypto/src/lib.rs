@@ -5,7 +5,8 @@
 //! when it is built. A *batch* ([`seal_batch`], [`open_batch`]) is a burst of jobs, each with a key of its own; it
 //! cannot fail, allocates nothing, and a packet that is not authentic leaves nothing but zeros behind.
 //!
-//! The engines differ in speed only: [`EngineKind::Portable`] is the reference, [`EngineKind::AwsLc`] the fast portable one.
+//! The engines differ in speed only: [`EngineKind::Portable`] is the reference, [`EngineKind::AwsLc`] the fast portable one,
+//! [`EngineKind::Vaes512`] the fastest, where the CPU has the instructions.
 
 #![deny(unsafe_code)]
 
@@ -17,6 +18,8 @@ mod iv;
 mod job;
 mod key;
 mod trailer;
+#[cfg(target_arch = "x86_64")]
+mod vaes512;
 
 pub use additional_data::{Aad, AdditionalData};
 pub use algorithm::Algorithm;

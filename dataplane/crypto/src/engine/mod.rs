@@ -3,7 +3,12 @@
 mod aws_lc;
 mod portable;
 
-use crate::{Algorithm, key::NONCE_LEN};
+#[cfg(target_arch = "x86_64")]
+use crate::vaes512;
+use crate::{
+    Algorithm,
+    key::{NONCE_LEN, SALT_LEN},
+};
 use core::{fmt, str::FromStr};
 
 /// An implementation of the algorithms.
@@ -13,16 +18,22 @@ pub enum EngineKind {
     Portable,
     /// On aws-lc: the fast portable one.
     AwsLc,
+    /// Our kernels for AVX-512 with VAES and VPCLMULQDQ.
+    Vaes512,
 }
 
 impl EngineKind {
     /// The fastest on this machine.
-    pub const fn best() -> Self {
-        Self::AwsLc
+    pub fn best() -> Self {
+        Self::available().first().copied().unwrap_or(Self::Portable)
     }
 
     /// Those that run on this machine, the fastest first.
-    pub const fn available() -> &'static [Self] {
+    pub fn available() -> &'static [Self] {
+        #[cfg(target_arch = "x86_64")]
+        if vaes512::is_available() {
+            return &[Self::Vaes512, Self::AwsLc, Self::Portable];
+        }
         &[Self::AwsLc, Self::Portable]
     }
 
@@ -31,6 +42,7 @@ impl EngineKind {
         match self {
             Self::Portable => "portable",
             Self::AwsLc => "aws-lc-rs",
+            Self::Vaes512 => "vaes512",
         }
     }
 }
@@ -41,12 +53,20 @@ impl fmt::Display for EngineKind {
     }
 }
 
-/// There is no engine of this name here.
+/// There is no engine of this name here, or the CPU does not run it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no crypto engine is called {name:?}; there are {}", names())]
+#[error("{}; there are {}", what_is_wrong(name), names())]
 pub struct UnknownEngine {
     /// What was asked for.
     pub name: String,
+}
+
+fn what_is_wrong(name: &str) -> String {
+    if name == EngineKind::Vaes512.name() {
+        format!("this CPU lacks AVX-512, VAES or VPCLMULQDQ, which the crypto engine {name} needs")
+    } else {
+        format!("no crypto engine is called {name:?}")
+    }
 }
 
 fn names() -> String {
@@ -90,14 +110,25 @@ pub(crate) struct Opening<'a> {
 pub(crate) enum Cipher {
     Portable(portable::Cipher),
     AwsLc(aws_lc::Cipher),
+    #[cfg(target_arch = "x86_64")]
+    Vaes512(Box<vaes512::Schedule>),
 }
 
 impl Cipher {
     /// `None` when the engine does not do the algorithm.
-    pub(crate) fn new(engine: EngineKind, algorithm: Algorithm, key: &[u8]) -> Option<Self> {
+    pub(crate) fn new(
+        engine: EngineKind,
+        algorithm: Algorithm,
+        key: &[u8],
+        salt: [u8; SALT_LEN],
+    ) -> Option<Self> {
         match engine {
             EngineKind::Portable => portable::Cipher::new(algorithm, key).map(Self::Portable),
             EngineKind::AwsLc => aws_lc::Cipher::new(algorithm, key).map(Self::AwsLc),
+            #[cfg(target_arch = "x86_64")]
+            EngineKind::Vaes512 => vaes512::Schedule::new(key, salt).map(Self::Vaes512),
+            #[cfg(not(target_arch = "x86_64"))]
+            EngineKind::Vaes512 => None,
         }
     }
 
@@ -105,6 +136,18 @@ impl Cipher {
         match self {
             Self::Portable(_) => EngineKind::Portable,
             Self::AwsLc(_) => EngineKind::AwsLc,
+            #[cfg(target_arch = "x86_64")]
+            Self::Vaes512(_) => EngineKind::Vaes512,
+        }
+    }
+
+    /// The key schedule of the AVX-512 kernels, when it is theirs.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(crate) fn vaes512(&self) -> Option<&vaes512::Schedule> {
+        match self {
+            Self::Vaes512(schedule) => Some(schedule),
+            _ => None,
         }
     }
 
@@ -114,6 +157,8 @@ impl Cipher {
         match self {
             Self::Portable(cipher) => cipher.seal(packet),
             Self::AwsLc(cipher) => cipher.seal(packet),
+            #[cfg(target_arch = "x86_64")]
+            Self::Vaes512(schedule) => vaes512::seal(schedule, packet),
         }
     }
 
@@ -123,6 +168,8 @@ impl Cipher {
         match self {
             Self::Portable(cipher) => cipher.open(packet),
             Self::AwsLc(cipher) => cipher.open(packet),
+            #[cfg(target_arch = "x86_64")]
+            Self::Vaes512(schedule) => vaes512::open(schedule, packet),
         }
     }
 }
@@ -137,9 +184,11 @@ mod tests {
             assert_eq!(engine.to_string().parse(), Ok(*engine));
         }
         assert!(EngineKind::available().contains(&EngineKind::best()));
-        assert_eq!(
-            "fastest".parse::<EngineKind>().unwrap_err().to_string(),
-            "no crypto engine is called \"fastest\"; there are aws-lc-rs, portable"
+        let error = "fastest".parse::<EngineKind>().unwrap_err().to_string();
+        let (start, end) = (
+            "no crypto engine is called \"fastest\"; there are ",
+            "aws-lc-rs, portable",
         );
+        assert!(error.starts_with(start) && error.ends_with(end), "{error}");
     }
 }

@@ -1,0 +1,211 @@
+//! GHASH (SP 800-38D 6.4): sums of products in GF(2^128), reduced once for many blocks.
+
+use super::{pace::in_order, schedule::Schedule};
+use core::arch::x86_64::*;
+
+pub(super) type Block = [u8; 16];
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) fn load_block(block: &Block) -> __m128i {
+    // SAFETY: reads the 16 bytes of the reference.
+    unsafe { _mm_loadu_si128(block.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) fn store_block(to: &mut Block, block: __m128i) {
+    // SAFETY: writes the 16 bytes of the reference.
+    unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), block) }
+}
+
+/// Blocks in the byte order of the field's elements, or back.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) fn reflect(blocks: __m512i) -> __m512i {
+    _mm512_shuffle_epi8(blocks, _mm512_broadcast_i32x4(reflection()))
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) fn reflect_one(block: __m128i) -> __m128i {
+    _mm_shuffle_epi8(block, reflection())
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+fn reflection() -> __m128i {
+    _mm_set_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+}
+
+/// The upper half of the field's polynomial, and 1.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+fn polynomial() -> __m128i {
+    _mm_set_epi64x(0xc200_0000_0000_0000_u64 as i64, 1)
+}
+
+/// The hash key times x, so that products come out aligned.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) fn from_cipher(h: __m128i) -> __m128i {
+    let h = reflect_one(h);
+    let carries = _mm_srli_epi64(h, 63);
+    let shifted = _mm_or_si128(_mm_slli_epi64(h, 1), _mm_bslli_si128(carries, 8));
+    // All ones when the top bit was shifted out: the polynomial is added by mask, not by branch.
+    let overflow = _mm_shuffle_epi32(_mm_srai_epi32(h, 31), 0xff);
+    _mm_xor_si128(shifted, _mm_and_si128(overflow, polynomial()))
+}
+
+/// One product, reduced.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) fn multiply(a: __m128i, b: __m128i) -> __m128i {
+    let mut sums = Sums::zero();
+    sums.add(_mm512_zextsi128_si512(a), _mm512_zextsi128_si512(b));
+    _mm512_castsi512_si128(sums.reduce())
+}
+
+/// Sums of unreduced products, one in each lane.
+#[derive(Clone, Copy)]
+pub(super) struct Sums {
+    low: __m512i,
+    middle: __m512i,
+    high: __m512i,
+}
+
+impl Sums {
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn zero() -> Self {
+        let zero = _mm512_setzero_si512();
+        Self {
+            low: zero,
+            middle: zero,
+            high: zero,
+        }
+    }
+
+    /// Adds a product in each lane: four multiplications of 64 bits.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn add(&mut self, blocks: __m512i, powers: __m512i) {
+        self.low = _mm512_xor_si512(self.low, _mm512_clmulepi64_epi128(blocks, powers, 0x00));
+        self.high = _mm512_xor_si512(self.high, _mm512_clmulepi64_epi128(blocks, powers, 0x11));
+        self.middle = _mm512_ternarylogic_epi64(
+            self.middle,
+            _mm512_clmulepi64_epi128(blocks, powers, 0x01),
+            _mm512_clmulepi64_epi128(blocks, powers, 0x10),
+            XOR3,
+        );
+    }
+
+    /// Nothing that is paced later comes before.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn pace(&mut self) {
+        self.low = in_order(self.low);
+        self.middle = in_order(self.middle);
+        self.high = in_order(self.high);
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn add_sums(&mut self, other: Self) {
+        self.low = _mm512_xor_si512(self.low, other.low);
+        self.middle = _mm512_xor_si512(self.middle, other.middle);
+        self.high = _mm512_xor_si512(self.high, other.high);
+    }
+
+    /// Reduces each lane to an element: two multiplications.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn reduce(mut self) -> __m512i {
+        self.fold_low();
+        self.fold_middle()
+    }
+
+    /// The first half of the reduction: nothing is left in the low part.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn fold_low(&mut self) {
+        self.middle = fold(self.middle, self.low);
+    }
+
+    /// The second half.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn fold_middle(self) -> __m512i {
+        fold(self.high, self.middle)
+    }
+
+    /// Of four packets, the sum of each one's lanes in a lane of its own.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn gather([a, b, c, d]: [Self; 4]) -> Self {
+        Self {
+            low: gather_lanes(a.low, b.low, c.low, d.low),
+            middle: gather_lanes(a.middle, b.middle, c.middle, d.middle),
+            high: gather_lanes(a.high, b.high, c.high, d.high),
+        }
+    }
+}
+
+/// Adds the lower 64 bits of `from`, times the polynomial, and the upper as they are.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+fn fold(into: __m512i, from: __m512i) -> __m512i {
+    let folded = _mm512_clmulepi64_epi128(_mm512_broadcast_i32x4(polynomial()), from, 0x01);
+    _mm512_ternarylogic_epi64(
+        into,
+        _mm512_shuffle_epi32(from, _MM_PERM_BADC),
+        folded,
+        XOR3,
+    )
+}
+
+/// `_mm512_ternarylogic_epi64`'s table of a ^ b ^ c.
+pub(super) const XOR3: i32 = 0x96;
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+fn gather_lanes(a: __m512i, b: __m512i, c: __m512i, d: __m512i) -> __m512i {
+    // [a0+a2, a1+a3, b0+b2, b1+b3]: the blend runs on any port, the shuffle on two.
+    let pair = |a, b| {
+        _mm512_xor_si512(
+            _mm512_mask_blend_epi64(0xf0, a, b),
+            _mm512_shuffle_i64x2(a, b, 0x4e),
+        )
+    };
+    let (ab, cd) = (pair(a, b), pair(c, d));
+    _mm512_xor_si512(
+        _mm512_shuffle_i64x2(ab, cd, 0x88),
+        _mm512_shuffle_i64x2(ab, cd, 0xdd),
+    )
+}
+
+/// The sum of the lanes.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) fn sum_lanes(x: __m512i) -> __m128i {
+    let half = _mm256_xor_si256(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));
+    _mm_xor_si128(
+        _mm256_castsi256_si128(half),
+        _mm256_extracti128_si256(half, 1),
+    )
+}
+
+/// Additional data of any length as the one block that stands for it: the hash of all but the last block, plus the last.
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) fn digest(schedule: &Schedule, data: &[u8]) -> Block {
+    let mut hash = _mm_setzero_si128();
+    for chunk in data.chunks(16) {
+        let mut block = [0; 16];
+        block[..chunk.len()].copy_from_slice(chunk);
+        hash = multiply(hash, schedule.power(1));
+        hash = _mm_xor_si128(hash, reflect_one(load_block(&block)));
+    }
+    let mut digest = [0; 16];
+    store_block(&mut digest, reflect_one(hash));
+    digest
+}

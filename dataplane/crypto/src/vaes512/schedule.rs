@@ -1,0 +1,132 @@
+//! What a kernel needs of a key: round keys (FIPS 197 5.2) and the powers of the hash key (SP 800-38D 6.3).
+
+use super::ghash::{self, Block};
+use core::arch::x86_64::*;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// The most round keys, those of AES-256.
+const ROUND_KEYS: usize = 15;
+/// The highest power of H that a kernel multiplies by: 16 blocks, the length block, and additional data before them.
+pub(super) const POWERS: usize = 18;
+
+/// A key, laid out in the order in which cache lines are needed: a packet of AES-128 up to 64 bytes touches five of nine.
+#[repr(C, align(64))]
+pub(crate) struct Schedule {
+    /// The first holds the salt too: AES begins by adding this key to the counter block, whose salt never changes.
+    round_keys: [Block; ROUND_KEYS],
+    /// From the highest to H itself, so that consecutive blocks meet consecutive powers. H to the 17th begins a cache line.
+    powers: [Block; POWERS],
+    rounds: u8,
+    _rest: [u8; 47],
+}
+
+const _: () = assert!(size_of::<Schedule>() == 9 * 64);
+const _: () = assert!(core::mem::offset_of!(Schedule, powers) % 64 == 48);
+
+impl Schedule {
+    /// `None` when the CPU lacks the instructions or no AES key is that long.
+    pub(crate) fn new(key: &[u8], salt: [u8; 4]) -> Option<Box<Self>> {
+        if !super::is_available() || !matches!(key.len(), 16 | 32) {
+            return None;
+        }
+        let mut schedule = Box::new(Self {
+            round_keys: [[0; 16]; ROUND_KEYS],
+            powers: [[0; 16]; POWERS],
+            rounds: (key.len() / 4 + 6) as u8,
+            _rest: [0; 47],
+        });
+        // SAFETY: the features were just found.
+        unsafe { schedule.expand(key, salt) };
+        Some(schedule)
+    }
+
+    #[inline]
+    pub(super) fn rounds(&self) -> usize {
+        usize::from(self.rounds)
+    }
+
+    /// A round key in all four lanes.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn round_key(&self, round: usize) -> __m512i {
+        _mm512_broadcast_i32x4(ghash::load_block(&self.round_keys[round]))
+    }
+
+    /// The power of H.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn power(&self, power: usize) -> __m128i {
+        ghash::load_block(&self.powers[POWERS - power])
+    }
+
+    /// Four consecutive powers, from `highest` down.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn powers(&self, highest: usize) -> __m512i {
+        let at = POWERS - highest;
+        let powers: &[Block; 4] = self.powers[at..at + 4].try_into().expect("four");
+        // SAFETY: reads the 64 bytes of the reference.
+        unsafe { _mm512_loadu_si512(powers.as_ptr().cast()) }
+    }
+
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    fn expand(&mut self, key: &[u8], salt: [u8; 4]) {
+        let rounds = self.rounds();
+        self.expand_round_keys(key);
+
+        // SP 800-38D 7.1 step 1: H is the cipher of the zero block.
+        let mut h = ghash::load_block(&self.round_keys[0]);
+        for round_key in &self.round_keys[1..rounds] {
+            h = _mm_aesenc_si128(h, ghash::load_block(round_key));
+        }
+        h = _mm_aesenclast_si128(h, ghash::load_block(&self.round_keys[rounds]));
+        let h = ghash::from_cipher(h);
+        let mut power = h;
+        for slot in self.powers.iter_mut().rev() {
+            ghash::store_block(slot, power);
+            power = ghash::multiply(power, h);
+        }
+        for (byte, salt) in self.round_keys[0].iter_mut().zip(salt) {
+            *byte ^= salt;
+        }
+    }
+
+    /// FIPS 197 5.2. The substitution is AESENCLAST's, on a word in all columns, so that ShiftRows changes nothing:
+    /// no table, no secret address.
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    fn expand_round_keys(&mut self, key: &[u8]) {
+        fn word(words: &[Block], at: usize) -> u32 {
+            let [a, b, c, d] = words[at / 4].as_chunks::<4>().0[at % 4];
+            u32::from_le_bytes([a, b, c, d])
+        }
+        let length = key.len() / 4;
+        self.round_keys.as_flattened_mut()[..key.len()].copy_from_slice(key);
+        let substitute = |word: u32| {
+            let word = _mm_set1_epi32(word as i32);
+            _mm_cvtsi128_si32(_mm_aesenclast_si128(word, _mm_setzero_si128())) as u32
+        };
+        let mut round_constant = 1;
+        for at in length..4 * (self.rounds() + 1) {
+            let mut next = word(&self.round_keys, at - 1);
+            if at % length == 0 {
+                next = substitute(next.rotate_right(8)) ^ round_constant;
+                round_constant =
+                    (round_constant << 1) ^ if round_constant & 0x80 != 0 { 0x11b } else { 0 };
+            } else if length > 6 && at % length == 4 {
+                next = substitute(next);
+            }
+            next ^= word(&self.round_keys, at - length);
+            self.round_keys.as_flattened_mut()[4 * at..4 * at + 4]
+                .copy_from_slice(&next.to_le_bytes());
+        }
+    }
+}
+
+impl Drop for Schedule {
+    fn drop(&mut self) {
+        self.round_keys.zeroize();
+        self.powers.zeroize();
+    }
+}
+
+impl ZeroizeOnDrop for Schedule {}

@@ -1,0 +1,141 @@
+//! Text in vectors of four blocks, aligned at its end: the last block is always in a last lane, so that each lane's power
+//! of H is known at compile time. The lanes before the text have room for what precedes it: the block whose cipher masks
+//! the tag is just the counter block before the first, and additional data is what GHASH takes before the text.
+
+use super::{pace::in_order, packet::Packet};
+use core::arch::x86_64::*;
+
+/// Where the vectors of a whole packet, or of its first strip, lie.
+#[derive(Clone, Copy)]
+pub(super) struct Shape {
+    /// Lanes before the first block.
+    pub(super) before: usize,
+    /// The bytes of text in the first vector.
+    pub(super) first: __mmask64,
+    /// The bytes of text in the last vector, if that is the packet's last.
+    pub(super) last: __mmask64,
+}
+
+/// How many blocks a text has.
+#[inline]
+pub(super) fn blocks(length: usize) -> usize {
+    length.div_ceil(16)
+}
+
+impl Shape {
+    /// The first `blocks` blocks of a packet in `vectors` vectors; with `ends`, they are all it has.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn new(vectors: usize, blocks: usize, length: usize) -> Self {
+        let before = 4 * vectors - blocks;
+        let first = !_bzhi_u64(!0, 16 * before as u32);
+        Self {
+            before,
+            first,
+            last: last_mask(length),
+        }
+    }
+}
+
+/// The bytes of text in the last vector of a packet, the lanes before a short text included.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) fn last_mask(length: usize) -> __mmask64 {
+    !0 >> (length.wrapping_neg() % 16)
+}
+
+/// The vector of text that begins at `offset`, which may be before the text.
+///
+/// # Safety
+///
+/// `mask` has no bit before the text or behind its end.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) unsafe fn load(packet: &Packet<'_>, offset: isize, mask: __mmask64) -> __m512i {
+    // SAFETY: a masked load reads the bytes of its mask only, and those are the caller's promise.
+    unsafe { _mm512_maskz_loadu_epi8(mask, packet.source.wrapping_offset(offset).cast()) }
+}
+
+/// A whole vector of text.
+///
+/// # Safety
+///
+/// All 64 bytes from `offset` are of the packet's body.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) unsafe fn load_whole(packet: &Packet<'_>, offset: isize) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm512_loadu_si512(packet.source.wrapping_offset(offset).cast()) }
+}
+
+/// The last vector of text: what is left of the body, and the trailer, which is never longer than what is in the last four
+/// blocks.
+///
+/// # Safety
+///
+/// As for [`load`], and `offset` is that of the packet's last vector.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) unsafe fn load_last(packet: &Packet<'_>, offset: isize, mask: __mmask64) -> __m512i {
+    let body = packet.body as isize - offset;
+    let body_mask = _bzhi_u64(mask, body as u32);
+    // SAFETY: the mask is cut at the end of the body.
+    let text = unsafe { load(packet, offset, body_mask) };
+    let trailer = packet.trailer.wrapping_offset(-body);
+    // SAFETY: what is in the mask and not of the body is of the trailer, and masked out bytes are not read.
+    unsafe { _mm512_mask_loadu_epi8(text, mask & !body_mask, trailer.cast()) }
+}
+
+/// # Safety
+///
+/// As for [`load`].
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) unsafe fn store(packet: &Packet<'_>, offset: isize, mask: __mmask64, text: __m512i) {
+    // SAFETY: the caller's promise.
+    unsafe { _mm512_mask_storeu_epi8(packet.out.wrapping_offset(offset).cast(), mask, text) }
+}
+
+/// # Safety
+///
+/// As for [`load_whole`].
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) unsafe fn store_whole(packet: &Packet<'_>, offset: isize, text: __m512i) {
+    // SAFETY: the caller's promise.
+    unsafe { _mm512_storeu_si512(packet.out.wrapping_offset(offset).cast(), text) }
+}
+
+/// Puts additional data into the lane before the text.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) fn with_additional(packet: &Packet<'_>, text: __m512i, lane: usize) -> __m512i {
+    let mask = _bzhi_u64(0xffff, packet.additional.len() as u32) << (16 * lane);
+    let at = packet.additional.as_ptr().wrapping_sub(16 * lane);
+    // SAFETY: the mask has a bit for each byte there is, moved like the pointer.
+    unsafe { _mm512_mask_loadu_epi8(text, mask, at.cast()) }
+}
+
+/// The two lengths that end GHASH's input (SP 800-38D 7.1 step 5), in lane `lane` of a vector of elements.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) fn with_lengths(packet: &Packet<'_>, lengths: __m512i, lane: usize) -> __m512i {
+    // Kept apart, or the compiler gathers the lengths from memory by VPGATHERQQ, which costs more than all the rest.
+    let lengths = in_order(_mm512_mask_set1_epi64(
+        lengths,
+        1 << (2 * lane),
+        8 * packet.length as i64,
+    ));
+    in_order(_mm512_mask_set1_epi64(
+        lengths,
+        2 << (2 * lane),
+        8 * packet.additional_len as i64,
+    ))
+}
+
+/// Puts `block` into a lane.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) fn with_lane(vector: __m512i, block: __m128i, lane: usize) -> __m512i {
+    _mm512_mask_broadcast_i32x4(vector, 0xf << (4 * lane), block)
+}
