@@ -60,6 +60,9 @@ pub struct Options {
 /// Why the dataplane ended, or did not start. What only concerns one setup is told to the control plane instead.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// Not enough rights to open any port.
+    #[error(transparent)]
+    Capabilities(#[from] privileges::Missing),
     /// The run directory or its socket.
     #[error(transparent)]
     Bind(#[from] esplanade_channel::BindError),
@@ -90,6 +93,7 @@ fn refuses<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
 /// What keeps it from starting at all, or makes going on unsafe.
 pub fn run(options: &Options) -> Result<(), Error> {
     privileges::make_undumpable().map_err(refuses("to keep its memory out of core dumps"))?;
+    privileges::check()?;
     let signals = Signals::watch(options.supervised).map_err(refuses("to hand over signals"))?;
     let listener = Listener::bind(&options.run_dir)?;
     let mut plant: Option<Plant> = None;

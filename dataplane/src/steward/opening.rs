@@ -1,10 +1,7 @@
 //! From a setup to open ports: find the interfaces, attach the XDP program, bind a socket for each worker and
 //! port. What was opened closes again when a later step fails.
 
-use crate::{
-    port::{self, Interface, InterfaceError, OpenError, Settings, xdp::XdpPort},
-    privileges,
-};
+use crate::port::{self, Interface, InterfaceError, OpenError, Settings, xdp::XdpPort};
 use esplanade_bpf::{Mode, SteerError, Steering};
 use esplanade_channel as channel;
 
@@ -21,9 +18,6 @@ pub(super) struct Opened {
 /// Why the ports could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpeningError {
-    /// Not enough rights.
-    #[error(transparent)]
-    Capabilities(#[from] privileges::Missing),
     /// No such interface, or not as it must be.
     #[error(transparent)]
     Interface(#[from] InterfaceError),
@@ -55,7 +49,6 @@ pub enum OpeningError {
 ///
 /// The first thing that is in the way, in words for the operator.
 pub(super) fn open(setup: &channel::Setup) -> Result<Opened, OpeningError> {
-    privileges::check()?;
     let interfaces = interfaces(setup)?;
     let mut steering = Steering::load()?;
     let mut ports: Vec<Vec<XdpPort>> = setup.workers.iter().map(|_| Vec::new()).collect();
