@@ -241,12 +241,15 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
+/// What cargo keeps in every build directory, also in one that was there before its first build.
+const CARGO_FILE: &str = ".rustc_info.json";
+
 /// The build directory that the running program lies in.
 pub fn target_dir() -> Result<PathBuf> {
     let program = std::env::current_exe().context("where this program lies")?;
     program
         .ancestors()
-        .find(|dir| dir.join("CACHEDIR.TAG").is_file())
+        .find(|dir| dir.join(CARGO_FILE).is_file())
         .map(Path::to_owned)
         .with_context(|| format!("{} does not lie in a build directory", program.display()))
 }
