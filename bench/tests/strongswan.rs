@@ -144,7 +144,8 @@ fn rekey(a: &Gateway<'_>, b: &StrongSwan<'_>, layer: &str, side: Side) {
             b.ike_sas().is_ok_and(|now| now.len() == 1 && now != ike)
         } else {
             b.children().is_ok_and(|now| {
-                now.len() == 1 && now[0].installed && now[0].inbound != children[0].inbound
+                now.iter()
+                    .any(|sa| sa.installed && children.iter().all(|old| old.inbound != sa.inbound))
             })
         }
     });
