@@ -4,7 +4,7 @@
 //! called before the runtime starts its first thread.
 
 use rustix::{
-    io, process,
+    io,
     thread::{self, CapabilitySet, CapabilitySets},
 };
 
@@ -56,20 +56,6 @@ pub fn check() -> Result<(), Missing> {
     Err(Missing {
         missing: missing.join(" and "),
     })
-}
-
-/// Keeps the process's memory, where keys live, out of core dumps and away from debuggers.
-///
-/// # Errors
-///
-/// What the kernel says; it never refuses this on Linux 5.10 and later.
-pub fn make_undumpable() -> io::Result<()> {
-    process::set_dumpable_behavior(process::DumpableBehavior::NotDumpable)?;
-    let none = process::Rlimit {
-        current: Some(0),
-        maximum: Some(0),
-    };
-    process::setrlimit(process::Resource::Core, none)
 }
 
 /// Gives up every capability but those that the daemon needs for good. Call it while the process has one thread.

@@ -3,6 +3,7 @@
 //! Opening the ports needs capabilities; carrying packets needs none. Everything afterwards goes
 //! through file descriptors that are already open.
 
+use esplanade_channel::make_undumpable;
 use rustix::{
     fs::{Gid, Uid},
     io, process,
@@ -45,20 +46,6 @@ const NEEDED: [(CapabilitySet, &str, &str); 4] = [
 )]
 pub struct Missing {
     missing: String,
-}
-
-/// Keeps the process's memory, where keys live, out of core dumps and away from debuggers.
-///
-/// # Errors
-///
-/// What the kernel says; it never refuses this on Linux 5.10 and later.
-pub fn make_undumpable() -> io::Result<()> {
-    process::set_dumpable_behavior(process::DumpableBehavior::NotDumpable)?;
-    let none = process::Rlimit {
-        current: Some(0),
-        maximum: Some(0),
-    };
-    process::setrlimit(process::Resource::Core, none)
 }
 
 /// Checks for the capabilities that opening ports needs.

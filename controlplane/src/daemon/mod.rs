@@ -125,7 +125,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         .collect::<Result<_, _>>()?;
     // Threads inherit what this one holds, so the runtime's come after.
     privileges::reduce().map_err(|error| DaemonError::Reduce(error.into()))?;
-    privileges::make_undumpable().map_err(|error| DaemonError::Reduce(error.into()))?;
+    esplanade_channel::make_undumpable().map_err(|error| DaemonError::Reduce(error.into()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

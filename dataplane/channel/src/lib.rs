@@ -23,6 +23,7 @@ mod sa_record;
 mod segment;
 pub mod seqlock;
 mod setup;
+mod undumpable;
 pub mod words;
 mod worker;
 
@@ -49,6 +50,7 @@ pub use setup::{
     MAX_SA_CAPACITY, MAX_WORKERS, Polling, PortFacts, PortMode, PortSetup, Role, Setup,
     SetupDifference, SetupError, WorkerSetup,
 };
+pub use undumpable::make_undumpable;
 pub use worker::{
     CommandReceiver, CounterWriter, EventSender, Heartbeat, Received, SaWriter, WakeReceiver,
     Waker, WorkerEnd,

@@ -92,7 +92,8 @@ fn refuses<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
 ///
 /// What keeps it from starting at all, or makes going on unsafe.
 pub fn run(options: &Options) -> Result<(), Error> {
-    privileges::make_undumpable().map_err(refuses("to keep its memory out of core dumps"))?;
+    esplanade_channel::make_undumpable()
+        .map_err(refuses("to keep its memory out of core dumps"))?;
     privileges::check()?;
     let signals = Signals::watch(options.supervised).map_err(refuses("to hand over signals"))?;
     let listener = Listener::bind(&options.run_dir)?;
