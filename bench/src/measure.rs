@@ -105,6 +105,8 @@ pub struct Row {
     pub p999_us: f64,
     /// Packets lost over the rekeys at half the throughput.
     pub rekey_lost: u64,
+    /// Every counter that explains such a loss.
+    pub rekey_lost_at: Vec<(String, u64)>,
     /// How many rekeys that were.
     pub rekeys: u32,
 }
@@ -203,6 +205,8 @@ impl Bench {
 
 /// Generator and receiver in the tester's namespace.
 struct Tester {
+    /// Packets received so far that were none of ours.
+    foreign: u64,
     generator: Generator<XdpPort>,
     receiver: Receiver<XdpPort, Either>,
     route: Route,
@@ -238,6 +242,7 @@ impl Tester {
             Ok((out, into, steering))
         })?;
         Ok(Self {
+            foreign: 0,
             generator: Generator::new(out, Template::new(&route, 512)?),
             receiver: Receiver::new(into, Either::default())?,
             route,
@@ -274,7 +279,7 @@ fn measure(
     let (gateway_mpps, forward_mpps) = (sealing.median(), forwarding.median());
     let half = gateway_mpps * 1e6 / 2.0;
     let held = hold(tester, gateway, half, options)?;
-    let rekey_lost = rekey_under_load(tester, gateway, half, options)?;
+    let rekeyed = rekey_under_load(tester, gateway, half, options)?;
     Ok(Row {
         bench: "testbed",
         bytes,
@@ -296,7 +301,8 @@ fn measure(
         p50_us: held.tally.latency_us(50.0),
         p99_us: held.tally.latency_us(99.0),
         p999_us: held.tally.latency_us(99.9),
-        rekey_lost,
+        rekey_lost: rekeyed.lost,
+        rekey_lost_at: rekeyed.lost_at,
         rekeys: options.rekeys,
     })
 }
@@ -363,6 +369,7 @@ fn hold(tester: &mut Tester, gateway: &Driven, rate: f64, options: &Options) -> 
             duration: options.hold,
         })?;
         let lost = sent.saturating_sub(tally.packets);
+        tester.foreign += tally.foreign;
         std::thread::sleep(COUNTERS_LAG);
         let lost_at = Reasons::read(tester, gateway).since(&before);
         let held = Held {
@@ -396,6 +403,7 @@ impl Reasons {
             ("tester: receive ring full", receive_ring_full),
             ("tester: fill ring empty", fill_ring_empty),
             ("tester: dropped by the kernel", receive_dropped),
+            ("tester: not recognized", tester.foreign),
         ];
         let ours = ours
             .into_iter()
@@ -428,40 +436,58 @@ impl Reasons {
     }
 }
 
+/// As [`hold`], with rekeys in between.
 fn rekey_under_load(
     tester: &mut Tester,
     gateway: &mut Driven,
     rate: f64,
     options: &Options,
-) -> Result<u64> {
-    if options.rekeys == 0 {
-        return Ok(0);
-    }
+) -> Result<Held> {
     let pause = Duration::from_millis(200);
     let load = Load {
         rate: Some(rate),
         duration: pause * (options.rekeys + 1),
     };
-    let mut done = 0;
-    let mut failure = None;
-    let (sent, tally) = run(
-        &mut tester.generator,
-        &mut tester.receiver,
-        load,
-        |elapsed, reader| {
-            if done < options.rekeys && elapsed > pause * (done + 1) {
-                done += 1;
-                if let Err(error) = gateway.rekey().and_then(|sa| reader.expect(sa)) {
-                    failure.get_or_insert(error);
+    let mut best: Option<Held> = None;
+    for _ in 0..options.tries.max(1) {
+        let before = Reasons::read(tester, gateway);
+        let mut done = 0;
+        let mut failure = None;
+        let (sent, tally) = run(
+            &mut tester.generator,
+            &mut tester.receiver,
+            load,
+            |elapsed, reader| {
+                if done < options.rekeys && elapsed > pause * (done + 1) {
+                    done += 1;
+                    if let Err(error) = gateway.rekey().and_then(|sa| reader.expect(sa)) {
+                        failure.get_or_insert(error);
+                    }
                 }
-            }
-        },
-    )?;
-    gateway.settle()?;
-    match failure {
-        Some(error) => Err(error),
-        None => Ok(sent.saturating_sub(tally.packets)),
+            },
+        )?;
+        gateway.settle()?;
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        std::thread::sleep(COUNTERS_LAG);
+        tester.foreign += tally.foreign;
+        let lost_at = Reasons::read(tester, gateway).since(&before);
+        let lost = sent.saturating_sub(tally.packets);
+        let held = Held {
+            sent,
+            lost,
+            lost_at,
+            tally,
+        };
+        if held.lost == 0 {
+            return Ok(held);
+        }
+        if best.as_ref().is_none_or(|best| held.lost < best.lost) {
+            best = Some(held);
+        }
     }
+    best.context("at least one try")
 }
 
 fn print_conditions(options: &Options, gateway: &Driven) {
@@ -518,8 +544,13 @@ fn print_row(row: &Row) {
         row.p999_us,
         format!("{} of {}x", row.rekey_lost, row.rekeys),
     );
-    for (reason, count) in &row.lost_at {
-        println!("        {count} at {reason}");
+    for (when, reasons) in [
+        ("at half load", &row.lost_at),
+        ("rekeying", &row.rekey_lost_at),
+    ] {
+        for (reason, count) in reasons {
+            println!("        {when}: {count} at {reason}");
+        }
     }
     let _ = std::io::stdout().flush();
 }
