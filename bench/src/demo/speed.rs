@@ -24,7 +24,8 @@ const LATENCY_TIME: Duration = Duration::from_secs(2);
 /// Half the throughput is what RFC 2544 users look at first; the machine has other work to do.
 const LATENCY_SHARE: f64 = 0.5;
 const REKEY_TIME: Duration = Duration::from_secs(4);
-const RING_FRAMES: u32 = 16_384;
+/// As the gateways have it when their configuration does not say.
+const RING_FRAMES: u32 = 4_096;
 /// A gateway looks at the kernel's own counters about once a second.
 const COUNTERS_LAG: Duration = Duration::from_millis(1_200);
 /// The counters of packets that found a ring full.
