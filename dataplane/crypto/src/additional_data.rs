@@ -38,6 +38,16 @@ impl Aad {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+impl Aad {
+    /// With zeros behind it, as GHASH takes it.
+    #[inline]
+    pub(crate) const fn padded(&self) -> [u8; 16] {
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = self.bytes;
+        [a, b, c, d, e, f, g, h, i, j, k, l, 0, 0, 0, 0]
+    }
+}
+
 /// The additional data of a job: an ESP packet's, or any bytes.
 #[derive(Debug, Clone, Copy)]
 pub enum AdditionalData<'a> {

@@ -121,20 +121,18 @@ impl vaes512::Job for SealJob<'_> {
 
     #[inline]
     fn is_ours(&self) -> bool {
-        self.aad.as_bytes().len() <= vaes512::MAX_ADDITIONAL
-            && self.key.cipher().vaes512().is_some()
+        self.key.cipher().vaes512().is_some()
     }
 
     #[inline]
     fn packet(&mut self) -> Option<vaes512::Packet<'_>> {
         let schedule = self.key.cipher().vaes512()?;
-        let (additional, trailer) = (self.aad.as_bytes(), self.trailer.as_bytes());
         vaes512::Packet::to_seal(
             schedule,
             self.iv.bytes(),
-            additional,
+            &self.aad,
             self.plaintext,
-            trailer,
+            self.trailer.as_bytes(),
             self.out,
         )
     }
@@ -227,20 +225,13 @@ impl vaes512::Job for OpenJob<'_> {
 
     #[inline]
     fn is_ours(&self) -> bool {
-        self.aad.as_bytes().len() <= vaes512::MAX_ADDITIONAL
-            && self.key.cipher().vaes512().is_some()
+        self.key.cipher().vaes512().is_some()
     }
 
     #[inline]
     fn packet(&mut self) -> Option<vaes512::Packet<'_>> {
         let schedule = self.key.cipher().vaes512()?;
-        vaes512::Packet::to_open(
-            schedule,
-            self.iv,
-            self.aad.as_bytes(),
-            self.ciphertext,
-            self.out,
-        )
+        vaes512::Packet::to_open(schedule, self.iv, &self.aad, self.ciphertext, self.out)
     }
 }
 

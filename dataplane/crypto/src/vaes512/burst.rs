@@ -1,12 +1,10 @@
 //! Drives a burst: sorts its packets by kind, so that each kernel runs over all that is its own without a break.
 
-use super::{
-    ghash, long,
-    packet::{MAX_ADDITIONAL, Packet},
-    schedule::Schedule,
-    short, text,
+use super::{long, packet::Packet, schedule::Schedule, short, text};
+use crate::{
+    AdditionalData,
+    engine::{Opening, Sealing},
 };
-use crate::engine::{Opening, Sealing};
 use core::mem::MaybeUninit;
 
 /// A job of a burst.
@@ -160,34 +158,30 @@ fn alone<const SEAL: bool>(packet: Packet<'_>) -> bool {
     unsafe { run_kind::<SEAL>(&packets, kind, &[0]) != 0 }
 }
 
-/// As [`alone`], with any additional data.
-fn with_any_additional<const SEAL: bool>(packet: Packet<'_>) -> bool {
-    if packet.additional.len() <= MAX_ADDITIONAL {
-        return alone::<SEAL>(packet);
-    }
-    // SAFETY: a schedule exists only where the features do.
-    let digest = unsafe { ghash::digest(packet.schedule, packet.additional) };
-    alone::<SEAL>(packet.with_digest(&digest))
-}
-
-/// Seals one packet by itself, with additional data of any length; `None` when its lengths do not fit each other.
+/// Seals one packet by itself; `None` when its lengths do not fit each other.
 pub(crate) fn seal(schedule: &Schedule, packet: Sealing<'_>) -> Option<()> {
     let [_, _, _, _, iv @ ..] = packet.nonce;
     let packet = Packet::to_seal(
         schedule,
         iv,
-        packet.aad,
+        &AdditionalData::Bytes(packet.aad),
         packet.plaintext,
         packet.trailer,
         packet.out,
     )?;
-    with_any_additional::<true>(packet);
+    alone::<true>(packet);
     Some(())
 }
 
-/// Opens one packet by itself, with additional data of any length; `None` when it is forged.
+/// Opens one packet by itself; `None` when it is forged.
 pub(crate) fn open(schedule: &Schedule, packet: Opening<'_>) -> Option<()> {
     let [_, _, _, _, iv @ ..] = packet.nonce;
-    let packet = Packet::to_open(schedule, iv, packet.aad, packet.ciphertext, packet.out)?;
-    (!with_any_additional::<false>(packet)).then_some(())
+    let packet = Packet::to_open(
+        schedule,
+        iv,
+        &AdditionalData::Bytes(packet.aad),
+        packet.ciphertext,
+        packet.out,
+    )?;
+    (!alone::<false>(packet)).then_some(())
 }

@@ -1,28 +1,81 @@
-//! Packets longer than 256 bytes, one at a time.
+//! Packets longer than 256 bytes, one after the other, in strips: first the odd blocks, up to a strip of four vectors, then
+//! perhaps one strip of four, then strips of eight. So the last strip is whole, and each of its lanes has its power of H.
+//!
+//! GHASH of a strip stands between the rounds of AES of another: they share two ports, but a multiplication runs on one of
+//! them only, so that GHASH by itself takes twice its share. Opening has the ciphertext and hashes the strip that it
+//! deciphers; sealing hashes the strip before, and the last one by itself.
 
 use super::{
     burst::{BURST, Packets},
     counter::{self, Counter},
-    ghash::{Sums, reflect, reflect_one, sum_lanes},
-    pace::{block_in_order, each, in_order},
+    ghash::{Sums, load_block, reflect, reflect_one, sum_lanes},
+    pace::{block_in_order, each, each_of_8, in_order},
     packet::Packet,
     schedule::Schedule,
     text::{self, Shape},
 };
 use core::arch::x86_64::*;
 
-/// What the first strip leaves for the rest.
-struct Head {
+/// A packet all but sealed: its last strip is not hashed yet, nor the lengths.
+struct Unhashed<'a> {
+    packet: &'a Packet<'a>,
+    /// Vectors in the last strip: four or eight.
+    vectors: usize,
+    /// The last of them, as elements. The others are in memory, but what a masked store wrote cannot be loaded soon after.
+    last: __m512i,
+    /// The hash of all before the last strip.
     hash: __m128i,
     /// The cipher of the first counter block.
     mask: __m128i,
 }
 
-/// Seals or opens long packets; a forged one has a bit in the result, by its index.
+impl Unhashed<'_> {
+    /// Adds the product of a vector of a strip of eight. One of four is the second half of such.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    fn add_product(&self, sums: &mut Sums, v: usize) {
+        let first = 8 - self.vectors;
+        if v < first {
+            return;
+        }
+        let mut elements = self.last;
+        if v < 7 {
+            let offset = 16 * text::blocks(self.packet.length) as isize - 64 * (8 - v as isize);
+            // SAFETY: this is ciphertext, written before.
+            elements = reflect(unsafe {
+                _mm512_loadu_si512(self.packet.out.wrapping_offset(offset).cast())
+            });
+        }
+        if v == first {
+            elements = _mm512_xor_si512(elements, _mm512_zextsi128_si512(self.hash));
+        }
+        sums.add(elements, self.packet.schedule.powers(33 - 4 * v));
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    fn finish(&self) {
+        let mut sums = lengths(self.packet);
+        each_of_8!(v, {
+            self.add_product(&mut sums, v);
+        });
+        let tag = _mm_xor_si128(reflect_one(sum_lanes(sums.reduce())), self.mask);
+        // SAFETY: by the packet's invariant the tag has room behind the text.
+        unsafe { _mm_storeu_si128(self.packet.out.add(self.packet.length).cast(), tag) };
+    }
+}
+
+/// What the first strip leaves for the rest.
+struct Head {
+    hash: __m128i,
+    mask: __m128i,
+}
+
+/// Seals or opens long packets; a forged one has a bit in the result, by its place.
 ///
 /// # Safety
 ///
-/// Each job of `order` has more than 16 blocks and a key of `ROUNDS` rounds; the CPU has the features.
+/// There is a packet at each of the places, with more than 16 blocks and a key of `ROUNDS` rounds; the CPU has the features.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
 pub(super) unsafe fn run<const SEAL: bool, const ROUNDS: usize>(
     packets: &Packets<'_>,
@@ -31,309 +84,325 @@ pub(super) unsafe fn run<const SEAL: bool, const ROUNDS: usize>(
     let mut forged = 0;
     for place in places {
         // SAFETY: the caller's promise.
-        let differs =
-            unsafe { one::<ROUNDS, SEAL>(packets[usize::from(*place) % BURST].assume_init_ref()) };
-        forged |= u64::from(differs) << place;
+        let packet = unsafe { packets[usize::from(*place) % BURST].assume_init_ref() };
+        // SAFETY: as above.
+        unsafe {
+            if SEAL {
+                seal::<ROUNDS>(packet).finish();
+            } else {
+                forged |= u64::from(open::<ROUNDS>(packet)) << place;
+            }
+        }
     }
     forged
 }
 
-type Strip = [__m512i; 4];
+/// Where the strips of a packet begin.
+struct Strips {
+    in_head: usize,
+    /// Whether a strip of four vectors follows.
+    four: bool,
+    eights: usize,
+}
 
-/// # Safety
-///
-/// The packet has more than 16 blocks and keys of `ROUNDS` rounds; the CPU has the features.
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-#[inline]
-unsafe fn one<const ROUNDS: usize, const SEAL: bool>(packet: &Packet<'_>) -> u32 {
-    let counter = Counter::new(packet.schedule, packet.iv);
-    let blocks = text::blocks(packet.length);
-    let in_head = (blocks - 1) % 16 + 1;
-    let strips = (blocks - in_head) / 16;
-    // SAFETY: the head has as many blocks as its form takes.
-    let head = unsafe {
-        match in_head {
-            1..4 => head::<ROUNDS, SEAL, 1, false>(packet, &counter, in_head),
-            4 => head::<ROUNDS, SEAL, 1, true>(packet, &counter, in_head),
-            5..8 => head::<ROUNDS, SEAL, 2, false>(packet, &counter, in_head),
-            8 => head::<ROUNDS, SEAL, 2, true>(packet, &counter, in_head),
-            9..12 => head::<ROUNDS, SEAL, 3, false>(packet, &counter, in_head),
-            12 => head::<ROUNDS, SEAL, 3, true>(packet, &counter, in_head),
-            13..16 => head::<ROUNDS, SEAL, 4, false>(packet, &counter, in_head),
-            _ => head::<ROUNDS, SEAL, 4, true>(packet, &counter, in_head),
+impl Strips {
+    #[inline]
+    fn of(length: usize) -> Self {
+        let blocks = text::blocks(length);
+        let in_head = (blocks - 1) % 16 + 1;
+        let fours = (blocks - in_head) / 16;
+        Self {
+            in_head,
+            four: fours % 2 == 1,
+            eights: fours / 2,
         }
-    };
+    }
+}
 
-    let schedule = packet.schedule;
-    let mut counts = [counter::counts(in_head + 2); 4];
-    each!(v < 4, {
-        counts[v] = _mm512_add_epi32(counts[v], _mm512_set1_epi32(4 * v as i32));
-    });
-    let mut offset = 16 * in_head as isize;
-    let mut hash = head.hash;
-    let zero = _mm512_setzero_si512();
-    let last = text::last_mask(packet.length);
-    let mut given = [zero; 4];
-
-    if SEAL {
-        if strips > 1 {
-            // SAFETY: a whole strip, not the last.
-            let taken = unsafe { load_strip(packet, offset) };
-            given = encipher::<ROUNDS, false>(
-                schedule,
-                &counter,
-                &mut counts,
-                taken,
-                given,
-                _mm512_zextsi128_si512(hash),
-                &mut Sums::zero(),
-            );
-            // SAFETY: as above.
-            unsafe { store_strip(packet, offset, given) };
-            offset += 256;
-            for _ in 2..strips {
-                // SAFETY: as above.
-                let taken = unsafe { load_strip(packet, offset) };
-                let mut sums = Sums::zero();
-                given = encipher::<ROUNDS, true>(
-                    schedule,
-                    &counter,
-                    &mut counts,
-                    taken,
-                    given,
-                    _mm512_zextsi128_si512(hash),
-                    &mut sums,
-                );
-                hash = sum_lanes(sums.reduce());
-                // SAFETY: as above.
-                unsafe { store_strip(packet, offset, given) };
-                offset += 256;
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+unsafe fn seal<'a, const ROUNDS: usize>(packet: &'a Packet<'a>) -> Unhashed<'a> {
+    let strips = Strips::of(packet.length);
+    let mut cipher = Cipher::new(packet, strips.in_head);
+    // SAFETY: each strip is taken at its place.
+    unsafe {
+        let Head { mut hash, mask } =
+            some_head::<ROUNDS, true>(packet, &cipher.counter, strips.in_head);
+        let mut left = strips.eights;
+        if strips.four {
+            cipher.four::<ROUNDS, true>(left == 0, hash);
+            if left > 0 {
+                left -= 1;
+                hash = cipher.eight::<ROUNDS, true, 4>(left == 0, hash);
             }
-            // SAFETY: the last strip.
-            let taken = unsafe { load_last_strip::<SEAL>(packet, offset, last) };
-            let mut sums = Sums::zero();
-            given = encipher::<ROUNDS, true>(
-                schedule,
-                &counter,
-                &mut counts,
-                taken,
-                given,
-                _mm512_zextsi128_si512(hash),
-                &mut sums,
-            );
-            hash = sum_lanes(sums.reduce());
-        } else {
-            // SAFETY: the last strip.
-            let taken = unsafe { load_last_strip::<SEAL>(packet, offset, last) };
-            given = encipher::<ROUNDS, false>(
-                schedule,
-                &counter,
-                &mut counts,
-                taken,
-                given,
-                _mm512_zextsi128_si512(hash),
-                &mut Sums::zero(),
-            );
+        } else if left > 0 {
+            left -= 1;
+            cipher.eight::<ROUNDS, true, 0>(left == 0, hash);
         }
-        // SAFETY: the last strip.
-        unsafe { store_last_strip(packet, offset, last, given) };
-        given[3] = _mm512_maskz_mov_epi8(last, given[3]);
-        let mut sums = Sums::zero();
-        for v in [1, 2, 3, 0] {
-            let element = reflect(given[v]);
-            let element = if v == 0 {
-                _mm512_xor_si512(element, _mm512_zextsi128_si512(hash))
-            } else {
-                element
-            };
-            sums.add(element, schedule.powers(17 - 4 * v));
+        while left > 0 {
+            left -= 1;
+            hash = cipher.eight::<ROUNDS, true, 8>(left == 0, hash);
         }
-        hash = finish(packet, sums);
-    } else {
-        for _ in 1..strips {
-            // SAFETY: a whole strip, not the last.
-            let taken = unsafe { load_strip(packet, offset) };
-            let hashed = taken;
-            let mut sums = Sums::zero();
-            given = encipher_hash::<ROUNDS, 16>(
-                schedule,
-                &counter,
-                &mut counts,
-                taken,
-                hashed,
-                _mm512_zextsi128_si512(hash),
-                &mut sums,
-            );
-            hash = sum_lanes(sums.reduce());
-            // SAFETY: as above.
-            unsafe { store_strip(packet, offset, given) };
-            offset += 256;
+        Unhashed {
+            packet,
+            vectors: if strips.eights > 0 { 8 } else { 4 },
+            last: reflect(cipher.given),
+            hash,
+            mask,
         }
-        // SAFETY: the last strip.
-        let taken = unsafe { load_last_strip::<SEAL>(packet, offset, last) };
-        let hashed = taken;
-        let mut sums = Sums::zero();
-        given = encipher_hash::<ROUNDS, 17>(
-            schedule,
-            &counter,
-            &mut counts,
-            taken,
-            hashed,
-            _mm512_zextsi128_si512(hash),
-            &mut sums,
-        );
-        // SAFETY: the last strip.
-        unsafe { store_last_strip(packet, offset, last, given) };
-        hash = finish(packet, sums);
     }
-
-    let tag = _mm_xor_si128(reflect_one(hash), head.mask);
-    if SEAL {
-        // SAFETY: by the packet's invariant the tag has room behind the text.
-        unsafe { _mm_storeu_si128(packet.out.add(packet.length).cast(), tag) };
-        return 0;
-    }
-    // SAFETY: by the packet's invariant the tag follows the text.
-    let expected = unsafe { _mm_loadu_si128(packet.source.add(packet.length).cast()) };
-    u32::from(_mm_cmpneq_epi64_mask(tag, expected) != 0)
 }
 
+/// Whether it is forged.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn finish(packet: &Packet<'_>, mut sums: Sums) -> __m128i {
-    let lengths = text::with_lengths(packet, _mm512_setzero_si512(), 0);
-    sums.add(lengths, _mm512_zextsi128_si512(packet.schedule.power(1)));
-    sum_lanes(sums.reduce())
-}
-
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-unsafe fn load_strip(packet: &Packet<'_>, offset: isize) -> Strip {
-    // SAFETY: the caller's promise.
+unsafe fn open<const ROUNDS: usize>(packet: &Packet<'_>) -> bool {
+    let strips = Strips::of(packet.length);
+    let mut cipher = Cipher::new(packet, strips.in_head);
+    // SAFETY: each strip is taken at its place.
     unsafe {
-        [
-            text::load_whole(packet, offset),
-            text::load_whole(packet, offset + 64),
-            text::load_whole(packet, offset + 128),
-            text::load_whole(packet, offset + 192),
-        ]
+        let Head { mut hash, mask } =
+            some_head::<ROUNDS, false>(packet, &cipher.counter, strips.in_head);
+        if strips.four {
+            hash = cipher.four::<ROUNDS, false>(strips.eights == 0, hash);
+        }
+        for left in (0..strips.eights).rev() {
+            hash = cipher.eight::<ROUNDS, false, 8>(left == 0, hash);
+        }
+        let tag = _mm_xor_si128(reflect_one(hash), mask);
+        // By the packet's invariant the tag follows the text.
+        let expected = _mm_loadu_si128(packet.source.add(packet.length).cast());
+        _mm_cmpneq_epi64_mask(tag, expected) != 0
     }
 }
 
+/// The product of the lengths' block.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-unsafe fn load_last_strip<const SEAL: bool>(
-    packet: &Packet<'_>,
+fn lengths(packet: &Packet<'_>) -> Sums {
+    let mut sums = Sums::zero();
+    sums.add(
+        _mm512_zextsi128_si512(text::lengths(packet)),
+        _mm512_zextsi128_si512(packet.schedule.power(1)),
+    );
+    sums
+}
+
+/// The way through a packet.
+struct Cipher<'a> {
+    packet: &'a Packet<'a>,
+    counter: Counter,
+    /// The next four counts.
+    counts: __m512i,
     offset: isize,
-    mask: __mmask64,
-) -> Strip {
-    // SAFETY: the caller's promise.
-    unsafe {
-        [
-            text::load_whole(packet, offset),
-            text::load_whole(packet, offset + 64),
-            text::load_whole(packet, offset + 128),
-            text::load_last(packet, offset + 192, mask),
-        ]
-    }
+    last: __mmask64,
+    keys: [__m512i; 15],
+    /// The packet's last vector of ciphertext.
+    given: __m512i,
 }
 
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-unsafe fn store_strip(packet: &Packet<'_>, offset: isize, strip: Strip) {
-    each!(v < 4, {
-        // SAFETY: the caller's promise.
-        unsafe { text::store_whole(packet, offset + 64 * v as isize, strip[v]) };
-    });
-}
-
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-unsafe fn store_last_strip(packet: &Packet<'_>, offset: isize, mask: __mmask64, strip: Strip) {
-    each!(v < 3, {
-        // SAFETY: the caller's promise.
-        unsafe { text::store_whole(packet, offset + 64 * v as isize, strip[v]) };
-    });
-    // SAFETY: the caller's promise.
-    unsafe { text::store(packet, offset + 192, mask, strip[3]) };
-}
-
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn encipher<const ROUNDS: usize, const HASH: bool>(
-    schedule: &Schedule,
-    counter: &Counter,
-    counts: &mut Strip,
-    taken: Strip,
-    hashed: Strip,
-    hash: __m512i,
-    sums: &mut Sums,
-) -> Strip {
-    if HASH {
-        encipher_hash::<ROUNDS, 16>(schedule, counter, counts, taken, hashed, hash, sums)
-    } else {
-        encipher_hash::<ROUNDS, 0>(schedule, counter, counts, taken, hashed, hash, sums)
-    }
-}
-
-/// The rounds of AES from one to before another.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn aes_rounds(state: &mut Strip, schedule: &Schedule, from: usize, to: usize) {
-    for round in from..to {
-        let key = schedule.round_key(round);
-        each!(v < 4, {
-            state[v] = in_order(_mm512_aesenc_epi128(state[v], key));
-        });
-    }
-}
-
-/// AES of a strip, with GHASH of another between its rounds.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn encipher_hash<const ROUNDS: usize, const POWER: usize>(
-    schedule: &Schedule,
-    counter: &Counter,
-    counts: &mut Strip,
-    taken: Strip,
-    hashed: Strip,
-    hash: __m512i,
-    sums: &mut Sums,
-) -> Strip {
-    let mut state = [_mm512_setzero_si512(); 4];
-    each!(v < 4, {
-        state[v] = counter.large(counts[v]);
-        counts[v] = _mm512_add_epi32(counts[v], _mm512_set1_epi32(16));
-    });
-    // Each product's four multiplications stand after a fifth of AES: both run on the same two ports.
-    let mut done = 1;
-    let pause = (ROUNDS - 2) / 4;
-    aes_rounds(&mut state, schedule, done, done + 1);
-    done += 1;
-    // The first vector comes last: the hash of the strip before is added to it.
-    for v in [1, 2, 3, 0] {
-        aes_rounds(&mut state, schedule, done, done + pause);
-        done += pause;
-        if POWER > 0 {
-            let elements = reflect(hashed[v]);
-            let elements = if v == 0 {
-                _mm512_xor_si512(elements, hash)
-            } else {
-                elements
-            };
-            sums.add(elements, schedule.powers(POWER - 4 * v));
-            sums.pace();
+impl<'a> Cipher<'a> {
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    fn new(packet: &'a Packet<'a>, in_head: usize) -> Self {
+        Self {
+            packet,
+            counter: Counter::new(packet.schedule, packet.iv),
+            counts: counter::counts(in_head + 2),
+            offset: 16 * in_head as isize,
+            last: text::last_mask(packet.length),
+            keys: schedule_keys(packet.schedule),
+            given: _mm512_setzero_si512(),
         }
     }
-    aes_rounds(&mut state, schedule, done, ROUNDS);
-    let key = schedule.round_key(ROUNDS);
-    each!(v < 4, {
-        state[v] = _mm512_aesenclast_epi128(state[v], _mm512_xor_si512(key, taken[v]));
-    });
-    state
+
+    /// AES of eight vectors, and between its rounds GHASH: when opening, of the same; when sealing, of the `HASHED` before.
+    /// Returns the hash including what was hashed, and when opening the last strip, the lengths.
+    ///
+    /// # Safety
+    ///
+    /// There are eight vectors of text left, and if it `ends`, no more.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    unsafe fn eight<const ROUNDS: usize, const SEAL: bool, const HASHED: usize>(
+        &mut self,
+        ends: bool,
+        hash: __m128i,
+    ) -> __m128i {
+        let (packet, schedule, offset) = (self.packet, self.packet.schedule, self.offset);
+        let mut state = [_mm512_setzero_si512(); 8];
+        each_of_8!(v, {
+            let counts = _mm512_add_epi32(self.counts, _mm512_set1_epi32(4 * v as i32));
+            state[v] = self.counter.large(counts);
+        });
+        self.counts = _mm512_add_epi32(self.counts, _mm512_set1_epi32(32));
+        self.offset += 512;
+        let mut sums = if !SEAL && ends {
+            lengths(packet)
+        } else {
+            Sums::zero()
+        };
+        let highest = 4 * HASHED + usize::from(!SEAL && ends);
+        each_of_8!(n, {
+            let (from, until) = (1 + (ROUNDS - 1) * n / 8, 1 + (ROUNDS - 1) * (n + 1) / 8);
+            let key = self.keys[from];
+            each_of_8!(v, {
+                state[v] = in_order(_mm512_aesenc_epi128(state[v], key));
+            });
+            if until > from + 1 {
+                let key = self.keys[from + 1];
+                each_of_8!(v, {
+                    state[v] = in_order(_mm512_aesenc_epi128(state[v], key));
+                });
+            }
+            // The first vector comes last, since it waits for the hash of the strip before.
+            if n >= 8 - HASHED {
+                let v = if n == 7 { 0 } else { n + HASHED - 7 };
+                let at = offset + 64 * v as isize;
+                // SAFETY: when opening, this is text; when sealing, the strip before, written already.
+                let hashed = unsafe {
+                    if SEAL {
+                        _mm512_loadu_si512(
+                            packet.out.wrapping_offset(at - 64 * HASHED as isize).cast(),
+                        )
+                    } else if v == 7 && ends {
+                        text::load(packet, at, self.last)
+                    } else {
+                        text::load_whole(packet, at)
+                    }
+                };
+                let mut elements = reflect(hashed);
+                if v == 0 {
+                    elements = _mm512_xor_si512(elements, _mm512_zextsi128_si512(hash));
+                }
+                sums.add(elements, schedule.powers(highest - 4 * v));
+                sums.pace();
+            }
+        });
+        let key = self.keys[ROUNDS];
+        each_of_8!(v, {
+            // SAFETY: the caller's promise.
+            unsafe { self.finish(offset + 64 * v as isize, v == 7 && ends, state[v], key) };
+        });
+        if HASHED == 0 {
+            hash
+        } else {
+            sum_lanes(sums.reduce())
+        }
+    }
+
+    /// The same for four vectors, but sealing hashes nothing along with them.
+    ///
+    /// # Safety
+    ///
+    /// There are four vectors of text left, or four and strips of eight, unless it `ends`.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    unsafe fn four<const ROUNDS: usize, const SEAL: bool>(
+        &mut self,
+        ends: bool,
+        hash: __m128i,
+    ) -> __m128i {
+        let (packet, schedule, offset) = (self.packet, self.packet.schedule, self.offset);
+        let mut state = [_mm512_setzero_si512(); 4];
+        each!(v < 4, {
+            let counts = _mm512_add_epi32(self.counts, _mm512_set1_epi32(4 * v as i32));
+            state[v] = self.counter.large(counts);
+        });
+        self.counts = _mm512_add_epi32(self.counts, _mm512_set1_epi32(16));
+        self.offset += 256;
+        let mut sums = if !SEAL && ends {
+            lengths(packet)
+        } else {
+            Sums::zero()
+        };
+        each!(n < 4, {
+            let (from, until) = (1 + (ROUNDS - 1) * n / 4, 1 + (ROUNDS - 1) * (n + 1) / 4);
+            for round in from..until {
+                let key = schedule.round_key(round);
+                each!(v < 4, {
+                    state[v] = in_order(_mm512_aesenc_epi128(state[v], key));
+                });
+            }
+            if !SEAL {
+                let v = (n + 1) % 4;
+                let at = offset + 64 * v as isize;
+                // SAFETY: this is text.
+                let hashed = unsafe {
+                    if v == 3 && ends {
+                        text::load(packet, at, self.last)
+                    } else {
+                        text::load_whole(packet, at)
+                    }
+                };
+                let mut elements = reflect(hashed);
+                if v == 0 {
+                    elements = _mm512_xor_si512(elements, _mm512_zextsi128_si512(hash));
+                }
+                sums.add(elements, schedule.powers(16 + usize::from(ends) - 4 * v));
+                sums.pace();
+            }
+        });
+        let key = schedule.round_key(ROUNDS);
+        each!(v < 4, {
+            // SAFETY: the caller's promise.
+            unsafe { self.finish(offset + 64 * v as isize, v == 3 && ends, state[v], key) };
+        });
+        if SEAL { hash } else { sum_lanes(sums.reduce()) }
+    }
+
+    /// The last round of AES, and the text.
+    ///
+    /// # Safety
+    ///
+    /// There is a vector of text at `offset`, the last if it `ends`.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    unsafe fn finish(&mut self, offset: isize, ends: bool, state: __m512i, key: __m512i) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if ends {
+                let taken = text::load_last(self.packet, offset, self.last);
+                let given = _mm512_aesenclast_epi128(state, _mm512_xor_si512(key, taken));
+                text::store(self.packet, offset, self.last, given);
+                self.given = _mm512_maskz_mov_epi8(self.last, given);
+            } else {
+                let taken = text::load_whole(self.packet, offset);
+                let given = _mm512_aesenclast_epi128(state, _mm512_xor_si512(key, taken));
+                text::store_whole(self.packet, offset, given);
+            }
+        }
+    }
+}
+
+/// The first strip, by its form.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+unsafe fn some_head<const ROUNDS: usize, const SEAL: bool>(
+    packet: &Packet<'_>,
+    counter: &Counter,
+    blocks: usize,
+) -> Head {
+    // SAFETY: the head has as many blocks as its form takes.
+    unsafe {
+        match blocks {
+            1..4 => head::<ROUNDS, SEAL, 1, false>(packet, counter, blocks),
+            4 => head::<ROUNDS, SEAL, 1, true>(packet, counter, blocks),
+            5..8 => head::<ROUNDS, SEAL, 2, false>(packet, counter, blocks),
+            8 => head::<ROUNDS, SEAL, 2, true>(packet, counter, blocks),
+            9..12 => head::<ROUNDS, SEAL, 3, false>(packet, counter, blocks),
+            12 => head::<ROUNDS, SEAL, 3, true>(packet, counter, blocks),
+            13..16 => head::<ROUNDS, SEAL, 4, false>(packet, counter, blocks),
+            _ => head::<ROUNDS, SEAL, 4, true>(packet, counter, blocks),
+        }
+    }
 }
 
 /// The first strip: 1 to 16 blocks.
+///
+/// # Safety
+///
+/// The packet begins with `blocks` blocks that are in `V` vectors, and fill them when `FULL`.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
 unsafe fn head<const ROUNDS: usize, const SEAL: bool, const V: usize, const FULL: bool>(
@@ -346,8 +415,17 @@ unsafe fn head<const ROUNDS: usize, const SEAL: bool, const V: usize, const FULL
     let before = if FULL { 0 } else { shape.before };
     let offset = |v: usize| 64 * v as isize - 16 * before as isize;
     let mut state = [_mm512_setzero_si512(); V];
+    let mut taken = state;
     each!(v < V, {
         state[v] = counter.small(4 * v as i32 + 2 - before as i32);
+        // SAFETY: the mask holds the text's bytes in this vector.
+        taken[v] = unsafe {
+            if v == 0 && !FULL {
+                text::load(packet, offset(v), shape.first)
+            } else {
+                text::load_whole(packet, offset(v))
+            }
+        };
     });
     let mut tag_block = counter.tag_block();
     for round in 1..ROUNDS {
@@ -364,37 +442,25 @@ unsafe fn head<const ROUNDS: usize, const SEAL: bool, const V: usize, const FULL
     let mut sums = Sums::zero();
     each!(v < V, {
         let is_first = v == 0 && !FULL;
+        let given = _mm512_aesenclast_epi128(state[v], _mm512_xor_si512(key, taken[v]));
         // SAFETY: the mask holds the text's bytes in this vector.
-        let taken = unsafe {
-            if is_first {
-                text::load(packet, offset(v), shape.first)
-            } else {
-                text::load_whole(packet, offset(v))
-            }
-        };
-        let given = _mm512_aesenclast_epi128(state[v], _mm512_xor_si512(key, taken));
-        // SAFETY: as above, and `out` is as long.
         unsafe {
             if is_first {
-                text::store(packet, offset(v), shape.first, given)
+                text::store(packet, offset(v), shape.first, given);
             } else {
-                text::store_whole(packet, offset(v), given)
+                text::store_whole(packet, offset(v), given);
             }
         }
-        let mut hashed = if SEAL { given } else { taken };
+        let mut hashed = if SEAL { given } else { taken[v] };
         if is_first {
-            mask =
-                _mm512_castsi512_si128(_mm512_maskz_compress_epi64(3 << (2 * (before - 1)), given));
-            hashed = text::with_additional(
-                packet,
-                _mm512_maskz_mov_epi8(shape.first, hashed),
-                before - 1,
-            );
+            mask = text::block_before(given, before);
+            hashed =
+                text::with_additional(packet, _mm512_maskz_mov_epi8(shape.first, hashed), before);
         }
         sums.add(reflect(hashed), schedule.powers(4 * (V - v)));
     });
     if FULL {
-        let additional = reflect(text::with_additional(packet, _mm512_setzero_si512(), 0));
+        let additional = reflect(_mm512_zextsi128_si512(load_block(&packet.additional)));
         sums.add(
             additional,
             _mm512_zextsi128_si512(schedule.power(4 * V + 1)),
@@ -404,4 +470,27 @@ unsafe fn head<const ROUNDS: usize, const SEAL: bool, const V: usize, const FULL
         hash: sum_lanes(sums.reduce()),
         mask,
     }
+}
+
+/// The round keys in registers.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+fn schedule_keys(schedule: &Schedule) -> [__m512i; 15] {
+    [
+        schedule.round_key(0),
+        schedule.round_key(1),
+        schedule.round_key(2),
+        schedule.round_key(3),
+        schedule.round_key(4),
+        schedule.round_key(5),
+        schedule.round_key(6),
+        schedule.round_key(7),
+        schedule.round_key(8),
+        schedule.round_key(9),
+        schedule.round_key(10),
+        schedule.round_key(11),
+        schedule.round_key(12),
+        schedule.round_key(13),
+        schedule.round_key(14),
+    ]
 }

@@ -15,7 +15,7 @@ mod short;
 mod text;
 
 pub(crate) use burst::{Job, open, run, seal};
-pub(crate) use packet::{MAX_ADDITIONAL, Packet};
+pub(crate) use packet::Packet;
 pub(crate) use schedule::Schedule;
 
 /// Whether this CPU runs the kernels.

@@ -38,4 +38,11 @@ macro_rules! each {
         )*
     };
 }
-pub(super) use each;
+
+/// The same for eight.
+macro_rules! each_of_8 {
+    ($at:ident, $body:block) => {
+        each!(@ $at, 8, $body, 0 1 2 3 4 5 6 7)
+    };
+}
+pub(super) use {each, each_of_8};

@@ -1,6 +1,7 @@
 //! A job as the kernels see it.
 
-use super::schedule::Schedule;
+use super::{ghash, schedule::Schedule};
+use crate::AdditionalData;
 use core::marker::PhantomData;
 
 /// One packet to seal or to open.
@@ -12,19 +13,18 @@ use core::marker::PhantomData;
 pub(crate) struct Packet<'a> {
     pub(super) schedule: &'a Schedule,
     pub(super) iv: u64,
-    /// At most 16 bytes for a kernel; longer additional data is replaced by its digest.
-    pub(super) additional: &'a [u8],
-    pub(super) additional_len: usize,
     pub(super) source: *const u8,
     pub(super) body: usize,
     pub(super) trailer: *const u8,
     pub(super) length: usize,
     pub(super) out: *mut u8,
+    /// The additional data, or what stands for it, as one block.
+    pub(super) additional: ghash::Block,
+    /// The last block that GHASH takes, as an element: the lengths in bits (SP 800-38D 7.1 step 5).
+    pub(super) lengths: [u64; 2],
     _buffers: PhantomData<(&'a [u8], &'a mut [u8])>,
 }
 
-/// The longest additional data that fits in a lane.
-pub(crate) const MAX_ADDITIONAL: usize = 16;
 /// The ICV's length.
 const ICV: usize = 16;
 /// The longest trailer: it must end within the last four blocks.
@@ -37,7 +37,7 @@ impl<'a> Packet<'a> {
     pub(crate) fn to_seal(
         schedule: &'a Schedule,
         iv: [u8; 8],
-        additional: &'a [u8],
+        additional: &AdditionalData<'_>,
         plaintext: &'a [u8],
         trailer: &'a [u8],
         out: &'a mut [u8],
@@ -46,16 +46,17 @@ impl<'a> Packet<'a> {
         if out.len() != length + ICV || trailer.len() > MAX_TRAILER {
             return None;
         }
+        let (additional, additional_bits) = one_block(schedule, additional);
         Some(Self {
             schedule,
             iv: u64::from_ne_bytes(iv),
-            additional,
-            additional_len: additional.len(),
             source: plaintext.as_ptr(),
             body: plaintext.len(),
             trailer: trailer.as_ptr(),
             length,
             out: out.as_mut_ptr(),
+            additional,
+            lengths: [8 * length as u64, additional_bits],
             _buffers: PhantomData,
         })
     }
@@ -65,7 +66,7 @@ impl<'a> Packet<'a> {
     pub(crate) fn to_open(
         schedule: &'a Schedule,
         iv: [u8; 8],
-        additional: &'a [u8],
+        additional: &AdditionalData<'_>,
         ciphertext: &'a [u8],
         out: &'a mut [u8],
     ) -> Option<Self> {
@@ -73,29 +74,32 @@ impl<'a> Packet<'a> {
         if ciphertext.len() != length + ICV {
             return None;
         }
+        let (additional, additional_bits) = one_block(schedule, additional);
         Some(Self {
             schedule,
             iv: u64::from_ne_bytes(iv),
-            additional,
-            additional_len: additional.len(),
             source: ciphertext.as_ptr(),
             body: length,
             // Empty, but near: a masked load stumbles over an address without memory, even if it reads nothing there.
             trailer: ciphertext.as_ptr().wrapping_add(length),
             length,
             out: out.as_mut_ptr(),
+            additional,
+            lengths: [8 * length as u64, additional_bits],
             _buffers: PhantomData,
         })
     }
+}
 
-    /// With the one block that stands for all of its additional data.
-    pub(super) fn with_digest<'b>(self, digest: &'b [u8; 16]) -> Packet<'b>
-    where
-        'a: 'b,
-    {
-        Packet {
-            additional: digest,
-            ..self
-        }
+/// Additional data as one block, and its length in bits.
+#[inline]
+fn one_block(schedule: &Schedule, additional: &AdditionalData<'_>) -> (ghash::Block, u64) {
+    match additional {
+        AdditionalData::Esp(aad) => (aad.padded(), 8 * aad.as_bytes().len() as u64),
+        // SAFETY: a schedule exists only where the features do.
+        AdditionalData::Bytes(bytes) => (
+            unsafe { ghash::digest(schedule, bytes) },
+            8 * bytes.len() as u64,
+        ),
     }
 }

@@ -6,21 +6,21 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// The most round keys, those of AES-256.
 const ROUND_KEYS: usize = 15;
-/// The highest power of H that a kernel multiplies by: 16 blocks, the length block, and additional data before them.
-pub(super) const POWERS: usize = 18;
+/// The highest power of H that a kernel multiplies by: 32 blocks, the length block, and additional data before them.
+pub(super) const POWERS: usize = 34;
 
-/// A key, laid out in the order in which cache lines are needed: a packet of AES-128 up to 64 bytes touches five of nine.
+/// A key, laid out in the order in which cache lines are needed: a packet of AES-128 up to 64 bytes touches five of thirteen.
 #[repr(C, align(64))]
 pub(crate) struct Schedule {
     /// The first holds the salt too: AES begins by adding this key to the counter block, whose salt never changes.
     round_keys: [Block; ROUND_KEYS],
-    /// From the highest to H itself, so that consecutive blocks meet consecutive powers. H to the 17th begins a cache line.
+    /// From the highest to H itself, so that consecutive blocks meet consecutive powers. H to the 33rd begins a cache line.
     powers: [Block; POWERS],
     rounds: u8,
     _rest: [u8; 47],
 }
 
-const _: () = assert!(size_of::<Schedule>() == 9 * 64);
+const _: () = assert!(size_of::<Schedule>() == 13 * 64);
 const _: () = assert!(core::mem::offset_of!(Schedule, powers) % 64 == 48);
 
 impl Schedule {

@@ -4,7 +4,7 @@
 use super::{
     burst::{BURST, Packets},
     counter::Counter,
-    ghash::{Sums, reflect, sum_lanes},
+    ghash::{Sums, load_block, reflect, sum_lanes},
     pace::{block_in_order, each, in_order},
     packet::Packet,
     text::{self, Shape},
@@ -204,9 +204,8 @@ unsafe fn groups_of<
                     };
                 }
                 if v == 0 && !FULL {
-                    let lane = lane_index(group.before[i] - 1);
-                    group.masks =
-                        _mm512_mask_permutexvar_epi64(group.masks, 3 << (2 * i), lane, given);
+                    let mask = text::block_before(given, group.before[i]);
+                    group.masks = text::with_lane(group.masks, mask, i);
                 }
             });
             if FULL {
@@ -247,7 +246,7 @@ fn add_product<const N: usize, const V: usize, const FULL: bool>(
 ) {
     let (packet, mut text) = (hashed.packets[i], hashed.ciphertext[i][v]);
     if v == 0 && !FULL {
-        text = text::with_additional(packet, text, hashed.before[i] - 1);
+        text = text::with_additional(packet, text, hashed.before[i]);
     }
     sums.add(reflect(text), packet.schedule.powers(4 * (V - v) + 1));
 }
@@ -261,7 +260,7 @@ fn rest<const N: usize, const V: usize, const FULL: bool>(hashed: &Hashed<'_, N,
     let zero = _mm512_setzero_si512();
     let (mut lengths, mut powers) = (zero, zero);
     each!(i < N, {
-        lengths = text::with_lengths(packets[i], lengths, i);
+        lengths = text::with_lane(lengths, text::lengths(packets[i]), i);
         powers = text::with_lane(powers, packets[i].schedule.power(1), i);
     });
     let mut sum = Sums::zero();
@@ -269,7 +268,7 @@ fn rest<const N: usize, const V: usize, const FULL: bool>(hashed: &Hashed<'_, N,
     if FULL {
         let (mut additional, mut powers) = (zero, zero);
         each!(i < N, {
-            additional = text::with_additional(packets[i], additional, i);
+            additional = text::with_lane(additional, load_block(&packets[i].additional), i);
             powers = text::with_lane(powers, packets[i].schedule.power(4 * V + 2), i);
         });
         sum.add(reflect(additional), powers);
@@ -337,18 +336,4 @@ fn compare<const N: usize, const V: usize>(
         });
     }
     forged
-}
-
-/// Brings a block from any lane into all.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn lane_index(lane: usize) -> __m512i {
-    static INDICES: [[u64; 8]; 4] = [
-        [0, 1, 0, 1, 0, 1, 0, 1],
-        [2, 3, 2, 3, 2, 3, 2, 3],
-        [4, 5, 4, 5, 4, 5, 4, 5],
-        [6, 7, 6, 7, 6, 7, 6, 7],
-    ];
-    // SAFETY: reads the 64 bytes of the reference.
-    unsafe { _mm512_loadu_si512(INDICES[lane % 4].as_ptr().cast()) }
 }

@@ -2,7 +2,7 @@
 //! of H is known at compile time. The lanes before the text have room for what precedes it: the block whose cipher masks
 //! the tag is just the counter block before the first, and additional data is what GHASH takes before the text.
 
-use super::{pace::in_order, packet::Packet};
+use super::{ghash::load_block, packet::Packet};
 use core::arch::x86_64::*;
 
 /// Where the vectors of a whole packet, or of its first strip, lie.
@@ -106,31 +106,54 @@ pub(super) unsafe fn store_whole(packet: &Packet<'_>, offset: isize, text: __m51
     unsafe { _mm512_storeu_si512(packet.out.wrapping_offset(offset).cast(), text) }
 }
 
-/// Puts additional data into the lane before the text.
+/// Puts additional data into the last lane before the text, which is all zeros so far: by a table, since moving a mask to a
+/// mask register costs as much as AES of four blocks.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub(super) fn with_additional(packet: &Packet<'_>, text: __m512i, lane: usize) -> __m512i {
-    let mask = _bzhi_u64(0xffff, packet.additional.len() as u32) << (16 * lane);
-    let at = packet.additional.as_ptr().wrapping_sub(16 * lane);
-    // SAFETY: the mask has a bit for each byte there is, moved like the pointer.
-    unsafe { _mm512_mask_loadu_epi8(text, mask, at.cast()) }
+pub(super) fn with_additional(packet: &Packet<'_>, text: __m512i, before: usize) -> __m512i {
+    static LANES: [[[u64; 2]; 4]; 4] = {
+        let mut lanes = [[[0; 2]; 4]; 4];
+        let mut at = 0;
+        while at < 4 {
+            lanes[at][at] = [!0; 2];
+            at += 1;
+        }
+        lanes
+    };
+    let lane = load_table(LANES[(before - 1) % 4].as_flattened());
+    let block = _mm512_broadcast_i32x4(load_block(&packet.additional));
+    // text ^ (block & lane)
+    _mm512_ternarylogic_epi64(text, block, lane, 0x78)
 }
 
-/// The two lengths that end GHASH's input (SP 800-38D 7.1 step 5), in lane `lane` of a vector of elements.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub(super) fn with_lengths(packet: &Packet<'_>, lengths: __m512i, lane: usize) -> __m512i {
-    // Kept apart, or the compiler gathers the lengths from memory by VPGATHERQQ, which costs more than all the rest.
-    let lengths = in_order(_mm512_mask_set1_epi64(
-        lengths,
-        1 << (2 * lane),
-        8 * packet.length as i64,
-    ));
-    in_order(_mm512_mask_set1_epi64(
-        lengths,
-        2 << (2 * lane),
-        8 * packet.additional_len as i64,
-    ))
+fn load_table(lanes: &[u64]) -> __m512i {
+    debug_assert_eq!(lanes.len(), 8);
+    // SAFETY: all tables have eight words.
+    unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
+}
+
+/// The block in the last lane before the text.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) fn block_before(text: __m512i, before: usize) -> __m128i {
+    static INDICES: [[u64; 8]; 4] = [
+        [0, 1, 0, 1, 0, 1, 0, 1],
+        [2, 3, 2, 3, 2, 3, 2, 3],
+        [4, 5, 4, 5, 4, 5, 4, 5],
+        [6, 7, 6, 7, 6, 7, 6, 7],
+    ];
+    let lane = load_table(&INDICES[(before - 1) % 4]);
+    _mm512_castsi512_si128(_mm512_permutexvar_epi64(lane, text))
+}
+
+/// The block of the lengths, as an element.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) fn lengths(packet: &Packet<'_>) -> __m128i {
+    // SAFETY: reads the 16 bytes of the reference.
+    unsafe { _mm_loadu_si128(packet.lengths.as_ptr().cast()) }
 }
 
 /// Puts `block` into a lane.
