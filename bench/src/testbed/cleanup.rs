@@ -43,8 +43,7 @@ pub fn install() {
             std::thread::spawn(move || {
                 if let Some(signal) = signals.forever().next() {
                     eprintln!("\ninterrupted, cleaning up");
-                    remove_all();
-                    std::process::exit(128 + signal);
+                    remove_all(|| std::process::exit(128 + signal));
                 }
             });
         }
@@ -52,27 +51,24 @@ pub fn install() {
             let report = std::panic::take_hook();
             std::panic::set_hook(Box::new(move |panic| {
                 report(panic);
-                remove_all();
+                remove_all(|| std::process::abort());
             }));
         }
     });
 }
 
-/// Removes all that this process has made and not yet removed.
-fn remove_all() {
-    let (processes, namespaces) = {
-        let mut made = made();
-        (
-            std::mem::take(&mut made.processes),
-            std::mem::take(&mut made.namespaces),
-        )
-    };
-    for process in processes {
+/// Removes all that this process has made and not yet removed, and lets nobody else make or remove
+/// anything until `end` has ended the process: a thread whose child we killed would otherwise come to
+/// the end of `main` before we have done.
+fn remove_all(end: impl FnOnce()) {
+    let mut made = made();
+    for process in std::mem::take(&mut made.processes) {
         end_group(process, Signal::KILL);
     }
-    for namespace in namespaces {
+    for namespace in std::mem::take(&mut made.namespaces) {
         delete(&namespace);
     }
+    end();
 }
 
 pub(super) fn register_process(id: u32) {

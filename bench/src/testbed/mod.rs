@@ -276,6 +276,10 @@ impl Turn {
     pub(crate) fn take() -> Result<Self> {
         let path = "/run/lock/esplanade-testbed";
         let file = File::create(path).with_context(|| format!("cannot open {path}"))?;
+        if file.try_lock().is_ok() {
+            return Ok(Self { _file: file });
+        }
+        eprintln!("waiting for another test-bed on this machine to be given back");
         wait_for(
             "the test-bed that is in use to be given back",
             wait::FOR_ANOTHER_TESTBED,
