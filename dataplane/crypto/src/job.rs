@@ -121,14 +121,14 @@ impl vaes512::Job for SealJob<'_> {
 
     #[inline]
     fn is_ours(&self) -> bool {
-        self.key.cipher().vaes512().is_some()
+        self.key.vaes512().is_some()
     }
 
     #[inline]
     fn packet(&mut self) -> Option<vaes512::Packet<'_>> {
-        let schedule = self.key.cipher().vaes512()?;
+        let key = self.key.vaes512()?;
         vaes512::Packet::to_seal(
-            schedule,
+            key,
             self.iv.bytes(),
             &self.aad,
             self.plaintext,
@@ -225,13 +225,13 @@ impl vaes512::Job for OpenJob<'_> {
 
     #[inline]
     fn is_ours(&self) -> bool {
-        self.key.cipher().vaes512().is_some()
+        self.key.vaes512().is_some()
     }
 
     #[inline]
     fn packet(&mut self) -> Option<vaes512::Packet<'_>> {
-        let schedule = self.key.cipher().vaes512()?;
-        vaes512::Packet::to_open(schedule, self.iv, &self.aad, self.ciphertext, self.out)
+        let key = self.key.vaes512()?;
+        vaes512::Packet::to_open(key, self.iv, &self.aad, self.ciphertext, self.out)
     }
 }
 

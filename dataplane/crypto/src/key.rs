@@ -125,6 +125,14 @@ macro_rules! key {
                 &self.0.cipher
             }
 
+            /// The key schedule of the AVX-512 kernels, when it is theirs, and its rounds.
+            #[cfg(target_arch = "x86_64")]
+            #[inline]
+            pub(crate) fn vaes512(&self) -> Option<(&crate::vaes512::Schedule, usize)> {
+                let rounds = crate::vaes512::rounds(self.0.algorithm.key_len());
+                self.0.cipher.vaes512().map(|schedule| (schedule, rounds))
+            }
+
             #[inline]
             pub(crate) fn nonce(&self, iv: [u8; 8]) -> [u8; NONCE_LEN] {
                 self.0.nonce(iv)

@@ -109,7 +109,7 @@ impl Sorted {
 
 #[inline]
 fn kind(packet: &Packet<'_>) -> usize {
-    let is_256 = usize::from(packet.schedule.rounds() == 14);
+    let is_256 = usize::from(packet.rounds == 14);
     let blocks = text::blocks(packet.length).max(1);
     if blocks > 16 {
         return SHORT_KINDS + is_256;
@@ -162,7 +162,7 @@ fn alone<const SEAL: bool>(packet: Packet<'_>) -> bool {
 pub(crate) fn seal(schedule: &Schedule, packet: Sealing<'_>) -> Option<()> {
     let [_, _, _, _, iv @ ..] = packet.nonce;
     let packet = Packet::to_seal(
-        schedule,
+        (schedule, schedule.rounds()),
         iv,
         &AdditionalData::Bytes(packet.aad),
         packet.plaintext,
@@ -177,7 +177,7 @@ pub(crate) fn seal(schedule: &Schedule, packet: Sealing<'_>) -> Option<()> {
 pub(crate) fn open(schedule: &Schedule, packet: Opening<'_>) -> Option<()> {
     let [_, _, _, _, iv @ ..] = packet.nonce;
     let packet = Packet::to_open(
-        schedule,
+        (schedule, schedule.rounds()),
         iv,
         &AdditionalData::Bytes(packet.aad),
         packet.ciphertext,

@@ -11,7 +11,7 @@ use super::{
     ghash::{Sums, load_block, reflect, reflect_one, sum_lanes},
     pace::{block_in_order, each, each_of_8, in_order},
     packet::Packet,
-    schedule::Schedule,
+    schedule::{POWERS, Schedule},
     text::{self, Shape},
 };
 use core::arch::x86_64::*;
@@ -82,9 +82,16 @@ pub(super) unsafe fn run<const SEAL: bool, const ROUNDS: usize>(
     places: &[u8],
 ) -> u64 {
     let mut forged = 0;
-    for place in places {
+    for (place, later) in places.iter().zip(1..) {
         // SAFETY: the caller's promise.
         let packet = unsafe { packets[usize::from(*place) % BURST].assume_init_ref() };
+        if let Some(later) = places.get(later) {
+            // SAFETY: as above.
+            let later = unsafe { packets[usize::from(*later) % BURST].assume_init_ref() };
+            if !core::ptr::eq(later.schedule, packet.schedule) {
+                later.schedule.prefetch(ROUNDS, POWERS);
+            }
+        }
         // SAFETY: as above.
         unsafe {
             if SEAL {

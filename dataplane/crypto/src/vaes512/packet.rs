@@ -12,6 +12,8 @@ use core::marker::PhantomData;
 #[derive(Clone, Copy)]
 pub(crate) struct Packet<'a> {
     pub(super) schedule: &'a Schedule,
+    /// Of AES; the schedule itself need not be in the cache to sort by them.
+    pub(super) rounds: usize,
     pub(super) iv: u64,
     pub(super) source: *const u8,
     pub(super) body: usize,
@@ -32,10 +34,10 @@ const MAX_TRAILER: usize = 48;
 const _: () = assert!(crate::MAX_TRAILER <= MAX_TRAILER);
 
 impl<'a> Packet<'a> {
-    /// A packet to seal; `None` when `out` is not as long as plaintext, trailer and ICV.
+    /// A packet to seal, with the key and its rounds; `None` when `out` is not as long as plaintext, trailer and ICV.
     #[inline]
     pub(crate) fn to_seal(
-        schedule: &'a Schedule,
+        (schedule, rounds): (&'a Schedule, usize),
         iv: [u8; 8],
         additional: &AdditionalData<'_>,
         plaintext: &'a [u8],
@@ -49,6 +51,7 @@ impl<'a> Packet<'a> {
         let (additional, additional_bits) = one_block(schedule, additional);
         Some(Self {
             schedule,
+            rounds,
             iv: u64::from_ne_bytes(iv),
             source: plaintext.as_ptr(),
             body: plaintext.len(),
@@ -61,10 +64,10 @@ impl<'a> Packet<'a> {
         })
     }
 
-    /// A packet to open; `None` when `ciphertext` is not as long as `out` and ICV.
+    /// A packet to open, with the key and its rounds; `None` when `ciphertext` is not as long as `out` and ICV.
     #[inline]
     pub(crate) fn to_open(
-        schedule: &'a Schedule,
+        (schedule, rounds): (&'a Schedule, usize),
         iv: [u8; 8],
         additional: &AdditionalData<'_>,
         ciphertext: &'a [u8],
@@ -77,6 +80,7 @@ impl<'a> Packet<'a> {
         let (additional, additional_bits) = one_block(schedule, additional);
         Some(Self {
             schedule,
+            rounds,
             iv: u64::from_ne_bytes(iv),
             source: ciphertext.as_ptr(),
             body: length,

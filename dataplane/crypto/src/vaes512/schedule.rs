@@ -6,6 +6,8 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// The most round keys, those of AES-256.
 const ROUND_KEYS: usize = 15;
+/// A cache line.
+const LINE: usize = 64;
 /// The highest power of H that a kernel multiplies by: 32 blocks, the length block, and additional data before them.
 pub(super) const POWERS: usize = 34;
 
@@ -23,6 +25,12 @@ pub(crate) struct Schedule {
 const _: () = assert!(size_of::<Schedule>() == 13 * 64);
 const _: () = assert!(core::mem::offset_of!(Schedule, powers) % 64 == 48);
 
+/// The rounds of AES (FIPS 197 5).
+#[inline]
+pub(crate) const fn rounds(key_len: usize) -> usize {
+    key_len / 4 + 6
+}
+
 impl Schedule {
     /// `None` when the CPU lacks the instructions or no AES key is that long.
     pub(crate) fn new(key: &[u8], salt: [u8; 4]) -> Option<Box<Self>> {
@@ -32,7 +40,7 @@ impl Schedule {
         let mut schedule = Box::new(Self {
             round_keys: [[0; 16]; ROUND_KEYS],
             powers: [[0; 16]; POWERS],
-            rounds: (key.len() / 4 + 6) as u8,
+            rounds: rounds(key.len()) as u8,
             _rest: [0; 47],
         });
         // SAFETY: the features were just found.
@@ -43,6 +51,18 @@ impl Schedule {
     #[inline]
     pub(super) fn rounds(&self) -> usize {
         usize::from(self.rounds)
+    }
+
+    /// Fetches what a kernel reads: the keys of so many rounds, and the powers from `highest` down.
+    #[inline]
+    pub(super) fn prefetch(&self, rounds: usize, highest: usize) {
+        let start = core::ptr::from_ref(self).cast::<i8>();
+        let powers = core::mem::offset_of!(Self, powers) + size_of::<Block>() * (POWERS - highest);
+        let keys = size_of::<Block>() * (rounds + 1);
+        for line in (0..keys.div_ceil(LINE)).chain(powers / LINE..size_of::<Self>() / LINE) {
+            // SAFETY: the CPU has SSE, and the lines are of this schedule.
+            unsafe { _mm_prefetch(start.wrapping_add(LINE * line), _MM_HINT_T0) };
+        }
     }
 
     /// A round key in all four lanes.

@@ -68,7 +68,18 @@ unsafe fn groups_of<
     let zero = _mm512_setzero_si512();
     let mut forged = 0;
     let mut prior: Option<Hashed<'_, N, V>> = None;
-    for places in groups {
+    for (places, later) in groups.iter().zip(1..) {
+        if let Some(later) = groups.get(later) {
+            for (place, current) in later.iter().zip(places) {
+                // SAFETY: there are packets at these places.
+                let [next, current] = [place, current]
+                    .map(|place| unsafe { all[usize::from(*place) % BURST].assume_init_ref() });
+                if !core::ptr::eq(next.schedule, current.schedule) {
+                    next.schedule
+                        .prefetch(ROUNDS, 4 * V + if FULL { 2 } else { 1 });
+                }
+            }
+        }
         // SAFETY: there are packets at these places.
         let packets =
             places.map(|place| unsafe { all[usize::from(place) % BURST].assume_init_ref() });
