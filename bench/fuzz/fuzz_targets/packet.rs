@@ -2,6 +2,7 @@
 
 #![no_main]
 
+use esplanade_ipsec::esp::check_trailer;
 use esplanade_wire::{esp, ethernet, icmpv4, ipv4, ipv6, tcp, udp};
 use libfuzzer_sys::fuzz_target;
 
@@ -26,6 +27,8 @@ fn network(bytes: &[u8]) {
 }
 
 fn transport(bytes: &[u8]) {
+    // What comes out of a decrypted packet.
+    let _ = check_trailer(bytes);
     if let Ok(datagram) = udp::Datagram::new_checked(bytes) {
         udp::Repr::parse(&datagram);
     }

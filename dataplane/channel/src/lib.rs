@@ -13,6 +13,8 @@ mod command;
 mod control;
 mod counter;
 mod event;
+#[doc(hidden)]
+pub mod fuzzing;
 mod handshake;
 mod id;
 mod layout;

@@ -8,6 +8,8 @@ mod message;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use message::{decode_answer, decode_setup};
+
 pub use connect::ConnectError;
 pub use listen::{
     AcceptError, BindError, Connection, GrantError, Listener, LocalError, Peer, Pending,
