@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::TrafficSelector;
-use crate::error::RemovalReason;
+use crate::error::{CloseReason, RemovalReason};
 use crate::event::{ChildSa, ChildSaView, Event, UdpPorts};
 use crate::gateway::{Gateway, SaKey};
 use crate::suite::ChildProposal;
@@ -349,6 +349,19 @@ impl Gateway {
             }
             None => self.forget_child(inbound),
         }
+    }
+
+    /// Ends a child SA whose configuration is gone: at once, whatever else stands.
+    pub(crate) fn drop_child(&mut self, inbound: u32, why: &CloseReason) {
+        self.children.update(inbound, |child| {
+            let reason = match (&child.state, child.owner) {
+                (ChildState::Lingering(reason), _) => reason.clone(),
+                (_, Some(_)) => RemovalReason::IkeClosed(why.clone()),
+                (_, None) => RemovalReason::Terminated,
+            };
+            child.state = ChildState::Lingering(reason);
+        });
+        self.forget_child(inbound);
     }
 
     /// Tells the dataplane to remove a child SA that lingers.

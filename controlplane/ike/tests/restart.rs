@@ -4,7 +4,7 @@ mod link;
 
 use std::time::Duration;
 
-use esplanade_ike::{AdoptedChild, CloseReason, Event, RemovalReason};
+use esplanade_ike::{AdoptedChild, CloseReason, Counter, Event, RemovalReason};
 use link::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -282,6 +282,94 @@ fn a_new_configuration_changes_only_what_it_must() {
 
     let now = link.now;
     link.at(A).configure(now, vec![]);
+    link.run(10 * SECOND);
+    link.agree(0);
+}
+
+/// Where B has moved to.
+const ELSEWHERE: &str = "192.0.2.3";
+
+fn moved() -> [esplanade_ike::PeerConfig; 2] {
+    let (mut a, mut b) = (peer(A), peer(B));
+    a.start = true;
+    a.remote = ELSEWHERE.parse().unwrap();
+    b.local = a.remote;
+    [a, b]
+}
+
+/// The states of a side's IKE SAs and whom they are with.
+fn states(link: &Link, side: usize) -> Vec<(&'static str, String)> {
+    let views = link.sides[side].endpoint.ike_sas();
+    views
+        .map(|sa| (sa.state, sa.path.remote.ip().to_string()))
+        .collect()
+}
+
+/// The address of a dead peer is changed while a request to it is outstanding: nobody waits for it.
+#[test]
+fn a_changed_peer_does_not_wait_for_the_dead() {
+    let mut config = peer(A);
+    config.start = true;
+    config.dpd_delay = 5 * SECOND;
+    let mut link = Link::new(1, Weather::fair(), [vec![config], vec![peer(B)]]);
+    link.run(SECOND);
+    link.agree(1);
+    // An old child lingers beside its successor.
+    let (now, inbound) = (link.now, found(&link, A)[0].inbound);
+    link.at(A).rekey_sa(now, inbound).unwrap();
+    link.run(SECOND);
+    assert_eq!(link.sides[A].dataplane.installed.len(), 2);
+    link.sides[B].deaf = true;
+    link.run(8 * SECOND);
+    assert!(link.count(A, Counter::Retransmitted) > 0);
+
+    let (now, [a, b]) = (link.now, moved());
+    link.at(A).configure(now, vec![a]);
+    link.drain();
+    assert!(link.sides[A].dataplane.installed.is_empty());
+    assert_eq!(link.sides[A].spis.taken(), 0);
+    assert!(closed(&link, A, &CloseReason::Terminated));
+    assert_eq!(states(&link, A), [("connecting", ELSEWHERE.to_owned())]);
+
+    link.restart(B, 77, vec![b]);
+    link.sides[B].dataplane = Dataplane::default();
+    link.sides[B].spis.clear();
+    link.sides[B].deaf = false;
+    link.run(5 * SECOND);
+    link.agree(1);
+    assert_eq!(states(&link, A), [("established", ELSEWHERE.to_owned())]);
+}
+
+/// The same while our IKE_AUTH is outstanding.
+#[test]
+fn a_changed_peer_does_not_wait_for_authentication() {
+    let mut config = peer(A);
+    config.start = true;
+    let mut link = Link::new(1, Weather::fair(), [vec![config], vec![peer(B)]]);
+    link.run(Duration::from_millis(12));
+    link.sides[B].deaf = true;
+    assert_eq!(
+        states(&link, A),
+        [("authenticating", ADDRESSES[B].to_owned())]
+    );
+    let (now, [a, _]) = (link.now, moved());
+    link.at(A).configure(now, vec![a]);
+    assert_eq!(states(&link, A), [("connecting", ELSEWHERE.to_owned())]);
+    assert_eq!(link.sides[A].spis.taken(), 0);
+}
+
+/// A removed peer that lives is told, even if it has yet to answer.
+#[test]
+fn a_removed_peer_is_told_at_once() {
+    let mut link = Link::connected(1, Weather::fair());
+    let (now, inbound) = (link.now, found(&link, A)[0].inbound);
+    link.at(A).rekey_sa(now, inbound).unwrap();
+    link.at(A).configure(now, vec![]);
+    link.drain();
+    assert!(link.sides[A].dataplane.installed.is_empty());
+    assert_eq!(link.ike_sas(A), 0);
+    link.run(SECOND);
+    assert_eq!(link.ike_sas(B), 0);
     link.run(10 * SECOND);
     link.agree(0);
 }

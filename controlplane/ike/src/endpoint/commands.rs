@@ -107,7 +107,7 @@ impl Endpoint {
         found.then_some(()).ok_or_else(down)
     }
 
-    pub(super) fn terminate_peer(&mut self, now: Instant, peer: &str) -> Result<(), CommandError> {
+    fn terminate_peer(&mut self, now: Instant, peer: &str) -> Result<(), CommandError> {
         let waiting = self.gw.peers.get_mut(peer).is_some_and(|state| {
             state.wanted = false;
             state.retry_at.take().is_some()

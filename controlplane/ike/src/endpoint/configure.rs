@@ -8,14 +8,15 @@ use std::time::Instant;
 use super::Endpoint;
 use crate::children::{Child, ChildState};
 use crate::config::PeerConfig;
-use crate::error::RemovalReason;
+use crate::error::{CloseReason, RemovalReason};
 use crate::event::{AdoptedChild, Event};
 use crate::peers::Peer;
 use crate::sa::Task;
 
 impl Endpoint {
     /// Replaces the configuration. Unchanged peers are left alone; where only children changed,
-    /// only these are; other changed peers start anew, missing ones are terminated.
+    /// only these are; other changed peers start anew, missing ones are terminated,
+    /// and the children of both are removed at once.
     pub fn configure(&mut self, now: Instant, peers: Vec<PeerConfig>) {
         let names: BTreeSet<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
         let gone: Vec<String> = self
@@ -34,10 +35,17 @@ impl Endpoint {
         self.settle(now);
     }
 
+    /// Its children are removed before its IKE SAs, so that none of them takes the place of another
+    /// or lingers; no IKE SA waits for a peer that may be dead.
     fn drop_peer(&mut self, now: Instant, name: &str) {
-        // Nothing to terminate is no mistake here.
-        let _ = self.terminate_peer(now, name);
         self.gw.peers.remove(name);
+        let children: Vec<u32> = self.gw.children.of_peer(name).map(|c| c.inbound).collect();
+        for inbound in children {
+            self.gw.drop_child(inbound, &CloseReason::Terminated);
+        }
+        for key in self.sas.of_peer(name) {
+            self.with(now, key, |sa, gw| sa.part(gw, now, CloseReason::Terminated));
+        }
     }
 
     fn configure_peer(&mut self, now: Instant, config: PeerConfig) {

@@ -108,6 +108,15 @@ impl IkeSa {
         }
     }
 
+    /// Sends DELETE for this IKE SA once, with the message ID after the outstanding request's.
+    pub(super) fn send_last_delete(&mut self, gw: &mut Gateway) {
+        let id = self.request_id.wrapping_add(1);
+        let header = self.header(ExchangeType::Informational, false, id);
+        if let Some(datagram) = self.seal(gw, header, &[Payload::DeleteIke]) {
+            gw.transmit(self.path, datagram);
+        }
+    }
+
     /// Sends a request whose octets are ready, and again until its response comes.
     pub(super) fn send_request(
         &mut self,

@@ -72,6 +72,25 @@ impl IkeSa {
         );
     }
 
+    /// Closes this IKE SA because its peer is not configured any more. DELETE is sent as usual where
+    /// it is its turn. Else it follows the outstanding request once, and nobody waits for either:
+    /// a peer that has that request takes it, one that is dead does not hold us up.
+    pub(crate) fn part(&mut self, gw: &mut Gateway, now: Instant, reason: CloseReason) {
+        match self.state {
+            State::Established if self.pending.is_none() => {
+                self.start_delete_ike(gw, now, reason, &[]);
+            }
+            State::Established | State::Authenticating(_) => {
+                self.send_last_delete(gw);
+                self.finish(gw, now, reason);
+            }
+            State::Initiating | State::HalfOpen(_) | State::Superseded => {
+                self.finish(gw, now, reason);
+            }
+            State::Closing(_) | State::Quiet | State::Closed => {}
+        }
+    }
+
     pub(super) fn alive(&mut self, gw: &mut Gateway) {
         if std::mem::take(&mut self.doubted) {
             gw.signals.push_back(Signal::Alive(self.key));
