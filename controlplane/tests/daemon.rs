@@ -5,10 +5,12 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    io::{BufRead, BufReader, Read, Write},
+    net::UdpSocket,
+    os::{fd::AsFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    thread::sleep,
+    thread::{self, sleep},
     time::{Duration, Instant},
 };
 
@@ -17,6 +19,7 @@ use esplanade_channel::{
     PortFacts, PortMode, Segment, WorkerEnd, WorkerId,
 };
 use esplanade_controlplane::api::Status;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 const CONFIG: &str = "dataplane:
   workers: [0]
@@ -239,6 +242,55 @@ fn a_dataplane_is_told_the_whole_picture_after_the_guard_stands() {
             Order::EndSync
         ]
     ));
+}
+
+#[test]
+fn what_keeps_a_daemon_from_starting_leaves_its_prefixes_guarded() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("gateway.yaml");
+    write_config(&config, CONFIG);
+    let script = format!(
+        "{NETWORK}echo ready; read held; {} --config {} --run-dir {} || true; ip rule; ip route show table 4301",
+        env!("CARGO_BIN_EXE_esplanade-controlplane"),
+        config.display(),
+        directory.path().join("run").display(),
+    );
+    let mut process = Command::new("unshare")
+        .args(["--net", "sh", "-e", "-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(process.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    if line != "ready\n" {
+        eprintln!("SKIPPED: network namespaces need root");
+        let _ = process.wait();
+        return;
+    }
+    let namespace = fs::File::open(format!("/proc/{}/ns/net", process.id())).unwrap();
+    let holder = thread::spawn(move || {
+        let network = Some(LinkNameSpaceType::Network);
+        move_into_link_name_space(namespace.as_fd(), network).unwrap();
+        UdpSocket::bind("192.0.2.1:500").unwrap()
+    });
+    let _held = holder.join().unwrap();
+    process.stdin.take().unwrap().write_all(b"\n").unwrap();
+    let mut after = String::new();
+    output.read_to_string(&mut after).unwrap();
+    let error = process.wait_with_output().unwrap().stderr;
+    let error = String::from_utf8(error).unwrap();
+    assert!(
+        error.contains("UDP port 500 of 192.0.2.1 is held by"),
+        "{error}"
+    );
+    assert!(
+        after.contains("4301:\tfrom 10.1.0.0/16 lookup 4301"),
+        "{after}"
+    );
+    assert!(after.contains("unreachable 10.2.0.0/16"), "{after}");
 }
 
 #[test]

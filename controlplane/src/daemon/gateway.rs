@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     guard::{Guard, Wanted},
-    netlink::{self, Monitor},
+    netlink::{self, Monitor, Tables},
 };
 
 /// How often the outbox and full rings are looked at while something waits in them.
@@ -60,6 +60,27 @@ pub(super) fn guarded(config: &Config) -> BTreeSet<PrefixPair> {
         })
     });
     pairs.collect()
+}
+
+/// The networks that are directly on inside ports.
+pub(super) fn attached(
+    tables: &Tables,
+    dataplane: &esplanade_config::Dataplane,
+) -> BTreeSet<Prefix> {
+    let ports = next_hops::ports(tables, &dataplane.ports);
+    let role = |port: &PortId| {
+        let port = dataplane.ports.get(usize::from(port.0));
+        port.map(|port| port.role)
+    };
+    let inside = ports
+        .iter()
+        .filter(|(_, port)| role(port) == Some(Role::Inside));
+    let networks = inside.flat_map(|(index, _)| tables.attached(*index));
+    let prefixes = networks.filter_map(|(address, length)| match address {
+        IpAddr::V4(address) => Prefix::containing(address, length),
+        IpAddr::V6(_) => None,
+    });
+    prefixes.collect()
 }
 
 /// All state of the daemon.
@@ -344,34 +365,13 @@ impl Gateway {
         &mut self,
         pairs: BTreeSet<PrefixPair>,
     ) -> Result<(), netlink::Error> {
-        let attached = self.attached();
+        let attached = attached(self.monitor.tables(), &self.running);
         let wanted = Wanted { pairs, attached };
         if self.guarded.as_ref() != Some(&wanted) {
             self.guard.apply(&wanted).await?;
             self.guarded = Some(wanted);
         }
         Ok(())
-    }
-
-    /// The networks that are directly on inside ports.
-    fn attached(&self) -> BTreeSet<Prefix> {
-        let tables = self.monitor.tables();
-        let ports = next_hops::ports(tables, &self.running.ports);
-        let role = |port: &PortId| {
-            self.running
-                .ports
-                .get(usize::from(port.0))
-                .map(|port| port.role)
-        };
-        let inside = ports
-            .iter()
-            .filter(|(_, port)| role(port) == Some(Role::Inside));
-        let networks = inside.flat_map(|(index, _)| tables.attached(*index));
-        let prefixes = networks.filter_map(|(address, length)| match address {
-            IpAddr::V4(address) => Prefix::containing(address, length),
-            IpAddr::V6(_) => None,
-        });
-        prefixes.collect()
     }
 
     fn ask_next_hops(&mut self) {

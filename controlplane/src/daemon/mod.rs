@@ -10,6 +10,7 @@ use std::{
 };
 
 use tokio::{
+    runtime::Runtime,
     signal::unix::{SignalKind, signal},
     sync::mpsc,
     time::{sleep, sleep_until, timeout},
@@ -36,7 +37,7 @@ mod waiters;
 
 use crate::{
     configuration,
-    guard::Guard,
+    guard::{Guard, Wanted},
     logging,
     netlink::{self, Monitor},
     privileges,
@@ -113,7 +114,13 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         warn!("{warning}");
     }
     privileges::check()?;
-    let server = api::Server::bind(&options.run_dir)?;
+    let server = api::Server::bind(&options.run_dir);
+    // Whatever keeps this daemon from starting, its prefixes are guarded; but not at the cost of a control plane that
+    // serves the directory already and has a guard of its own.
+    if !matches!(server, Err(ApiError::Taken(_))) {
+        guard_first(&config)?;
+    }
+    let server = server?;
     let addresses: BTreeSet<IpAddr> = config
         .tunnels
         .iter()
@@ -126,14 +133,37 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     // Threads inherit what this one holds, so the runtime's come after.
     privileges::reduce().map_err(|error| DaemonError::Reduce(error.into()))?;
     esplanade_channel::make_undumpable().map_err(|error| DaemonError::Reduce(error.into()))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(DaemonError::Runtime)?;
+    let runtime = runtime()?;
     let outcome = runtime.block_on(serve(options, config, server, bound));
     // A connect to a dataplane that does not answer would hold up the end.
     runtime.shutdown_background();
     outcome
+}
+
+fn runtime() -> Result<Runtime, DaemonError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(DaemonError::Runtime)
+}
+
+/// Installs the kernel's guard by a runtime of its own, which ends, without having had any thread, before privileges
+/// are given up.
+fn guard_first(config: &Config) -> Result<(), DaemonError> {
+    runtime()?.block_on(async {
+        let monitor = Monitor::start()
+            .await
+            .map_err(|error| DaemonError::Monitor(error.to_string()))?;
+        let wanted = Wanted {
+            pairs: gateway::guarded(config),
+            attached: gateway::attached(monitor.tables(), &config.dataplane),
+        };
+        let guard = Guard::open().map_err(|error| DaemonError::Guard(error.to_string()))?;
+        guard
+            .apply(&wanted)
+            .await
+            .map_err(|error| DaemonError::Guard(error.to_string()))
+    })
 }
 
 /// Where inputs come from, besides the gateway itself.
