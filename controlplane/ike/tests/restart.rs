@@ -139,6 +139,73 @@ fn adoption_moves_one_way_traffic() {
     }
 }
 
+/// It dies again before the handshake after its first return has ended, at each point of it.
+#[test]
+fn a_control_plane_that_restarts_twice_adopts_twice() {
+    let (mut unfinished, mut one_sided) = (0, 0);
+    for seed in 0..40 {
+        for who in [A, B] {
+            let mut link = Link::connected(seed, Weather::fair());
+            link.weather.delay = (Duration::from_millis(1), Duration::from_millis(30));
+            link.run_with_traffic(SECOND, "lan");
+            let first = found(&link, who)[0].inbound;
+            for (again, time) in [(0, Duration::from_millis(seed * 2)), (1, 30 * SECOND)] {
+                link.restart(who, 1000 + 2 * seed + again, vec![peer(who)]);
+                link.sides[who].deaf = true;
+                link.run_with_traffic(Duration::from_millis(700), "lan");
+                link.sides[who].deaf = false;
+                let (now, children) = (link.now, found(&link, who));
+                link.at(who).adopt(now, children);
+                link.run_with_traffic(time, "lan");
+                if again == 0 && link.sides[who].dataplane.installed.keys().eq([&first]) {
+                    unfinished += 1;
+                    let theirs = link.sides[1 - who].dataplane.installed.len();
+                    one_sided += usize::from(theirs > 1);
+                }
+            }
+            let told = story(&link.sides[1 - who]);
+            assert_eq!(link.lost, 0, "seed {seed}, side {who}: {told:#?}");
+            assert!(!closed(&link, 1 - who, &CloseReason::InitialContact));
+            assert!(!link.sides[who].dataplane.installed.contains_key(&first));
+            link.run(200 * SECOND);
+            link.agree(1);
+            assert_eq!((link.ike_sas(A), link.ike_sas(B)), (1, 1));
+        }
+    }
+    assert!(
+        unfinished > 40 && one_sided > 0,
+        "{unfinished} handshakes were cut short, {one_sided} in the last step"
+    );
+}
+
+/// Restarting twice with packets one way only: the peer may hold a child SA that has no other half,
+/// and must not use it in place of the younger one that has.
+#[test]
+fn adopting_twice_moves_one_way_traffic() {
+    for time in [8, 12, 17, 19, 22].map(Duration::from_millis) {
+        for from in [A, B] {
+            let mut link = Link::connected(5, Weather::fair());
+            for (seed, time) in [(99, time), (100, 7 * SECOND)] {
+                let children = found(&link, A);
+                link.restart(A, seed, vec![peer(A)]);
+                let now = link.now;
+                link.at(A).adopt(now, children);
+                let end = link.now + time;
+                while link.now < end {
+                    link.packet(from, "lan");
+                    link.run(Duration::from_millis(1));
+                }
+            }
+            assert_eq!(
+                link.lost,
+                0,
+                "{time:?} {from}: {:#?}",
+                story(&link.sides[B])
+            );
+        }
+    }
+}
+
 #[test]
 fn adopted_children_that_are_not_configured_go() {
     let mut link = Link::connected(1, Weather::fair());

@@ -495,8 +495,9 @@ impl Link {
     /// dataplane stays.
     pub fn restart(&mut self, side: usize, seed: u64, config: Vec<PeerConfig>) {
         let (mut fresh, spis) = endpoint(&Settings::default(), seed);
-        // The dataplane's slots in use are not given out again.
-        spis.0.lock().unwrap().next = 1000;
+        // The dataplane's slots in use are not given out again, and no tag soon.
+        let next = self.sides[side].spis.0.lock().unwrap().next + 1000;
+        spis.0.lock().unwrap().next = next;
         for inbound in self.sides[side].dataplane.installed.keys() {
             spis.take(*inbound);
         }
