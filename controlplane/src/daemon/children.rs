@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::Instant,
 };
 
@@ -9,7 +10,7 @@ use esplanade_channel::{
     self as channel, Command, DfPolicy, Direction, InboundSa, KeyMaterial, Label, Lifetime,
     OutboundSa, SaId, SaRecord, WorkerId,
 };
-use esplanade_config::{Child, Config, Df};
+use esplanade_config::{Child, Config, Df, Tunnel};
 use esplanade_ike::{AdoptedChild, ChildSa, UdpPorts, config::Aead};
 
 use super::{
@@ -185,15 +186,21 @@ impl Children {
         config: &Config,
         slots: &Slots,
     ) -> (Vec<AdoptedChild>, Vec<Command>) {
-        let names: BTreeMap<[u8; Label::CAPACITY], ChildName> = config
+        let names: BTreeMap<[u8; Label::CAPACITY], (&Tunnel, ChildName)> = config
             .tunnels
             .iter()
             .flat_map(|tunnel| tunnel.children.iter().map(move |child| (tunnel, child)))
             .map(|(tunnel, child)| {
                 let label = Label::new(&policies::label(&tunnel.name, &child.name));
-                (*label.bytes(), (tunnel.name.clone(), child.name.clone()))
+                let name = (tunnel.name.clone(), child.name.clone());
+                (*label.bytes(), (tunnel, name))
             })
             .collect();
+        // A tunnel that has moved while nobody watched has nothing to do with an SA between its old addresses.
+        let name_of = |record: &SaRecord| {
+            let (tunnel, name) = names.get(record.label.bytes())?;
+            is_between(record, tunnel).then_some(name)
+        };
         let mut adopted = Vec::new();
         let mut kept = BTreeSet::new();
         for record in records {
@@ -203,10 +210,12 @@ impl Children {
             .iter()
             .filter(|record| record.direction == Direction::Inbound)
         {
-            let Some(name) = names.get(inbound.label.bytes()) else {
+            let Some(name) = name_of(inbound) else {
                 continue;
             };
-            let outbound = records.iter().find(|record| is_partner(record, inbound));
+            let outbound = records
+                .iter()
+                .find(|record| is_partner(record, inbound) && name_of(record).is_some());
             kept.insert(inbound.sa);
             kept.extend(outbound.map(|record| record.sa));
             self.insert(Pair {
@@ -244,6 +253,14 @@ impl Children {
                 .collect(),
         )
     }
+}
+
+/// Whether an SA is between the addresses that a tunnel is configured to have; a peer without one has any.
+fn is_between(record: &SaRecord, tunnel: &Tunnel) -> bool {
+    record.local == IpAddr::V4(tunnel.local)
+        && tunnel
+            .remote
+            .is_none_or(|remote| record.remote == IpAddr::V4(remote))
 }
 
 /// Whether an outbound SA is the other half of an inbound one.

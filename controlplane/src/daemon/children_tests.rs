@@ -189,3 +189,37 @@ fn a_restarted_control_plane_finds_pairs_and_clears_what_is_nobodys() {
     assert_eq!(taken, 4);
     assert_eq!(install(&mut children, &slots).0.owner, WorkerId(0));
 }
+
+#[test]
+fn a_pair_between_addresses_that_are_not_the_tunnels_is_nobodys() {
+    let id = |slot| SaId::from_parts(slot, 0x300).unwrap();
+    let pair = || {
+        [
+            record(id(0), id(0).value(), Direction::Inbound, "site-b/lan"),
+            record(id(1), 0xaaaa, Direction::Outbound, "site-b/lan"),
+        ]
+    };
+    let adopt = |config: &Config, records: &[SaRecord]| {
+        let mut children = Children::default();
+        children.reset(2);
+        let (adopted, commands) = children.adopt(records, config, &slots());
+        assert_eq!(children.iter().count(), adopted.len());
+        (adopted.len(), commands)
+    };
+    let orphans = [id(0), id(1)].map(|sa| Command::RemoveSa { sa });
+    let elsewhere = "203.0.113.9".parse().unwrap();
+    let (mut ours_moved, mut theirs_moved) = (pair(), pair());
+    ours_moved
+        .iter_mut()
+        .for_each(|record| record.local = elsewhere);
+    theirs_moved
+        .iter_mut()
+        .for_each(|record| record.remote = elsewhere);
+    assert_eq!(adopt(&config(), &pair()), (1, vec![]));
+    assert_eq!(adopt(&config(), &ours_moved), (0, orphans.to_vec()));
+    assert_eq!(adopt(&config(), &theirs_moved), (0, orphans.to_vec()));
+    // One that may have any address is known by its name.
+    let mut anyone = config();
+    anyone.tunnels[0].remote = None;
+    assert_eq!(adopt(&anyone, &theirs_moved), (1, vec![]));
+}
