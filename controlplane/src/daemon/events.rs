@@ -167,6 +167,7 @@ impl Gateway {
         ring: WorkerId,
         sequence: Sequence,
         reason: CommandError,
+        now: Instant,
     ) {
         let dataplane = self.dataplane.as_ref();
         let concern =
@@ -192,6 +193,12 @@ impl Gateway {
                 self.troubles.insert(tunnel, trouble);
             }
             None => warn!("the dataplane did not {refused}: {reason}"),
+        }
+        // An SA that is not there would swallow its traffic until it is rekeyed.
+        if let Concern::Install(sa) = concern
+            && let Some(inbound) = self.children.of(sa).map(|pair| pair.inbound.value())
+        {
+            let _ = self.endpoint.expire_sa(now, inbound);
         }
     }
 

@@ -204,12 +204,13 @@ impl Gateway {
         if before != Some(epoch) {
             self.forget_children(workers);
         }
-        self.synchronize();
         if !self.awake {
             self.awake = true;
-            // Their slots are taken before the endpoint can ask for any.
+            // Their slots are taken before the endpoint can ask for any, and no policy of today's is served by an SA
+            // that is nobody's.
             let (adopted, commands) = self.children.adopt(&records, &self.config, &self.slots);
             self.tell_workers(&commands);
+            self.synchronize();
             self.endpoint.configure(now, intent::peers(&self.config));
             if !adopted.is_empty() {
                 let count = adopted.len();
@@ -217,9 +218,11 @@ impl Gateway {
                 self.endpoint.adopt(now, adopted);
             }
         } else if before != Some(epoch) {
+            self.synchronize();
             warn!("the dataplane started anew: all child SAs are negotiated afresh");
             self.endpoint.dataplane_lost(now);
         } else {
+            self.synchronize();
             self.replace_missing(&records, now);
         }
     }
@@ -302,7 +305,7 @@ impl Gateway {
                 }
             }
             Event::CommandFailed { sequence, reason } => {
-                self.on_disobeyed(ring, sequence, reason);
+                self.on_disobeyed(ring, sequence, reason, now);
             }
         }
     }
