@@ -168,8 +168,8 @@ impl Testbed {
         &self.log_dir
     }
 
-    /// Pings until the first is answered. A gateway that has no link address of a host yet drops
-    /// what it has for it while it asks: AF_XDP has nowhere to let it wait.
+    /// Pings until the first is answered, so that every link address is known before anything is
+    /// counted or timed.
     pub fn warm_up(&self) -> Result<()> {
         wait_for("the first answer", Duration::from_secs(10), || {
             Ok((self.ping(1)? == 1).then_some(()))
