@@ -388,6 +388,22 @@ fn a_refusal_of_the_dataplane_is_shown_and_a_new_dataplane_is_found_at_once() {
 }
 
 #[test]
+fn a_guard_that_was_taken_away_stands_again_before_the_next_dataplane() {
+    let Some(daemon) = Daemon::start() else {
+        return;
+    };
+    let listener = Listener::bind(&daemon.run_dir()).unwrap();
+    let first = Scribe::grant(accept(&listener));
+    daemon.shell("ip rule del pref 4301; ip route flush table 4301");
+    assert!(!daemon.shell("ip rule").contains("4301:"));
+    drop(first);
+    let _second = accept(&listener);
+    assert!(daemon.shell("ip rule").contains("4301:"));
+    let routes = daemon.shell("ip route show table 4301");
+    assert!(routes.contains("unreachable 10.2.0.0/16"), "{routes}");
+}
+
+#[test]
 fn what_the_dataplane_does_not_obey_is_told_in_words() {
     let Some(daemon) = Daemon::start() else {
         return;

@@ -107,6 +107,8 @@ pub(super) struct Gateway {
     guard: Guard,
     /// What the guard was told last.
     guarded: Option<Wanted>,
+    /// Time to look whether the guard still stands.
+    guard_due: bool,
     pub(super) sockets: Sockets,
     outbox: Outbox,
     pub(super) waiters: Waiters,
@@ -158,6 +160,7 @@ impl Gateway {
             monitor,
             guard,
             guarded: None,
+            guard_due: false,
             sockets,
             outbox: Outbox::default(),
             waiters: Waiters::default(),
@@ -377,6 +380,19 @@ impl Gateway {
         Ok(())
     }
 
+    /// Whether it is time to look after the guard; once each time.
+    pub(super) fn is_guard_due(&mut self) -> bool {
+        std::mem::take(&mut self.guard_due)
+    }
+
+    /// Puts back what somebody took away of the kernel's guard.
+    pub(super) async fn restore_guard(&mut self) {
+        self.guarded = None;
+        if let Err(error) = self.guard().await {
+            warn!("the kernel's guard cannot be looked after: {error}");
+        }
+    }
+
     fn ask_next_hops(&mut self) {
         let tables = self.monitor.tables();
         let ports = next_hops::ports(tables, &self.running.ports);
@@ -463,6 +479,7 @@ impl Gateway {
     }
 
     fn keep_house(&mut self) {
+        self.guard_due = true;
         self.ask_next_hops();
         let configured = self
             .config

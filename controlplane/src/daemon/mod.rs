@@ -275,7 +275,11 @@ impl Inputs {
             () = sleep_until(due.into()) => {}
             _ = self.ends.recv() => return false,
         }
-        if gateway.dataplane.is_none() && !self.searching {
+        let search = gateway.dataplane.is_none() && !self.searching;
+        if search || gateway.is_guard_due() {
+            gateway.restore_guard().await;
+        }
+        if search {
             self.look_for_dataplane(options, gateway);
         }
         true
