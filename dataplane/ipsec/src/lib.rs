@@ -6,7 +6,6 @@
 #![forbid(unsafe_code)]
 
 pub mod esp;
-mod flow_cache;
 pub mod id;
 pub mod replay;
 pub mod sa;

@@ -67,6 +67,16 @@ impl AddressRange {
         (first.is_ipv4() == last.is_ipv4() && first <= last).then_some(Self { first, last })
     }
 
+    /// The lowest address.
+    pub fn first(&self) -> IpAddr {
+        self.first
+    }
+
+    /// The highest address.
+    pub fn last(&self) -> IpAddr {
+        self.last
+    }
+
     /// Whether the address lies within. The other family never does: all of IPv4 sorts before all of IPv6.
     #[inline]
     pub fn contains(&self, address: IpAddr) -> bool {
@@ -91,6 +101,11 @@ impl PortRange {
     /// A range; `None` when the ends are in the wrong order.
     pub fn new(first: u16, last: u16) -> Option<Self> {
         (first <= last).then_some(Self { first, last })
+    }
+
+    /// The port, if it is one only.
+    pub fn single(self) -> Option<u16> {
+        (self.first == self.last).then_some(self.first)
     }
 
     /// RFC 4301 4.4.1.1: only ANY matches a packet whose ports cannot be seen.

@@ -2,13 +2,15 @@
 //! that each protect policy uses at the moment.
 //!
 //! One worker owns its copy. Everything is bounded by the capacity given at the start and nothing is allocated
-//! later. A lookup goes to the flow cache first and to the ordered list only for a flow not seen
-//! since the last change of policies.
+//! later. A lookup goes to the flow cache first and to the classifier only for a flow not seen since the last change
+//! of policies; neither looks at all policies, and no change does.
 
-use crate::{
-    flow_cache::FlowCache,
-    selector::{Flow, Selector},
-};
+mod classifier;
+mod flow_cache;
+
+use crate::selector::{Flow, Selector};
+use classifier::Classifier;
+use flow_cache::FlowCache;
 use std::collections::HashMap;
 use thiserror::Error;
 
@@ -65,15 +67,24 @@ pub struct Decision {
 pub struct GroupIndex(u32);
 
 /// What the policies of one child SA share.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Group {
     name: u64,
-    /// How many policies there are; 0 is a free place.
-    policies: u32,
+    /// The place of its first policy, [`NONE`] if it has none: a free place.
+    first: u32,
     /// The identifier of the outbound SA in use.
     pub outbound: Option<u32>,
     /// When an SA was last asked for, in milliseconds; for the rate limit.
     pub acquired_ms: Option<u64>,
+}
+
+impl Group {
+    const FREE: Self = Self {
+        name: 0,
+        first: NONE,
+        outbound: None,
+        acquired_ms: None,
+    };
 }
 
 /// No more policies fit.
@@ -89,28 +100,38 @@ pub struct SpdFull {
 #[error("no such policy")]
 pub struct UnknownPolicy;
 
+/// No place: the end of a chain, and in the flow cache a flow that no policy selects.
+const NONE: u32 = u32::MAX;
+
+/// Precedence: the lower comes first.
+type Order = (u32, PolicyId);
+
 #[derive(Debug, Clone, Copy)]
 struct Rule {
     policy: Policy,
     group: u32,
+    /// The place of the next policy of its group.
+    next_in_group: u32,
+    /// The place of the next policy that the classifier finds under the same key.
+    next_alike: u32,
     /// Set again since the synchronisation began.
     fresh: bool,
 }
 
 impl Rule {
-    fn order(&self) -> (u32, PolicyId) {
+    fn order(&self) -> Order {
         (self.policy.priority, self.policy.id)
     }
 }
 
-/// What the flow cache holds for a flow that no policy matches.
-const NO_POLICY: u32 = u32::MAX;
-
 /// The database.
 #[derive(Debug)]
 pub struct Spd {
-    /// In order of precedence.
+    /// Places of policies; those that nobody names are free.
     rules: Vec<Rule>,
+    free_rules: Vec<u32>,
+    place_of: HashMap<PolicyId, u32>,
+    classifier: Classifier,
     groups: Vec<Group>,
     free_groups: Vec<u32>,
     group_of: HashMap<u64, u32>,
@@ -124,9 +145,12 @@ impl Spd {
     pub fn new(capacity: usize, flows: usize, seed: u64) -> Self {
         Self {
             rules: Vec::with_capacity(capacity),
-            groups: vec![Group::default(); capacity],
-            free_groups: (0..capacity as u32).rev().collect(),
+            free_rules: Vec::with_capacity(capacity),
             // Twice the room, so that tombstones are swept in place and nothing is allocated.
+            place_of: HashMap::with_capacity(2 * capacity),
+            classifier: Classifier::new(capacity),
+            groups: vec![Group::FREE; capacity],
+            free_groups: (0..capacity as u32).rev().collect(),
             group_of: HashMap::with_capacity(2 * capacity),
             generation: 1,
             cache: FlowCache::new(flows, seed),
@@ -143,25 +167,20 @@ impl Spd {
         let full = SpdFull {
             capacity: self.capacity,
         };
-        let known = self.position(policy.id);
-        if known.is_none() && self.rules.len() == self.capacity {
-            return Err(full);
-        }
-        // The group is joined before the old policy leaves it, so that it keeps its SA.
-        let group = self.join(policy.id.group()).ok_or(full)?;
-        if let Some(index) = known {
-            let old = self.rules.remove(index);
-            self.leave(old.group);
-        }
-        let rule = Rule {
-            policy,
-            group,
-            fresh: true,
+        let known = self.place_of.get(&policy.id).copied();
+        let place = match known {
+            // A name and its group stay where they are.
+            Some(place) => {
+                self.classifier.remove(&mut self.rules, place);
+                place
+            }
+            None => self.admit(policy).ok_or(full)?,
         };
-        let at = self
-            .rules
-            .partition_point(|other| other.order() < rule.order());
-        self.rules.insert(at, rule);
+        if let Some(rule) = self.rules.get_mut(place as usize) {
+            rule.policy = policy;
+            rule.fresh = true;
+        }
+        self.classifier.insert(&mut self.rules, place);
         self.changed();
         Ok(())
     }
@@ -172,9 +191,8 @@ impl Spd {
     ///
     /// When there is none of that name.
     pub fn remove(&mut self, id: PolicyId) -> Result<(), UnknownPolicy> {
-        let index = self.position(id).ok_or(UnknownPolicy)?;
-        let rule = self.rules.remove(index);
-        self.leave(rule.group);
+        let place = *self.place_of.get(&id).ok_or(UnknownPolicy)?;
+        self.dismiss(place);
         self.changed();
         Ok(())
     }
@@ -188,9 +206,11 @@ impl Spd {
 
     /// Ends a synchronisation.
     pub fn end_sync(&mut self) {
-        while let Some(index) = self.rules.iter().position(|rule| !rule.fresh) {
-            let rule = self.rules.remove(index);
-            self.leave(rule.group);
+        for place in 0..self.rules.len() as u32 {
+            let stale = self.rules.get(place as usize).filter(|rule| !rule.fresh);
+            if stale.is_some_and(|rule| self.place_of.get(&rule.policy.id) == Some(&place)) {
+                self.dismiss(place);
+            }
         }
         self.changed();
     }
@@ -215,7 +235,8 @@ impl Spd {
         let index = match cached {
             Some(index) => index,
             None => {
-                let index = self.classify(flow);
+                let found = self.classifier.find(&self.rules, flow);
+                let index = found.unwrap_or(NONE);
                 if let Some(key) = key {
                     self.cache.insert(key, self.generation, index);
                 }
@@ -265,41 +286,67 @@ impl Spd {
 
     #[cold]
     fn covers_further_down(&self, group: u64, flow: &Flow) -> bool {
-        self.rules.iter().any(|rule| {
-            let policy = &rule.policy;
-            policy.id.group() == group
-                && policy.action == Action::Protect
-                && policy.selector.matches(flow)
-        })
+        let index = self.group_of.get(&group);
+        let group = index.and_then(|index| self.groups.get(*index as usize));
+        let mut next = group.map_or(NONE, |group| group.first);
+        while let Some(rule) = self.rules.get(next as usize) {
+            if rule.policy.action == Action::Protect && rule.policy.selector.matches(flow) {
+                return true;
+            }
+            next = rule.next_in_group;
+        }
+        false
     }
 
     /// How many policies there are.
     pub fn len(&self) -> usize {
-        self.rules.len()
+        self.place_of.len()
     }
 
     /// Whether there is no policy: everything is discarded.
     pub fn is_empty(&self) -> bool {
-        self.rules.is_empty()
+        self.place_of.is_empty()
     }
 
-    #[cold]
-    fn classify(&self, flow: &Flow) -> u32 {
-        self.rules
-            .iter()
-            .position(|rule| rule.policy.selector.matches(flow))
-            .map_or(NO_POLICY, |index| index as u32)
+    /// Gives a new policy a place, and one in its group.
+    fn admit(&mut self, policy: Policy) -> Option<u32> {
+        let place = match self.free_rules.pop() {
+            Some(place) => place,
+            None if self.rules.len() < self.capacity => self.rules.len() as u32,
+            None => return None,
+        };
+        let (group, next_in_group) = self.join(policy.id.group(), place)?;
+        let rule = Rule {
+            policy,
+            group,
+            next_in_group,
+            next_alike: NONE,
+            fresh: true,
+        };
+        match self.rules.get_mut(place as usize) {
+            Some(free) => *free = rule,
+            None => self.rules.push(rule),
+        }
+        self.place_of.insert(policy.id, place);
+        Some(place)
     }
 
-    fn position(&self, id: PolicyId) -> Option<usize> {
-        self.rules.iter().position(|rule| rule.policy.id == id)
+    /// Takes a policy from its place, its key and its group.
+    fn dismiss(&mut self, place: u32) {
+        self.classifier.remove(&mut self.rules, place);
+        if let Some(rule) = self.rules.get(place as usize).copied() {
+            self.place_of.remove(&rule.policy.id);
+            self.leave(&rule, place);
+            self.free_rules.push(place);
+        }
     }
 
-    fn join(&mut self, name: u64) -> Option<u32> {
+    /// Puts a policy first in its group: the group's place, and the policy that was first.
+    fn join(&mut self, name: u64, place: u32) -> Option<(u32, u32)> {
         let index = match self.group_of.get(&name) {
             Some(index) => *index,
             None => {
-                // There is one for each policy; only a replacement in a full database can find none.
+                // There is one for each policy.
                 let index = self.free_groups.pop()?;
                 self.group_of.insert(name, index);
                 index
@@ -307,18 +354,27 @@ impl Spd {
         };
         let group = self.groups.get_mut(index as usize)?;
         group.name = name;
-        group.policies += 1;
-        Some(index)
+        Some((index, core::mem::replace(&mut group.first, place)))
     }
 
-    fn leave(&mut self, index: u32) {
-        if let Some(group) = self.groups.get_mut(index as usize) {
-            group.policies -= 1;
-            if group.policies == 0 {
-                self.group_of.remove(&group.name);
-                *group = Group::default();
-                self.free_groups.push(index);
+    fn leave(&mut self, rule: &Rule, place: u32) {
+        let Some(group) = self.groups.get_mut(rule.group as usize) else {
+            return;
+        };
+        if group.first == place {
+            group.first = rule.next_in_group;
+        }
+        let mut next = group.first;
+        while let Some(other) = self.rules.get_mut(next as usize) {
+            next = other.next_in_group;
+            if next == place {
+                other.next_in_group = rule.next_in_group;
             }
+        }
+        if group.first == NONE {
+            self.group_of.remove(&group.name);
+            *group = Group::FREE;
+            self.free_groups.push(rule.group);
         }
     }
 
@@ -335,9 +391,12 @@ impl Spd {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::selector::tests::{flow, selector};
+    use crate::selector::{
+        AddressRange, PortRange,
+        tests::{flow, selector},
+    };
     use proptest::prelude::*;
-    use std::collections::HashSet;
+    use std::{collections::HashSet, net::Ipv4Addr};
 
     const CAPACITY: usize = 6;
 
@@ -412,6 +471,42 @@ mod tests {
                 .iter()
                 .rfind(|(name, _)| *name == policy.id.group());
             Some((*policy, selected.map(|(_, sa)| *sa)))
+        }
+    }
+
+    #[test]
+    fn ten_thousand_policies_of_one_shape_are_one_probe() {
+        let range = |net: u32| {
+            let first = Ipv4Addr::from(net);
+            AddressRange::new(first.into(), Ipv4Addr::from(net | 255).into()).unwrap()
+        };
+        let nets = (0..10_000u32).map(|n| (u64::from(n), 0x0a00_0000 | n << 8));
+        let mut spd = Spd::new(10_000, 4, 3);
+        for (n, net) in nets.clone() {
+            let selector = Selector {
+                local: range(0xc0a8_0000),
+                remote: range(net),
+                local_ports: PortRange::ANY,
+                remote_ports: PortRange::ANY,
+                protocol: None,
+            };
+            let policy = Policy {
+                id: PolicyId(n << 8),
+                priority: n as u32,
+                action: Action::Protect,
+                selector,
+            };
+            spd.set(policy).unwrap();
+        }
+        assert_eq!(spd.classifier.classes(), 1);
+        for (n, net) in nets {
+            let flow = Flow {
+                local: Ipv4Addr::from(0xc0a8_0001).into(),
+                remote: Ipv4Addr::from(net | 7).into(),
+                protocol: 17,
+                ports: Some((1, 2)),
+            };
+            assert_eq!(spd.lookup(&flow).unwrap().policy, PolicyId(n << 8));
         }
     }
 
