@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{bed, eventually, ready, two_gateways};
 use esplanade_bench::gateway::{Gateway, Site};
-use esplanade_bench::testbed::{HOST_B, OUTSIDE_A, OUTSIDE_B, Testbed};
+use esplanade_bench::testbed::{HOST, HOST_A, HOST_B, OUTSIDE_A, OUTSIDE_B, Testbed, kill};
 use esplanade_bench::traffic::inject;
 use esplanade_bench::traffic::transfer::noise;
 use esplanade_bench::wire_tap::{Depth, WireTap};
@@ -135,25 +135,76 @@ fn plaintext_of_a_protected_prefix_from_outside_is_dropped() {
     }
     let bed = bed();
     let (a, _b) = two_gateways(&bed);
-    // A router on the wire that sends what should have come through the tunnel.
-    let forged = "10.2.0.77";
-    bed.gateway_b
-        .ip(&format!("addr add {forged}/32 dev lo\n"))
-        .expect("an address");
-    bed.gateway_b
-        .ip("route add 10.1.0.0/16 via 192.0.2.1 src 10.2.0.77 table 99\nrule add from 10.2.0.77 lookup 99 pref 1\n")
-        .expect("a route around the tunnel");
     let before = a.counter("InNoPols").expect("a counter");
-    let said = bed
-        .gateway_b
-        .run(&[
-            "ping", "-n", "-c", "3", "-i", "0.1", "-W", "1", "-I", forged, "10.1.0.2",
-        ])
-        .expect("ping");
-    assert!(said.stdout.contains(" 0 received"), "{}", said.stdout);
+    around_the_tunnel(&bed, "10.2.0.77");
     eventually("it to be counted", || {
         a.counter("InNoPols").is_ok_and(|now| now >= before + 3)
     });
+}
+
+#[test]
+fn plaintext_of_a_protected_prefix_from_outside_is_dropped_while_both_planes_are_dead() {
+    if !ready() {
+        return;
+    }
+    let bed = bed();
+    let (mut a, _b) = two_gateways(&bed);
+    let (data, control) = (
+        a.dataplane_id().expect("an id"),
+        a.control_plane_id().expect("an id"),
+    );
+    a.supervisor().kill().expect("an end");
+    kill(data);
+    kill(control);
+    let filters = bed
+        .gateway_a
+        .run(&[
+            "sysctl",
+            "-a",
+            "-r",
+            r"^net\.ipv4\.(ip_forward|conf\.(all|eth2)\.rp_filter)$",
+        ])
+        .expect("sysctl")
+        .stdout;
+    assert_eq!(
+        filters,
+        "net.ipv4.conf.all.rp_filter = 0\nnet.ipv4.conf.eth2.rp_filter = 0\nnet.ipv4.ip_forward = 1\n"
+    );
+    let plaintext_inside = |from: &str| {
+        let tap = WireTap::start(&bed.host_a, HOST, Depth::Whole, b"").expect("a listener");
+        around_the_tunnel(&bed, from);
+        let seen = tap.stop().expect("what was seen");
+        assert_eq!(seen.missed, 0, "{seen:?}");
+        seen.other
+    };
+    // What no tunnel protects is the kernel's to forward: the way is open, and the listener sees.
+    assert!(plaintext_inside("10.9.0.77") >= 3);
+    assert_eq!(plaintext_inside("10.2.0.77"), 0);
+    assert_eq!(
+        bed.gateway_b.ping(OUTSIDE_A, 2).expect("ping"),
+        2,
+        "what is for the gateway itself arrives"
+    );
+}
+
+/// Has a router on the wire send three pings of this source, which should have come through the tunnel, to host A. None
+/// is answered.
+fn around_the_tunnel(bed: &Testbed, forged: &str) {
+    bed.gateway_b
+        .ip(&format!(
+            "addr add {forged}/32 dev lo\n\
+             route replace 10.1.0.0/16 via {OUTSIDE_A} table 99\n\
+             rule add from {forged} lookup 99 pref 1\n"
+        ))
+        .expect("a route around the tunnel");
+    let to = HOST_A.to_string();
+    let said = bed
+        .gateway_b
+        .run(&[
+            "ping", "-n", "-c", "3", "-i", "0.1", "-W", "1", "-I", forged, &to,
+        ])
+        .expect("ping");
+    assert!(said.stdout.contains(" 0 received"), "{}", said.stdout);
 }
 
 #[test]

@@ -1,36 +1,39 @@
-//! The kernel's guard: unreachable routes for what the tunnels protect, so that no plaintext leaves when the dataplane
-//! is dead and the kernel forwards (RFC 4301 3.1: what is to be protected is never sent in the clear).
+//! The kernel's guard: routes and rules for what the tunnels protect, so that no plaintext of it passes the gateway when
+//! the dataplane is dead and the kernel forwards. RFC 4301 3.1: what is to be protected is never sent in the clear; RFC
+//! 4301 5.2: what comes in the clear although it ought to be protected is discarded.
 //!
-//! A table of our own, 4301, holds an `unreachable` route for every protected remote prefix; for every protected local
-//! prefix a rule of preference 4301 `from PREFIX lookup 4301` precedes the main table. The guard outlives both planes and
-//! is adopted at the next start. It is stricter than the pairs that are protected: with two tunnels, it also stops what
-//! goes from the one's local prefix to the other's remote one. Nothing outside that table and that preference is
-//! touched.
+//! *Out.* A table of our own, 4301, holds an `unreachable` route for every protected remote prefix; for every protected
+//! local prefix a rule of preference 4301 `from PREFIX lookup 4301` precedes the main table. This is stricter than the
+//! pairs that are protected: with two tunnels, it also stops what goes from the one's local prefix to the other's remote
+//! one. Where a remote prefix covers a network that is attached to the gateway itself (a remote of 0.0.0.0/0 covers all
+//! of them), a `throw` route for that network sends the lookup on to the main table: otherwise the gateway could not
+//! answer the hosts of its own LAN.
 //!
-//! Where a remote prefix covers a network that is attached to the gateway itself (a remote of 0.0.0.0/0 covers all of
-//! them), a `throw` route for that network sends the lookup on to the main table: otherwise the gateway could not answer
-//! the hosts of its own LAN.
+//! *In.* For every protected pair and every outside interface a rule of the same preference `from REMOTE to LOCAL iif
+//! INTERFACE blackhole` drops what claims to come from behind the peer and did not come through the tunnel, whatever
+//! `rp_filter` is. It answers nothing: an ICMP error would go to whom the sender claimed to be. What the dataplane has
+//! decrypted never passes the kernel, and what of this it gets in the clear it drops itself, so the rules hold while it
+//! lives, too. What is for the gateway's own addresses arrives, also from within a remote of 0.0.0.0/0 (IKE, ESP, SSH):
+//! the rule for the table `local` has preference 0 and precedes ours.
+//!
+//! The guard outlives both planes and is adopted at the next start. Nothing outside that table, and no rule that is not
+//! of that preference and for that table, is touched. The kernel goes through rules one by one wherever it looks a route
+//! up, some nanoseconds each: tens of thousands of pairs are felt by what the kernel itself sends and forwards, which the
+//! tunnels' traffic is not.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
-};
+mod message;
+mod part;
+
+use std::{collections::BTreeSet, future, net::Ipv4Addr};
 
 use esplanade_config::Prefix;
 use futures_util::TryStreamExt;
-use rtnetlink::{
-    Handle, IpVersion, RouteMessageBuilder,
-    packet_route::{
-        AddressFamily,
-        route::{
-            RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
-            RouteType,
-        },
-        rule::{RuleAction, RuleAttribute, RuleMessage},
-    },
-};
+use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
+use rustix::io::Errno;
 
 use crate::netlink::{self, Error};
+use message::{Message, is_our_route, is_our_rule};
+use part::Part;
 
 /// The routing table that is ours, and the preference of our rules.
 pub const TABLE: u32 = 4301;
@@ -42,51 +45,17 @@ pub struct Wanted {
     pub pairs: BTreeSet<(Prefix, Prefix)>,
     /// The networks that are directly on the gateway's inside ports.
     pub attached: BTreeSet<Prefix>,
+    /// The interfaces of the gateway's outside ports, by name, whether they exist or not.
+    pub outside: BTreeSet<String>,
 }
 
-/// What [`Wanted`] means for the kernel.
-#[derive(Debug, PartialEq, Eq)]
-struct Plan {
-    routes: BTreeMap<Prefix, RouteType>,
-    rules: BTreeSet<Prefix>,
-}
-
-impl Plan {
-    fn new(wanted: &Wanted) -> Self {
-        let remote: BTreeSet<Prefix> = wanted.pairs.iter().map(|(_, remote)| *remote).collect();
-        let covered = wanted.attached.iter().filter(|attached| {
-            let covers = |remote: &Prefix| {
-                remote.length() < attached.length() && remote.contains(attached.address())
-            };
-            remote.iter().any(covers) && !remote.contains(attached)
-        });
-        let throw = covered.map(|prefix| (*prefix, RouteType::Throw));
-        Self {
-            routes: remote
-                .iter()
-                .map(|prefix| (*prefix, RouteType::Unreachable))
-                .chain(throw)
-                .collect(),
-            rules: wanted
-                .pairs
-                .iter()
-                .flat_map(|(local, _)| rule_prefixes(*local))
-                .collect(),
-        }
-    }
-}
-
-/// What the rules for a prefix are from. The kernel takes a rule from 0.0.0.0/0 for the same as any other of its table
-/// and preference, so that becomes one for each half.
-fn rule_prefixes(prefix: Prefix) -> Vec<Prefix> {
-    if prefix.length() > 0 {
-        return vec![prefix];
-    }
-    let halves = [Ipv4Addr::UNSPECIFIED, Ipv4Addr::new(128, 0, 0, 0)];
-    halves
-        .iter()
-        .filter_map(|half| Prefix::containing(*half, 1))
-        .collect()
+/// How the guard was found to stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// What the kernel lacks of it, in the words of `ip route` and `ip rule`.
+    pub missing: Vec<String>,
+    /// What is in its table and among its rules besides, in the same words.
+    pub foreign: Vec<String>,
 }
 
 /// The guard of the network namespace in which it was opened.
@@ -113,54 +82,32 @@ impl Guard {
     ///
     /// If the kernel refuses a part of it; what was there before stays then.
     pub async fn apply(&self, wanted: &Wanted) -> Result<(), Error> {
-        /// The kernel takes away the first rule that fits; a wide one of a stranger in our table can make it one of ours,
-        /// so that what was done is looked at again.
+        /// The kernel takes away the first rule that fits: a wide one of a stranger in our table can make it one of ours.
+        /// And it refuses a rule beside a narrower one of a stranger. So what was done is looked at again.
         const ROUNDS: usize = 4;
-        let plan = Plan::new(wanted);
+        let parts = Part::all(wanted);
         for _ in 0..ROUNDS {
-            if !self.approach(&plan).await? {
-                break;
+            let found = self.found().await?;
+            let mut acted = false;
+            for part in missing(&parts, &found) {
+                self.add(part).await.or_else(unless(&[Errno::EXIST]))?;
+                acted = true;
             }
+            for message in surplus(&parts, found) {
+                let gone = [Errno::NOENT, Errno::SRCH];
+                self.remove(message).await.or_else(unless(&gone))?;
+                acted = true;
+            }
+            if !acted {
+                return Ok(());
+            }
+        }
+        // Whatever else is there: nothing that is wanted is missing in the end.
+        let found = self.found().await?;
+        for part in missing(&parts, &found) {
+            self.add(part).await?;
         }
         Ok(())
-    }
-
-    /// Does what lacks for the plan; false if nothing does.
-    async fn approach(&self, plan: &Plan) -> Result<bool, Error> {
-        let mut acted = false;
-        let (routes, rules) = (self.routes().await?, self.rules().await?);
-        for (prefix, kind) in &plan.routes {
-            if !routes.iter().any(|route| is_route(route, prefix, *kind)) {
-                self.add_route(prefix, *kind).await?;
-                acted = true;
-            }
-        }
-        for prefix in &plan.rules {
-            if !rules.iter().any(|rule| is_rule(rule, prefix)) {
-                self.add_rule(prefix).await?;
-                acted = true;
-            }
-        }
-        let mut kept = BTreeSet::new();
-        for rule in rules {
-            // A rule that stands there twice is kept once.
-            let wanted = plan.rules.iter().find(|prefix| is_rule(&rule, prefix));
-            if !wanted.is_some_and(|prefix| kept.insert(*prefix)) {
-                self.delete_rule(rule).await?;
-                acted = true;
-            }
-        }
-        for route in routes {
-            let prefix = route_prefix(&route);
-            // One of another kind was replaced above.
-            if route_metric(&route) != 0
-                || !prefix.is_some_and(|prefix| plan.routes.contains_key(&prefix))
-            {
-                self.delete_route(route).await?;
-                acted = true;
-            }
-        }
-        Ok(acted)
     }
 
     /// Takes the guard away.
@@ -172,202 +119,99 @@ impl Guard {
         self.apply(&Wanted::default()).await
     }
 
-    async fn routes(&self) -> Result<Vec<RouteMessage>, Error> {
-        let all = self
-            .handle
-            .route()
-            .get(RouteMessageBuilder::<Ipv4Addr>::new().build())
-            .execute();
-        let ours = all.try_filter(|route| std::future::ready(route_table(route) == TABLE));
-        ours.try_collect()
-            .await
-            .map_err(Error::refused("tell its routes"))
-    }
-
-    async fn rules(&self) -> Result<Vec<RuleMessage>, Error> {
-        let all = self.handle.rule().get(IpVersion::V4).execute();
-        let ours = all.try_filter(|rule| std::future::ready(is_ours(rule)));
-        ours.try_collect()
-            .await
-            .map_err(Error::refused("tell its rules"))
-    }
-
-    async fn add_route(&self, prefix: &Prefix, kind: RouteType) -> Result<(), Error> {
-        let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet;
-        message.header.destination_prefix_length = prefix.length();
-        message.header.table = RouteHeader::RT_TABLE_UNSPEC;
-        message.header.protocol = RouteProtocol::Static;
-        message.header.scope = RouteScope::Universe;
-        message.header.kind = kind;
-        message.attributes = vec![
-            RouteAttribute::Destination(RouteAddress::Inet(prefix.address())),
-            RouteAttribute::Table(TABLE),
-        ];
-        let refused = Error::refused(format!("guard {prefix} in table {TABLE}"));
-        self.handle
-            .route()
-            .add(message)
-            .replace()
-            .execute()
-            .await
-            .map_err(refused)
-    }
-
-    async fn add_rule(&self, prefix: &Prefix) -> Result<(), Error> {
-        let mut request = self
-            .handle
-            .rule()
-            .add()
-            .v4()
-            .action(RuleAction::ToTable)
-            .table_id(TABLE)
-            .priority(TABLE);
-        let message = request.message_mut();
-        message.header.table = RouteHeader::RT_TABLE_UNSPEC;
-        message.header.src_len = prefix.length();
-        if prefix.length() > 0 {
-            message
-                .attributes
-                .push(RuleAttribute::Source(IpAddr::V4(prefix.address())));
-        }
-        let refused = Error::refused(format!("guard what comes from {prefix} by a rule"));
-        request.execute().await.map_err(refused)
-    }
-
-    async fn delete_rule(&self, rule: RuleMessage) -> Result<(), Error> {
-        let refused = Error::refused(format!("take away a rule of preference {TABLE}"));
-        self.handle
-            .rule()
-            .del(rule)
-            .execute()
-            .await
-            .map_err(refused)
-    }
-
-    async fn delete_route(&self, mut route: RouteMessage) -> Result<(), Error> {
-        route.header.flags = Default::default();
-        let refused = Error::refused(format!("take away a route of table {TABLE}"));
-        self.handle
-            .route()
-            .del(route)
-            .execute()
-            .await
-            .map_err(refused)
-    }
-}
-
-fn route_table(route: &RouteMessage) -> u32 {
-    let attribute = route
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            RouteAttribute::Table(table) => Some(*table),
-            _ => None,
-        });
-    attribute.unwrap_or(route.header.table.into())
-}
-
-fn route_metric(route: &RouteMessage) -> u32 {
-    let attribute = route
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            RouteAttribute::Priority(metric) => Some(*metric),
-            _ => None,
-        });
-    attribute.unwrap_or(0)
-}
-
-fn route_prefix(route: &RouteMessage) -> Option<Prefix> {
-    let address = route
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(*address),
-            _ => None,
-        });
-    Prefix::containing(
-        address.unwrap_or(Ipv4Addr::UNSPECIFIED),
-        route.header.destination_prefix_length,
-    )
-}
-
-fn is_route(route: &RouteMessage, prefix: &Prefix, kind: RouteType) -> bool {
-    route_prefix(route).as_ref() == Some(prefix)
-        && route.header.kind == kind
-        && route.header.tos == 0
-        && route_metric(route) == 0
-}
-
-/// Of our preference, and to our table.
-fn is_ours(rule: &RuleMessage) -> bool {
-    let has = |wanted: &RuleAttribute| rule.attributes.contains(wanted);
-    has(&RuleAttribute::Priority(TABLE)) && has(&RuleAttribute::Table(TABLE))
-}
-
-/// Is it `from PREFIX lookup 4301`, and nothing else?
-fn is_rule(rule: &RuleMessage, prefix: &Prefix) -> bool {
-    let narrows = |attribute: &RuleAttribute| {
-        !matches!(
-            attribute,
-            RuleAttribute::Source(_)
-                | RuleAttribute::Priority(_)
-                | RuleAttribute::Table(_)
-                | RuleAttribute::Protocol(_)
-                | RuleAttribute::SuppressPrefixLen(u32::MAX)
-                | RuleAttribute::L3MDev(false)
-        )
-    };
-    let source = rule
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            RuleAttribute::Source(IpAddr::V4(address)) => Some(*address),
-            _ => None,
-        });
-    let from = Prefix::containing(source.unwrap_or(Ipv4Addr::UNSPECIFIED), rule.header.src_len);
-    let header = &rule.header;
-    from.as_ref() == Some(prefix)
-        && header.action == RuleAction::ToTable
-        && header.flags.is_empty()
-        && (header.dst_len, header.tos) == (0, 0)
-        && !rule.attributes.iter().any(narrows)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn prefix(octets: [u8; 4], length: u8) -> Prefix {
-        Prefix::containing(octets.into(), length).unwrap()
-    }
-
-    #[test]
-    fn attached_networks_are_let_through_only_where_a_remote_prefix_covers_them() {
-        let local = prefix([10, 1, 0, 0], 16);
-        let (inside, elsewhere) = (prefix([10, 1, 0, 0], 24), prefix([172, 16, 0, 0], 24));
-        let any = prefix([0, 0, 0, 0], 0);
-        let attached = BTreeSet::from([inside, elsewhere]);
-        let plan = |pairs: &[(Prefix, Prefix)]| {
-            Plan::new(&Wanted {
-                pairs: pairs.iter().copied().collect(),
-                attached: attached.clone(),
-            })
+    /// Looks how the guard stands. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not tell.
+    pub async fn look(&self, wanted: &Wanted) -> Result<Standing, Error> {
+        let parts = Part::all(wanted);
+        let found = self.found().await?;
+        let missing = missing(&parts, &found).map(Part::to_string).collect();
+        let describe = |message: Message| match (message.part(), message) {
+            (Some(part), _) => part.to_string(),
+            (None, Message::Route(_)) => format!("another route in table {TABLE}"),
+            (None, Message::Rule(_)) => format!("another rule of preference {TABLE}"),
         };
-        let everything = plan(&[(local, any)]);
-        assert_eq!(everything.routes.len(), 3);
-        assert_eq!(everything.routes[&inside], RouteType::Throw);
-        assert_eq!(everything.rules, [local].into());
-        let remote = prefix([10, 2, 0, 0], 16);
-        let narrow = plan(&[(local, remote), (local, inside)]);
-        assert_eq!(
-            narrow.routes,
-            [
-                (remote, RouteType::Unreachable),
-                (inside, RouteType::Unreachable)
-            ]
-            .into()
-        );
+        let foreign = surplus(&parts, found).map(describe).collect();
+        Ok(Standing { missing, foreign })
+    }
+
+    /// Everything that is in our table, and among our rules.
+    async fn found(&self) -> Result<Vec<Message>, Error> {
+        let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let routes = self.handle.route().get(all).execute();
+        let routes = routes
+            .try_filter(|route| future::ready(is_our_route(route)))
+            .map_ok(Message::Route);
+        let mut found: Vec<Message> = routes
+            .try_collect()
+            .await
+            .map_err(Error::refused("tell its routes"))?;
+        let rules = self.handle.rule().get(IpVersion::V4).execute();
+        let rules: Vec<Message> = rules
+            .try_filter(|rule| future::ready(is_our_rule(rule)))
+            .map_ok(Message::Rule)
+            .try_collect()
+            .await
+            .map_err(Error::refused("tell its rules"))?;
+        found.extend(rules);
+        Ok(found)
+    }
+
+    async fn add(&self, part: &Part) -> Result<(), Error> {
+        let refused = Error::refused(format!("guard by `{part}`"));
+        match Message::new(part) {
+            // A route of another kind to the same prefix makes room.
+            Message::Route(route) => self.handle.route().add(route).replace().execute().await,
+            Message::Rule(rule) => {
+                let mut request = self.handle.rule().add();
+                *request.message_mut() = rule;
+                request.execute().await
+            }
+        }
+        .map_err(refused)
+    }
+
+    async fn remove(&self, message: Message) -> Result<(), Error> {
+        match message {
+            Message::Route(mut route) => {
+                route.header.flags = Default::default();
+                let refused = Error::refused(format!("take away a route of table {TABLE}"));
+                let request = self.handle.route().del(route);
+                request.execute().await.map_err(refused)
+            }
+            Message::Rule(rule) => {
+                let refused = Error::refused(format!("take away a rule of preference {TABLE}"));
+                let request = self.handle.rule().del(rule);
+                request.execute().await.map_err(refused)
+            }
+        }
+    }
+}
+
+/// The parts that were not found.
+fn missing<'a>(
+    parts: &'a BTreeSet<Part>,
+    found: &[Message],
+) -> impl Iterator<Item = &'a Part> + use<'a> {
+    let there: BTreeSet<Part> = found.iter().filter_map(Message::part).collect();
+    parts.iter().filter(move |part| !there.contains(part))
+}
+
+/// What was found and is no part, or the second of its kind.
+fn surplus(parts: &BTreeSet<Part>, found: Vec<Message>) -> impl Iterator<Item = Message> {
+    let mut kept = BTreeSet::new();
+    found.into_iter().filter(move |message| {
+        let wanted = message.part().filter(|part| parts.contains(part));
+        !wanted.is_some_and(|part| kept.insert(part))
+    })
+}
+
+/// Turns a refusal of these kinds into a success.
+fn unless(kinds: &[Errno]) -> impl FnOnce(Error) -> Result<(), Error> {
+    move |error| match error.errno() {
+        Some(errno) if kinds.contains(&errno) => Ok(()),
+        _ => Err(error),
     }
 }

@@ -4,7 +4,6 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    collections::BTreeSet,
     fs::File,
     net::{IpAddr, Ipv4Addr, UdpSocket},
     os::fd::AsFd,
@@ -15,7 +14,7 @@ use std::{
 
 use esplanade_config::Prefix;
 use esplanade_controlplane::{
-    guard::{Guard, Wanted},
+    guard::{Guard, Standing, Wanted},
     netlink::{Monitor, Tables, udp_port_holder},
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -305,7 +304,7 @@ fn the_guard_is_exact_idempotent_and_keeps_to_its_table() {
         let (local, remote) = (prefix([10, 1, 0, 0], 16), prefix([10, 2, 0, 0], 16));
         let wanted = Wanted {
             pairs: [(local, remote)].into(),
-            attached: BTreeSet::new(),
+            ..Wanted::default()
         };
         for _ in 0..2 {
             guard.apply(&wanted).await.unwrap();
@@ -330,6 +329,7 @@ fn the_guard_is_exact_idempotent_and_keeps_to_its_table() {
         let wider = Wanted {
             pairs: [(local, remote), (any, any)].into(),
             attached: [near].into(),
+            ..Wanted::default()
         };
         guard.apply(&wider).await.unwrap();
         let routes = a.ip("route show table 4301");
@@ -369,6 +369,155 @@ fn the_guard_is_exact_idempotent_and_keeps_to_its_table() {
     );
 }
 
+/// The guard of one protected pair, 10.1.0.0/16 and 10.2.0.0/16, with `near` outside.
+fn one_pair() -> Wanted {
+    Wanted {
+        pairs: [(prefix([10, 1, 0, 0], 16), prefix([10, 2, 0, 0], 16))].into(),
+        outside: ["near".to_owned()].into(),
+        ..Wanted::default()
+    }
+}
+
+/// A gateway that forwards from `near` to hosts of 10.1.0.0/24 behind it, whatever the reverse path; and its wire.
+fn forwarding() -> Option<(Namespace, Namespace)> {
+    let (a, b) = joined()?;
+    a.ip("link add lan type veth peer name host");
+    a.ip("addr add 10.1.0.1/24 dev lan");
+    a.ip("link set host up");
+    a.ip("link set lan up");
+    a.ip("route add default via 192.0.2.2");
+    a.run(async || {
+        for (key, value) in [
+            ("ip_forward", "1"),
+            ("conf/all/rp_filter", "0"),
+            ("conf/near/rp_filter", "0"),
+        ] {
+            std::fs::write(format!("/proc/sys/net/ipv4/{key}"), value).unwrap();
+        }
+    });
+    Some((a, b))
+}
+
+/// Does the kernel take a packet that comes in by `near`, to send it on or for itself?
+fn takes(gateway: &Namespace, from: &str, to: &str) -> bool {
+    let words = ["route", "get", to, "from", from, "iif", "near"];
+    let mut command = Command::new("ip");
+    command.args(["-n", &gateway.name]).args(words);
+    command.output().unwrap().status.success()
+}
+
+#[test]
+fn the_guard_drops_plaintext_that_comes_in_and_nothing_else() {
+    let Some((a, _b)) = forwarding() else { return };
+    assert!(takes(&a, "10.2.0.5", "10.1.0.5"), "without a guard");
+    a.run(async || {
+        let guard = Guard::open().unwrap();
+        guard.apply(&one_pair()).await.unwrap();
+        assert!(!takes(&a, "10.2.0.5", "10.1.0.5"));
+        assert!(takes(&a, "10.3.0.5", "10.1.0.5"), "of no pair");
+        for own in ["192.0.2.1", "10.1.0.1"] {
+            assert!(takes(&a, "10.2.0.5", own), "to the gateway itself");
+        }
+
+        let any = prefix([0, 0, 0, 0], 0);
+        let from_anywhere = Wanted {
+            pairs: [(prefix([10, 1, 0, 0], 16), any)].into(),
+            ..one_pair()
+        };
+        guard.apply(&from_anywhere).await.unwrap();
+        for from in ["10.2.0.5", "198.51.100.5"] {
+            assert!(!takes(&a, from, "10.1.0.5"));
+            assert!(takes(&a, from, "192.0.2.1"), "IKE of a peer in 0.0.0.0/0");
+        }
+        let everything = Wanted {
+            pairs: [(any, any)].into(),
+            ..one_pair()
+        };
+        guard.apply(&everything).await.unwrap();
+        for from in ["10.2.0.5", "198.51.100.5"] {
+            assert!(!takes(&a, from, "10.1.0.5"));
+            assert!(takes(&a, from, "192.0.2.1"));
+        }
+        assert_eq!(guard.look(&everything).await.unwrap(), Standing::default());
+
+        guard.clear().await.unwrap();
+        assert!(takes(&a, "10.2.0.5", "10.1.0.5"), "and it goes");
+        assert_eq!(a.ip("rule show pref 4301"), "");
+    });
+}
+
+#[test]
+fn the_guard_is_found_adopted_and_restored_by_its_parts() {
+    let Some((a, _b)) = forwarding() else { return };
+    let wanted = Wanted {
+        outside: ["near".to_owned(), "later".to_owned()].into(),
+        ..one_pair()
+    };
+    let incoming = "from 10.2.0.0/16 to 10.1.0.0/16 iif near blackhole";
+    let missing = |parts: &[&str]| Standing {
+        missing: parts.iter().map(|part| (*part).to_owned()).collect(),
+        ..Standing::default()
+    };
+    a.run(async || {
+        let guard = Guard::open().unwrap();
+        let nothing_yet = guard.look(&wanted).await.unwrap();
+        assert_eq!(nothing_yet.missing.len(), 4, "{nothing_yet:?}");
+        guard.apply(&wanted).await.unwrap();
+        let complete = Standing::default();
+        assert_eq!(guard.look(&wanted).await.unwrap(), complete);
+        // Another start adopts what is there: no rule moves.
+        let before = a.ip("rule show");
+        Guard::open().unwrap().apply(&wanted).await.unwrap();
+        assert_eq!(a.ip("rule show"), before);
+
+        // A port that is not there yet is guarded from its first moment on.
+        a.ip("link add later type veth peer name other");
+        assert_eq!(guard.look(&wanted).await.unwrap(), complete);
+
+        a.ip("rule del pref 4301 iif near");
+        assert_eq!(guard.look(&wanted).await.unwrap(), missing(&[incoming]));
+        assert!(takes(&a, "10.2.0.5", "10.1.0.5"));
+        guard.apply(&wanted).await.unwrap();
+        assert!(!takes(&a, "10.2.0.5", "10.1.0.5"));
+        a.ip("route flush table 4301");
+        let gone = guard.look(&wanted).await.unwrap();
+        assert_eq!(gone, missing(&["unreachable 10.2.0.0/16"]));
+        guard.apply(&wanted).await.unwrap();
+        assert_eq!(guard.look(&wanted).await.unwrap(), complete);
+
+        // What makes holes is found, and goes.
+        a.ip("route add throw 10.2.3.0/24 table 4301");
+        a.ip("rule add fwmark 7 lookup 4301 pref 4301");
+        let holes = guard.look(&wanted).await.unwrap();
+        let words = ["throw 10.2.3.0/24", "another rule of preference 4301"];
+        assert_eq!(
+            (holes.missing.len(), holes.foreign),
+            (0, words.map(str::to_owned).to_vec())
+        );
+        guard.apply(&wanted).await.unwrap();
+        assert_eq!(guard.look(&wanted).await.unwrap(), complete);
+    });
+}
+
+#[test]
+fn rules_of_strangers_in_our_table_keep_none_of_ours_away() {
+    let Some((a, _b)) = forwarding() else { return };
+    // Asked to take this one away, the kernel takes away the first to this table.
+    a.ip("rule add lookup 4301 pref 4301");
+    // This one it takes for the same as `from 10.1.0.0/16 lookup 4301`, and refuses that.
+    a.ip("rule add from 10.1.0.0/16 to 10.9.0.0/16 lookup 4301 pref 4301");
+    let locals = (0..8).map(|n| (prefix([10, n, 0, 0], 16), prefix([10, 99, 0, 0], 16)));
+    let wanted = Wanted {
+        pairs: locals.collect(),
+        ..one_pair()
+    };
+    a.run(async || {
+        let guard = Guard::open().unwrap();
+        guard.apply(&wanted).await.unwrap();
+        assert_eq!(guard.look(&wanted).await.unwrap(), Standing::default());
+    });
+}
+
 #[test]
 fn the_guard_stops_what_the_kernel_would_forward() {
     let Some((a, _b)) = joined() else { return };
@@ -390,7 +539,7 @@ fn the_guard_stops_what_the_kernel_would_forward() {
             .unwrap()
             .apply(&Wanted {
                 pairs,
-                attached: BTreeSet::new(),
+                ..Wanted::default()
             })
             .await
             .unwrap();

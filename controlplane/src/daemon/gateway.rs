@@ -30,7 +30,7 @@ use super::{
     waiters::Waiters,
 };
 use crate::{
-    guard::{Guard, Wanted},
+    guard::{Guard, Standing, Wanted},
     netlink::{self, Monitor, Tables},
 };
 
@@ -62,11 +62,25 @@ pub(super) fn guarded(config: &Config) -> BTreeSet<PrefixPair> {
     pairs.collect()
 }
 
-/// The networks that are directly on inside ports.
-pub(super) fn attached(
+/// What the kernel's guard is to hold for these pairs on these ports, with the networks that the kernel has there.
+pub(super) fn wanted_guard(
+    pairs: BTreeSet<PrefixPair>,
     tables: &Tables,
     dataplane: &esplanade_config::Dataplane,
-) -> BTreeSet<Prefix> {
+) -> Wanted {
+    let outside = dataplane
+        .ports
+        .iter()
+        .filter(|port| port.role == Role::Outside);
+    Wanted {
+        pairs,
+        attached: attached(tables, dataplane),
+        outside: outside.map(|port| port.interface.clone()).collect(),
+    }
+}
+
+/// The networks that are directly on inside ports.
+fn attached(tables: &Tables, dataplane: &esplanade_config::Dataplane) -> BTreeSet<Prefix> {
     let ports = next_hops::ports(tables, &dataplane.ports);
     let role = |port: &PortId| {
         let port = dataplane.ports.get(usize::from(port.0));
@@ -371,13 +385,34 @@ impl Gateway {
         &mut self,
         pairs: BTreeSet<PrefixPair>,
     ) -> Result<(), netlink::Error> {
-        let attached = attached(self.monitor.tables(), &self.running);
-        let wanted = Wanted { pairs, attached };
+        let wanted = self.wanted_guard(pairs);
         if self.guarded.as_ref() != Some(&wanted) {
             self.guard.apply(&wanted).await?;
             self.guarded = Some(wanted);
         }
         Ok(())
+    }
+
+    fn wanted_guard(&self, pairs: BTreeSet<PrefixPair>) -> Wanted {
+        let mut wanted = wanted_guard(pairs, self.monitor.tables(), &self.running);
+        // The ports that the next dataplane opens are guarded before it does.
+        let next = wanted_guard(
+            BTreeSet::new(),
+            self.monitor.tables(),
+            &self.config.dataplane,
+        );
+        wanted.outside.extend(next.outside);
+        wanted
+    }
+
+    /// How the kernel's guard stands at this moment.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub(super) async fn look_at_guard(&self) -> Result<Standing, netlink::Error> {
+        let wanted = self.wanted_guard(guarded(&self.config));
+        self.guard.look(&wanted).await
     }
 
     /// Whether it is time to look after the guard; once each time.

@@ -37,7 +37,7 @@ mod waiters;
 
 use crate::{
     configuration,
-    guard::{Guard, Wanted},
+    guard::Guard,
     logging,
     netlink::{self, Monitor},
     privileges,
@@ -154,10 +154,8 @@ fn guard_first(config: &Config) -> Result<(), DaemonError> {
         let monitor = Monitor::start()
             .await
             .map_err(|error| DaemonError::Monitor(error.to_string()))?;
-        let wanted = Wanted {
-            pairs: gateway::guarded(config),
-            attached: gateway::attached(monitor.tables(), &config.dataplane),
-        };
+        let pairs = gateway::guarded(config);
+        let wanted = gateway::wanted_guard(pairs, monitor.tables(), &config.dataplane);
         let guard = Guard::open().map_err(|error| DaemonError::Guard(error.to_string()))?;
         guard
             .apply(&wanted)

@@ -16,6 +16,7 @@ use std::{
 };
 
 use rtnetlink::Handle;
+use rustix::io::Errno;
 
 pub use holder::{Holder, udp_port_holder};
 pub use monitor::Monitor;
@@ -103,6 +104,17 @@ impl Error {
     pub(crate) fn refused(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Self {
         let what = what.into();
         move |source| Self::Refused { what, source }
+    }
+
+    /// The number of the kernel's answer, if it was one.
+    pub(crate) fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Refused {
+                source: rtnetlink::Error::NetlinkError(answer),
+                ..
+            } => Errno::from_io_error(&answer.to_io()),
+            _ => None,
+        }
     }
 }
 

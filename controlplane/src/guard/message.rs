@@ -1,0 +1,202 @@
+//! The parts of the guard as rtnetlink's messages, there and back.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use esplanade_config::Prefix;
+use rtnetlink::packet_route::{
+    AddressFamily,
+    route::{
+        RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+        RouteType,
+    },
+    rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
+};
+
+use super::{TABLE, part::Part};
+
+/// A route or a rule as the kernel has it.
+#[derive(Clone, Debug)]
+pub(super) enum Message {
+    /// A route of table 4301.
+    Route(RouteMessage),
+    /// A rule of preference 4301 and that table.
+    Rule(RuleMessage),
+}
+
+impl Message {
+    /// The message that has the kernel add a part.
+    pub(super) fn new(part: &Part) -> Self {
+        match part {
+            Part::Throw(prefix) => Self::Route(route(*prefix, RouteType::Throw)),
+            Part::Unreachable(prefix) => Self::Route(route(*prefix, RouteType::Unreachable)),
+            Part::Outgoing(prefix) => Self::Rule(rule(RuleAction::ToTable, *prefix)),
+            Part::Incoming {
+                interface,
+                remote,
+                local,
+            } => {
+                // An ICMP error would go to whom the sender claimed to be.
+                let mut rule = rule(RuleAction::Blackhole, *remote);
+                rule.header.dst_len = local.length();
+                rule.attributes.extend([
+                    RuleAttribute::Destination(IpAddr::V4(local.address())),
+                    RuleAttribute::Iifname(interface.clone()),
+                ]);
+                Self::Rule(rule)
+            }
+        }
+    }
+
+    /// The part that this is, and nothing less or more.
+    pub(super) fn part(&self) -> Option<Part> {
+        match self {
+            Self::Route(route) => route_part(route),
+            Self::Rule(rule) => rule_part(rule),
+        }
+    }
+}
+
+fn route(prefix: Prefix, kind: RouteType) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.destination_prefix_length = prefix.length();
+    message.header.table = RouteHeader::RT_TABLE_UNSPEC;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = kind;
+    message.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::Inet(prefix.address())),
+        RouteAttribute::Table(TABLE),
+    ];
+    message
+}
+
+/// A rule for what comes from a prefix. That of a blackhole looks nothing up in our table: it is named there to say whose
+/// the rule is.
+fn rule(action: RuleAction, from: Prefix) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.table = RouteHeader::RT_TABLE_UNSPEC;
+    message.header.action = action;
+    message.header.src_len = from.length();
+    message.attributes = vec![
+        RuleAttribute::Table(TABLE),
+        RuleAttribute::Priority(TABLE),
+        RuleAttribute::Source(IpAddr::V4(from.address())),
+    ];
+    message
+}
+
+fn route_part(route: &RouteMessage) -> Option<Part> {
+    let mut destination = Ipv4Addr::UNSPECIFIED;
+    let mut metric = 0;
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
+            RouteAttribute::Priority(value) => metric = *value,
+            _ => {}
+        }
+    }
+    if route.header.tos != 0 || metric != 0 {
+        return None;
+    }
+    let prefix = Prefix::containing(destination, route.header.destination_prefix_length)?;
+    match route.header.kind {
+        RouteType::Throw => Some(Part::Throw(prefix)),
+        RouteType::Unreachable => Some(Part::Unreachable(prefix)),
+        _ => None,
+    }
+}
+
+fn rule_part(rule: &RuleMessage) -> Option<Part> {
+    let (mut source, mut destination) = (Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED);
+    let mut interface = None;
+    for attribute in &rule.attributes {
+        match attribute {
+            RuleAttribute::Source(IpAddr::V4(address)) => source = *address,
+            RuleAttribute::Destination(IpAddr::V4(address)) => destination = *address,
+            RuleAttribute::Iifname(name) => interface = Some(name.clone()),
+            RuleAttribute::Priority(_)
+            | RuleAttribute::Table(_)
+            | RuleAttribute::Protocol(_)
+            | RuleAttribute::SuppressPrefixLen(u32::MAX)
+            | RuleAttribute::L3MDev(false) => {}
+            // Whatever else there is makes it narrower.
+            _ => return None,
+        }
+    }
+    let header = &rule.header;
+    // A rule for an interface that is not there waits for it.
+    let waits = RuleFlags::IifDetached;
+    if header.tos != 0 || !header.flags.difference(waits).is_empty() {
+        return None;
+    }
+    let from = Prefix::containing(source, header.src_len)?;
+    let to = Prefix::containing(destination, header.dst_len)?;
+    match (header.action, interface) {
+        (RuleAction::ToTable, None) if to.length() == 0 => Some(Part::Outgoing(from)),
+        (RuleAction::Blackhole, Some(interface)) => Some(Part::Incoming {
+            interface,
+            remote: from,
+            local: to,
+        }),
+        _ => None,
+    }
+}
+
+/// Whether a route is of our table.
+pub(super) fn is_our_route(route: &RouteMessage) -> bool {
+    let attribute = route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Table(table) => Some(*table),
+            _ => None,
+        });
+    attribute.unwrap_or(route.header.table.into()) == TABLE
+}
+
+/// Whether a rule is of our preference, and to our table.
+pub(super) fn is_our_rule(rule: &RuleMessage) -> bool {
+    let has = |wanted: &RuleAttribute| rule.attributes.contains(wanted);
+    has(&RuleAttribute::Priority(TABLE)) && has(&RuleAttribute::Table(TABLE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_is_known_again_and_nothing_narrower_is_taken_for_it() {
+        let near = Prefix::containing(Ipv4Addr::new(10, 1, 0, 0), 16).unwrap();
+        let far = Prefix::containing(Ipv4Addr::new(10, 2, 0, 0), 16).unwrap();
+        let parts = [
+            Part::Throw(near),
+            Part::Unreachable(far),
+            Part::Outgoing(near),
+            Part::Incoming {
+                interface: "eth2".to_owned(),
+                remote: far,
+                local: near,
+            },
+        ];
+        for part in parts {
+            let message = Message::new(&part);
+            assert_eq!(message.part(), Some(part.clone()));
+            let narrower = match message {
+                Message::Route(mut route) => {
+                    route.attributes.push(RouteAttribute::Priority(7));
+                    Message::Route(route)
+                }
+                Message::Rule(mut rule) => {
+                    let mut inverted = rule.clone();
+                    inverted.header.flags = RuleFlags::Invert;
+                    assert_eq!(Message::Rule(inverted).part(), None, "{part}");
+                    rule.attributes.push(RuleAttribute::FwMark(7));
+                    Message::Rule(rule)
+                }
+            };
+            assert_eq!(narrower.part(), None, "{part}");
+        }
+    }
+}
