@@ -184,7 +184,7 @@ fn the_guard_can_be_switched_off_by_name() {
         ..Site::a()
     };
     let (a, _b) = two_gateways_of(&bed, &open, &Site::b());
-    assert!(!a.status().expect("status").control_plane.guard);
+    assert!(!a.status().expect("status").control_plane.guard.on);
     let rules = bed.gateway_a.run(&["ip", "rule"]).expect("ip rule").stdout;
     assert!(!rules.contains("4301"), "{rules}");
 }

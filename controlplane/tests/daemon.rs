@@ -194,11 +194,13 @@ fn a_dataplane_is_told_the_whole_picture_after_the_guard_stands() {
     let listener = Listener::bind(&daemon.run_dir()).unwrap();
     let pending = accept(&listener);
     // What the daemon sent is the order to attach XDP; the guard has to precede it.
-    assert!(
-        daemon
-            .shell("ip rule")
-            .contains("4301:\tfrom 10.1.0.0/16 lookup 4301")
-    );
+    let rules = daemon.shell("ip rule");
+    for rule in [
+        "4301:\tfrom 10.1.0.0/16 lookup 4301",
+        "4301:\tfrom 10.2.0.0/16 to 10.1.0.0/16 iif eth2",
+    ] {
+        assert!(rules.contains(rule), "{rules}");
+    }
     assert!(
         daemon
             .shell("ip route show table 4301")
@@ -394,10 +396,20 @@ fn a_guard_that_was_taken_away_stands_again_before_the_next_dataplane() {
     };
     let listener = Listener::bind(&daemon.run_dir()).unwrap();
     let first = Scribe::grant(accept(&listener));
-    daemon.shell("ip rule del pref 4301; ip route flush table 4301");
+    let guard = || daemon.status().control_plane.guard.to_string();
+    assert_eq!(guard(), "complete");
+    daemon.shell("ip route flush table 4301");
+    assert_eq!(guard(), "incomplete; without `unreachable 10.2.0.0/16`");
+    daemon.shell("while ip rule del pref 4301; do :; done");
     assert!(!daemon.shell("ip rule").contains("4301:"));
+    let lines = daemon.esplanade(&["status"]).0;
+    assert!(
+        lines.contains("guard          incomplete; without `unreachable 10.2.0.0/16`, `from 10.1"),
+        "{lines}"
+    );
     drop(first);
     let _second = accept(&listener);
+    assert_eq!(guard(), "complete");
     assert!(daemon.shell("ip rule").contains("4301:"));
     let routes = daemon.shell("ip route show table 4301");
     assert!(routes.contains("unreachable 10.2.0.0/16"), "{routes}");

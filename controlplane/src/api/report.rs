@@ -27,10 +27,63 @@ pub struct ControlPlane {
     pub version: String,
     /// How long it has run, in seconds.
     pub uptime_s: u64,
-    /// Whether the kernel's guard keeps plaintext of protected prefixes in while both planes are dead.
-    pub guard: bool,
+    /// The kernel's guard, as it stands.
+    pub guard: Guard,
     /// The file that it runs.
     pub config: String,
+}
+
+/// The kernel's guard, which keeps plaintext of protected prefixes from passing while both planes are dead, as it was
+/// found when the question came.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guard {
+    /// Whether the configuration has it on.
+    pub on: bool,
+    /// What the kernel lacks of it, in the words of `ip route` and `ip rule`.
+    pub missing: Vec<String>,
+    /// What else is in its table and among its rules, in the same words.
+    pub foreign: Vec<String>,
+    /// Why the kernel could not be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+/// In a line: `complete`, or what is not as it should be.
+impl fmt::Display for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(trouble) = &self.trouble {
+            return write!(f, "unknown: {trouble}");
+        }
+        f.write_str(match (self.on, self.missing.is_empty()) {
+            (false, _) => "off",
+            (true, true) => "complete",
+            (true, false) => "incomplete",
+        })?;
+        for (what, parts) in [
+            ("without", &self.missing),
+            ("besides there is", &self.foreign),
+        ] {
+            if !parts.is_empty() {
+                write!(f, "; {what} {}", some_of(parts))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first few of a list, and how many more there are.
+fn some_of(parts: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let shown: Vec<String> = parts
+        .iter()
+        .take(SHOWN)
+        .map(|part| format!("`{part}`"))
+        .collect();
+    let shown = shown.join(", ");
+    match parts.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 /// The dataplane as the shared segment shows it.

@@ -18,13 +18,13 @@ pub fn report(report: &Report) -> String {
 
 fn status(status: &Status) -> String {
     let own = &status.control_plane;
-    let guard = if own.guard { "on" } else { "off" };
     let mut text = format!(
-        "control plane  version {}, process {}, up {}, guard {guard}, runs {}\n",
+        "control plane  version {}, process {}, up {}, runs {}\nguard          {}\n",
         own.version,
         own.pid,
         duration(own.uptime_s),
-        own.config
+        own.config,
+        own.guard
     );
     text.push_str(&dataplane(status));
     text.push('\n');

@@ -1,14 +1,17 @@
 //! What a person sees, line by line.
 
 use super::*;
-use crate::api::{Child, ControlPlane, Dataplane, Port, Tunnel, Worker};
+use crate::api::{Child, ControlPlane, Dataplane, Guard, Port, Tunnel, Worker};
 
 fn control_plane() -> ControlPlane {
     ControlPlane {
         pid: 812,
         version: "0.1.0".into(),
         uptime_s: 3723,
-        guard: true,
+        guard: Guard {
+            on: true,
+            ..Guard::default()
+        },
         config: "/etc/esplanade/gateway.yaml".into(),
     }
 }
@@ -74,7 +77,8 @@ fn status_shows_both_planes_and_every_tunnel() {
     assert_eq!(
         report(&Report::Status(Box::new(status))),
         "\
-control plane  version 0.1.0, process 812, up 1 h 2 min, guard on, runs /etc/esplanade/gateway.yaml
+control plane  version 0.1.0, process 812, up 1 h 2 min, runs /etc/esplanade/gateway.yaml
+guard          complete
 dataplane      process 813, engine aws-lc-rs, worker 0 on core 1: 2 SAs
 
 PORT  ROLE    XDP     BUFFERS  QUEUES  RX PACKETS  TX PACKETS
@@ -87,6 +91,33 @@ site-b  established  1 min 1 s  192.0.2.1  192.0.2.2  lan up      10.1.0.0/16 <-
 site-b: voice was refused: the peer's selectors do not overlap ours
 "
     );
+}
+
+#[test]
+fn the_guard_is_shown_as_it_was_found() {
+    let parts = |count: usize| (0..count).map(|n| format!("part {n}")).collect();
+    let guard = |on, missing, foreign| Guard {
+        on,
+        missing: parts(missing),
+        foreign: parts(foreign),
+        trouble: None,
+    };
+    for (guard, line) in [
+        (guard(true, 0, 0), "complete"),
+        (guard(true, 1, 0), "incomplete; without `part 0`"),
+        (
+            guard(true, 5, 1),
+            "incomplete; without `part 0`, `part 1`, `part 2` and 2 more; besides there is `part 0`",
+        ),
+        (guard(false, 0, 0), "off"),
+    ] {
+        assert_eq!(guard.to_string(), line);
+    }
+    let unknown = Guard {
+        trouble: Some("the netlink socket is closed".into()),
+        ..guard(true, 0, 0)
+    };
+    assert_eq!(unknown.to_string(), "unknown: the netlink socket is closed");
 }
 
 #[test]

@@ -10,11 +10,12 @@ use esplanade_ike::{ChildSaView, IkeSaView};
 
 use super::gateway::Gateway;
 use crate::api::{
-    Child, ControlPlane, CounterRow, Dataplane, Port, Sa, Severity, Status, Tunnel, Worker,
+    Child, ControlPlane, CounterRow, Dataplane, Guard, Port, Sa, Severity, Status, Tunnel, Worker,
 };
 
-/// The state of both planes and every tunnel.
-pub(super) fn status(gateway: &mut Gateway, now: Instant) -> Status {
+/// The state of both planes and every tunnel, and of the kernel's guard at this moment.
+pub(super) async fn status(gateway: &mut Gateway, now: Instant) -> Status {
+    let guard = guard(gateway).await;
     let dataplane = gateway
         .dataplane
         .as_mut()
@@ -27,7 +28,7 @@ pub(super) fn status(gateway: &mut Gateway, now: Instant) -> Status {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: now.saturating_duration_since(gateway.started).as_secs(),
-            guard: gateway.config.dataplane.guard,
+            guard,
             config: gateway.config_path.display().to_string(),
         },
         dataplane_trouble: dataplane
@@ -42,6 +43,23 @@ pub(super) fn status(gateway: &mut Gateway, now: Instant) -> Status {
                 tunnel(configured, &ike_sas, &child_sas, trouble, now)
             })
             .collect(),
+    }
+}
+
+async fn guard(gateway: &Gateway) -> Guard {
+    let on = gateway.config.dataplane.guard;
+    match gateway.look_at_guard().await {
+        Ok(standing) => Guard {
+            on,
+            missing: standing.missing,
+            foreign: standing.foreign,
+            trouble: None,
+        },
+        Err(error) => Guard {
+            on,
+            trouble: Some(error.to_string()),
+            ..Guard::default()
+        },
     }
 }
 

@@ -29,7 +29,9 @@ impl Gateway {
     pub(super) async fn on_request(&mut self, request: Request, reply: oneshot::Sender<Response>) {
         let now = Instant::now();
         let response = match request {
-            Request::Status => Response::Ok(Report::Status(Box::new(report::status(self, now)))),
+            Request::Status => {
+                Response::Ok(Report::Status(Box::new(report::status(self, now).await)))
+            }
             Request::Sas => Response::Ok(Report::Sas(report::sas(self))),
             Request::Counters { all } => {
                 let mut rows = report::counters(self);
