@@ -5,7 +5,7 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr},
 };
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// One command of a ring. Every command is idempotent: told twice, it is obeyed once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -217,10 +217,14 @@ impl KeyMaterial {
 
     /// A copy of `key`; `None` when it is longer than [`KeyMaterial::CAPACITY`].
     pub fn new(key: &[u8]) -> Option<Self> {
-        let mut bytes = [0; Self::CAPACITY];
+        // Arrays are copied, not moved: the one that is filled here stays behind and is wiped.
+        let mut bytes = Zeroizing::new([0; Self::CAPACITY]);
         bytes.get_mut(..key.len())?.copy_from_slice(key);
         let length = u8::try_from(key.len()).ok()?;
-        Some(Self { bytes, length })
+        Some(Self {
+            bytes: *bytes,
+            length,
+        })
     }
 
     /// The octets.
