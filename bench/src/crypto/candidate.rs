@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use arrayvec::ArrayVec;
 use esplanade_crypto::{
-    Aad, Algorithm, EngineKind, ExplicitIv, OpenJob, OpeningKey, SealJob, SealingKey, Trailer,
-    Verdict, open_batch, seal_batch,
+    Aad, Algorithm, EngineKind, Iv, OpenJob, OpeningKey, SealJob, SealingKey, Trailer, Verdict,
+    open_batch, seal_batch,
 };
 
 use super::ipsec_mb::IpsecMb;
@@ -77,6 +77,9 @@ pub fn candidates(
 ) -> Result<Vec<Box<dyn Candidate>>> {
     let mut all: Vec<Box<dyn Candidate>> = Vec::new();
     for engine in EngineKind::available() {
+        if !engine.does(algorithm) {
+            continue;
+        }
         all.push(Box::new(Engine::new(*engine, algorithm, sas)?));
     }
     match IpsecMb::load(ipsec_mb, algorithm, sas) {
@@ -138,7 +141,7 @@ impl Candidate for Engine {
             let (out, behind) = room.split_at_mut(length + ICV);
             (rest, at) = (behind, start + length + ICV);
             let key = &self.sealing[(self.next + number) % self.sealing.len()];
-            let iv = ExplicitIv::from_sequence(self.sequence + number as u64);
+            let iv = Iv::from_sequence(self.sequence + number as u64);
             let plain = &batch.buffers.plain[*start..start + length];
             let job = SealJob::new(
                 key,

@@ -70,7 +70,10 @@ impl IpsecMb {
         if !EngineKind::available().contains(&EngineKind::Vaes512) {
             bail!("its fastest kernels need AVX-512 and VAES");
         }
-        let bits = 8 * algorithm.key_len();
+        let Algorithm::AesGcm(key, _) = algorithm else {
+            bail!("its direct interface does not do {algorithm}");
+        };
+        let bits = key.bits();
         // SAFETY: the library's initializers have no preconditions, and the types are those of its header.
         unsafe {
             let library =

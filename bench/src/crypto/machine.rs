@@ -48,8 +48,11 @@ impl Machine {
     /// its measured rate where the two share their ports.
     pub fn bound(&self, algorithm: Algorithm, length: usize) -> Option<f64> {
         let rates = self.rates.as_ref()?;
+        let Algorithm::AesGcm(key, _) = algorithm else {
+            return None;
+        };
         let blocks = length.div_ceil(16) as f64;
-        let rounds = (algorithm.key_len() / 4 + 6) as f64;
+        let rounds = key.rounds() as f64;
         let (aes, products) = ((blocks + 1.0) * rounds / 4.0, blocks + 2.0);
         Some(
             ((aes + products) * rates.both)

@@ -17,7 +17,7 @@ pub fn draw(rows: &[Row], path: &Path) -> Result<()> {
     let mut lines: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
     for row in rows {
         if let Bytes::Length(length) = row.bytes
-            && (row.algorithm, row.direction, row.sas) == ("aes-128-gcm", "seal", 1)
+            && (row.algorithm.as_str(), row.direction, row.sas) == ("aes-128-gcm-16", "seal", 1)
         {
             let length = length as f64;
             lines

@@ -19,7 +19,7 @@ pub struct Row {
     pub engine: &'static str,
     #[serde(skip)]
     kind: Algorithm,
-    pub algorithm: &'static str,
+    pub algorithm: String,
     pub direction: &'static str,
     pub bytes: Bytes,
     pub sas: usize,
@@ -59,10 +59,7 @@ impl Row {
             bench: "crypto",
             engine,
             kind,
-            algorithm: match kind {
-                Algorithm::Aes128Gcm16 => "aes-128-gcm",
-                Algorithm::Aes256Gcm16 => "aes-256-gcm",
-            },
+            algorithm: kind.to_string(),
             direction: match direction {
                 Direction::Seal => "seal",
                 Direction::Open => "open",

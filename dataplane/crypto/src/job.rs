@@ -3,7 +3,8 @@
 #[cfg(target_arch = "x86_64")]
 use crate::vaes512;
 use crate::{
-    AdditionalData, ExplicitIv, OpeningKey, SealingKey, Trailer,
+    AdditionalData, Algorithm, Iv, OpeningKey, SealingKey, Trailer,
+    buffers::{Buffers, MAX_SEGMENTED},
     engine::{Opening, Sealing},
 };
 use core::fmt;
@@ -12,23 +13,27 @@ use core::fmt;
 pub const MAX_PLAINTEXT: usize = 65_535;
 
 /// Why a job was not made.
+///
+/// That a source overlaps a destination without being the same buffer is not among the reasons: the borrow checker says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum JobError {
-    /// The plaintext is longer than any packet.
-    #[error(
-        "a plaintext of {found} bytes is longer than the {MAX_PLAINTEXT} bytes of the longest packet"
-    )]
+    /// The text is longer than any packet, or than segments may hold.
+    #[error("a text of {found} bytes is longer than the {most} bytes that such a job takes")]
     TooLong {
         /// How long it is.
         found: usize,
+        /// The most.
+        most: usize,
     },
-    /// The ciphertext is shorter than the integrity check value.
-    #[error("a ciphertext of {found} bytes cannot hold an integrity check value of {icv} bytes")]
+    /// There is no room for what comes behind the text.
+    #[error(
+        "a buffer of {found} bytes cannot hold the {behind} bytes of trailer and integrity check value"
+    )]
     TooShort {
         /// How long it is.
         found: usize,
-        /// The length of the ICV.
-        icv: usize,
+        /// The length of the trailer, if there is one to be added, and of the ICV.
+        behind: usize,
     },
     /// The buffer for the result has another length than the result.
     #[error("the result takes exactly {expected} bytes, the buffer has {found}")]
@@ -53,11 +58,10 @@ pub enum Verdict {
 /// A packet to be sealed. Nothing of it shows but lengths.
 pub struct SealJob<'a> {
     key: &'a SealingKey,
-    iv: ExplicitIv,
+    iv: Iv,
     aad: AdditionalData<'a>,
-    plaintext: &'a [u8],
     trailer: Trailer,
-    out: &'a mut [u8],
+    buffers: Buffers<'a>,
 }
 
 impl<'a> SealJob<'a> {
@@ -70,49 +74,154 @@ impl<'a> SealJob<'a> {
     #[inline]
     pub fn new(
         key: &'a SealingKey,
-        iv: ExplicitIv,
+        iv: Iv,
         aad: impl Into<AdditionalData<'a>>,
         plaintext: &'a [u8],
         trailer: Trailer,
         out: &'a mut [u8],
     ) -> Result<Self, JobError> {
-        if plaintext.len() > MAX_PLAINTEXT {
-            return Err(JobError::TooLong {
-                found: plaintext.len(),
-            });
-        }
-        let expected = plaintext.len() + trailer.len() + key.algorithm().icv_len();
-        if out.len() != expected {
-            return Err(JobError::OutLength {
-                expected,
-                found: out.len(),
-            });
-        }
+        let source = plaintext;
+        Self::within(key, iv, aad, Buffers::Apart { source, out }, trailer)
+    }
+
+    /// The same in one buffer, which begins with the plaintext and has room behind it for the trailer and the ICV, and no
+    /// more.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    #[inline]
+    pub fn in_place(
+        key: &'a SealingKey,
+        iv: Iv,
+        aad: impl Into<AdditionalData<'a>>,
+        buffer: &'a mut [u8],
+        trailer: Trailer,
+    ) -> Result<Self, JobError> {
+        Self::within(key, iv, aad, Buffers::InPlace(buffer), trailer)
+    }
+
+    /// The same from segments into others, which may be cut elsewhere: a jumbo frame is three. They hold up to
+    /// [`MAX_SEGMENTED`] bytes, and are copied on the way.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), of the lengths of all segments together.
+    #[inline]
+    pub fn in_segments(
+        key: &'a SealingKey,
+        iv: Iv,
+        aad: impl Into<AdditionalData<'a>>,
+        source: &'a [&'a [u8]],
+        trailer: Trailer,
+        out: &'a mut [&'a mut [u8]],
+    ) -> Result<Self, JobError> {
+        Self::within(key, iv, aad, Buffers::Segments { source, out }, trailer)
+    }
+
+    /// The same [in place](Self::in_place) of [segments](Self::in_segments).
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), of the lengths of all segments together.
+    #[inline]
+    pub fn in_place_of_segments(
+        key: &'a SealingKey,
+        iv: Iv,
+        aad: impl Into<AdditionalData<'a>>,
+        segments: &'a mut [&'a mut [u8]],
+        trailer: Trailer,
+    ) -> Result<Self, JobError> {
+        Self::within(key, iv, aad, Buffers::SegmentsInPlace(segments), trailer)
+    }
+
+    #[inline]
+    fn within(
+        key: &'a SealingKey,
+        iv: Iv,
+        aad: impl Into<AdditionalData<'a>>,
+        buffers: Buffers<'a>,
+        trailer: Trailer,
+    ) -> Result<Self, JobError> {
+        check_seal(key.algorithm(), &buffers, trailer.len())?;
         Ok(Self {
             key,
             iv,
             aad: aad.into(),
-            plaintext,
             trailer,
-            out,
+            buffers,
         })
     }
 
     /// Does it.
     #[inline]
     pub(crate) fn run(&mut self) {
-        let sealed = self.key.cipher().seal(Sealing {
-            nonce: self.key.nonce(self.iv.bytes()),
-            aad: self.aad.as_bytes(),
-            plaintext: self.plaintext,
-            trailer: self.trailer.as_bytes(),
-            out: self.out,
+        let (_, length) = self.buffers.lengths();
+        let sealed = self.buffers.with_text(length, |text| {
+            self.key.cipher().seal(Sealing {
+                nonce: self.key.nonce(self.iv.explicit()),
+                aad: self.aad.as_bytes(),
+                trailer: self.trailer.as_bytes(),
+                text,
+            })
         });
         // The lengths are right, so no engine has a reason to refuse. If one did, half a plaintext must not go out.
         if sealed.is_none() {
-            self.out.fill(0);
+            self.buffers.clear();
         }
     }
+}
+
+/// The lengths of a packet to be sealed.
+#[inline]
+fn check_seal(algorithm: Algorithm, buffers: &Buffers<'_>, trailer: usize) -> Result<(), JobError> {
+    let behind = trailer + algorithm.icv_len();
+    let (source, found) = buffers.lengths();
+    let plaintext = if buffers.are_one() {
+        source
+            .checked_sub(behind)
+            .ok_or(JobError::TooShort { found, behind })?
+    } else {
+        source
+    };
+    let expected = plaintext + behind;
+    if plaintext > MAX_PLAINTEXT {
+        return Err(too_long(plaintext, MAX_PLAINTEXT));
+    }
+    if buffers.are_segments() && expected > MAX_SEGMENTED {
+        return Err(too_long(expected, MAX_SEGMENTED));
+    }
+    if found != expected {
+        return Err(JobError::OutLength { expected, found });
+    }
+    Ok(())
+}
+
+/// The lengths of a packet to be opened.
+#[inline]
+fn check_open(algorithm: Algorithm, buffers: &Buffers<'_>) -> Result<(), JobError> {
+    let behind = algorithm.icv_len();
+    let (source, found) = buffers.lengths();
+    let plaintext = source.checked_sub(behind).ok_or(JobError::TooShort {
+        found: source,
+        behind,
+    })?;
+    if plaintext > MAX_PLAINTEXT + crate::MAX_TRAILER {
+        return Err(too_long(plaintext, MAX_PLAINTEXT + crate::MAX_TRAILER));
+    }
+    if buffers.are_segments() && source > MAX_SEGMENTED {
+        return Err(too_long(source, MAX_SEGMENTED));
+    }
+    let expected = if buffers.are_one() { source } else { plaintext };
+    if found != expected {
+        return Err(JobError::OutLength { expected, found });
+    }
+    Ok(())
+}
+
+#[cold]
+fn too_long(found: usize, most: usize) -> JobError {
+    JobError::TooLong { found, most }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -121,20 +230,17 @@ impl vaes512::Job for SealJob<'_> {
 
     #[inline]
     fn is_ours(&self) -> bool {
-        self.key.vaes512().is_some()
+        self.key.vaes512().is_some() & self.buffers.are_apart()
     }
 
     #[inline]
     fn packet(&mut self) -> Option<vaes512::Packet<'_>> {
-        let key = self.key.vaes512()?;
-        vaes512::Packet::to_seal(
-            key,
-            self.iv.bytes(),
-            &self.aad,
-            self.plaintext,
-            self.trailer.as_bytes(),
-            self.out,
-        )
+        let (Some(key), Buffers::Apart { source, out }) = (self.key.vaes512(), &mut self.buffers)
+        else {
+            return None;
+        };
+        let (iv, trailer) = (self.iv.explicit(), self.trailer.as_bytes());
+        vaes512::Packet::to_seal(key, iv, &self.aad, source, trailer, out)
     }
 }
 
@@ -142,7 +248,7 @@ impl fmt::Debug for SealJob<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SealJob")
             .field("key", self.key)
-            .field("plaintext_len", &self.plaintext.len())
+            .field("out_len", &self.buffers.lengths().1)
             .finish_non_exhaustive()
     }
 }
@@ -152,13 +258,13 @@ pub struct OpenJob<'a> {
     key: &'a OpeningKey,
     iv: [u8; 8],
     aad: AdditionalData<'a>,
-    ciphertext: &'a [u8],
-    out: &'a mut [u8],
+    buffers: Buffers<'a>,
 }
 
 impl<'a> OpenJob<'a> {
     /// Opens `ciphertext`, its ICV included, under `key` into `out`, which takes the plaintext: exactly as long as the
-    /// ciphertext without its ICV.
+    /// ciphertext without its ICV. The IV is the one that the packet carries, or if that is implicit (RFC 8750), its
+    /// sequence number.
     ///
     /// # Errors
     ///
@@ -171,37 +277,84 @@ impl<'a> OpenJob<'a> {
         ciphertext: &'a [u8],
         out: &'a mut [u8],
     ) -> Result<Self, JobError> {
-        let icv = key.algorithm().icv_len();
-        let found = ciphertext.len();
-        let expected = found
-            .checked_sub(icv)
-            .ok_or(JobError::TooShort { found, icv })?;
-        if expected > MAX_PLAINTEXT + crate::MAX_TRAILER {
-            return Err(JobError::TooLong { found: expected });
-        }
-        if out.len() != expected {
-            return Err(JobError::OutLength {
-                expected,
-                found: out.len(),
-            });
-        }
+        let source = ciphertext;
+        Self::within(key, iv, aad, Buffers::Apart { source, out })
+    }
+
+    /// The same in one buffer, of the ciphertext and its ICV: the plaintext is left at its start, and if it is forged,
+    /// zeros all over.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    #[inline]
+    pub fn in_place(
+        key: &'a OpeningKey,
+        iv: [u8; 8],
+        aad: impl Into<AdditionalData<'a>>,
+        buffer: &'a mut [u8],
+    ) -> Result<Self, JobError> {
+        Self::within(key, iv, aad, Buffers::InPlace(buffer))
+    }
+
+    /// The same from segments into others, which may be cut elsewhere: a jumbo frame is three. They hold up to
+    /// [`MAX_SEGMENTED`] bytes, and are copied on the way.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), of the lengths of all segments together.
+    #[inline]
+    pub fn in_segments(
+        key: &'a OpeningKey,
+        iv: [u8; 8],
+        aad: impl Into<AdditionalData<'a>>,
+        source: &'a [&'a [u8]],
+        out: &'a mut [&'a mut [u8]],
+    ) -> Result<Self, JobError> {
+        Self::within(key, iv, aad, Buffers::Segments { source, out })
+    }
+
+    /// The same [in place](Self::in_place) of [segments](Self::in_segments).
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), of the lengths of all segments together.
+    #[inline]
+    pub fn in_place_of_segments(
+        key: &'a OpeningKey,
+        iv: [u8; 8],
+        aad: impl Into<AdditionalData<'a>>,
+        segments: &'a mut [&'a mut [u8]],
+    ) -> Result<Self, JobError> {
+        Self::within(key, iv, aad, Buffers::SegmentsInPlace(segments))
+    }
+
+    #[inline]
+    fn within(
+        key: &'a OpeningKey,
+        iv: [u8; 8],
+        aad: impl Into<AdditionalData<'a>>,
+        buffers: Buffers<'a>,
+    ) -> Result<Self, JobError> {
+        check_open(key.algorithm(), &buffers)?;
         Ok(Self {
             key,
             iv,
             aad: aad.into(),
-            ciphertext,
-            out,
+            buffers,
         })
     }
 
     /// Does it.
     #[inline]
     pub(crate) fn run(&mut self) -> Verdict {
-        let opened = self.key.cipher().open(Opening {
-            nonce: self.key.nonce(self.iv),
-            aad: self.aad.as_bytes(),
-            ciphertext: self.ciphertext,
-            out: self.out,
+        let (length, _) = self.buffers.lengths();
+        let opened = self.buffers.with_text(length, |text| {
+            self.key.cipher().open(Opening {
+                nonce: self.key.nonce(self.iv),
+                aad: self.aad.as_bytes(),
+                text,
+            })
         });
         match opened {
             Some(()) => Verdict::Authentic,
@@ -215,7 +368,7 @@ impl<'a> OpenJob<'a> {
     /// Leaves nothing behind.
     #[inline]
     pub(crate) fn refuse(&mut self) {
-        self.out.fill(0);
+        self.buffers.clear();
     }
 }
 
@@ -225,13 +378,16 @@ impl vaes512::Job for OpenJob<'_> {
 
     #[inline]
     fn is_ours(&self) -> bool {
-        self.key.vaes512().is_some()
+        self.key.vaes512().is_some() & self.buffers.are_apart()
     }
 
     #[inline]
     fn packet(&mut self) -> Option<vaes512::Packet<'_>> {
-        let key = self.key.vaes512()?;
-        vaes512::Packet::to_open(key, self.iv, &self.aad, self.ciphertext, self.out)
+        let (Some(key), Buffers::Apart { source, out }) = (self.key.vaes512(), &mut self.buffers)
+        else {
+            return None;
+        };
+        vaes512::Packet::to_open(key, self.iv, &self.aad, source, out)
     }
 }
 
@@ -239,7 +395,7 @@ impl fmt::Debug for OpenJob<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpenJob")
             .field("key", self.key)
-            .field("ciphertext_len", &self.ciphertext.len())
+            .field("ciphertext_len", &self.buffers.lengths().0)
             .finish_non_exhaustive()
     }
 }
@@ -247,42 +403,89 @@ impl fmt::Debug for OpenJob<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Aad, Algorithm, EngineKind};
+    use crate::{Aad, EngineKind};
+
+    const ALGORITHM: Algorithm = Algorithm::AES_128_GCM_16;
+
+    fn sealing_key() -> SealingKey {
+        SealingKey::new(EngineKind::best_for(ALGORITHM), ALGORITHM, &[1; 20]).unwrap()
+    }
+
+    fn opening_key() -> OpeningKey {
+        OpeningKey::new(EngineKind::best_for(ALGORITHM), ALGORITHM, &[1; 20]).unwrap()
+    }
 
     #[test]
-    fn wrong_lengths_are_refused_by_name() {
-        let (engine, algorithm) = (EngineKind::best(), Algorithm::Aes128Gcm16);
-        let key = SealingKey::new(engine, algorithm, &[1; 20]).unwrap();
-        let aad = Aad::plain(1, 1);
-        let iv = || ExplicitIv::from_sequence(1);
+    fn wrong_lengths_to_seal_are_refused_by_name() {
+        let (key, aad, iv) = (sealing_key(), Aad::plain(1, 1), || Iv::from_sequence(1));
         let trailer = Trailer::for_payload(10, 4);
         for found in [0, 27, 29] {
             let mut out = vec![0; found];
             let error = SealJob::new(&key, iv(), aad, &[0; 10], trailer, &mut out).unwrap_err();
-            assert_eq!(
-                error,
-                JobError::OutLength {
-                    expected: 28,
-                    found
-                }
-            );
+            let expected = JobError::OutLength {
+                expected: 28,
+                found,
+            };
+            assert_eq!(error, expected);
+            let error = SealJob::in_segments(
+                &key,
+                iv(),
+                aad,
+                &[&[0; 3], &[0; 7]],
+                trailer,
+                &mut [&mut out],
+            )
+            .unwrap_err();
+            assert_eq!(error, expected);
         }
         let long = vec![0; MAX_PLAINTEXT + 1];
         let error = SealJob::new(&key, iv(), aad, &long, trailer, &mut []).unwrap_err();
-        assert_eq!(error, JobError::TooLong { found: 65_536 });
+        assert_eq!(error, too_long(65_536, MAX_PLAINTEXT));
+        let error = SealJob::in_place(&key, iv(), aad, &mut vec![0; 65_554], trailer).unwrap_err();
+        assert_eq!(error, too_long(65_536, MAX_PLAINTEXT));
+        let error = SealJob::in_place(&key, iv(), aad, &mut [0; 17], trailer).unwrap_err();
+        let expected = JobError::TooShort {
+            found: 17,
+            behind: 18,
+        };
+        assert_eq!(error, expected);
+        let error = SealJob::in_place_of_segments(
+            &key,
+            iv(),
+            aad,
+            &mut [&mut [0; MAX_SEGMENTED], &mut [0]],
+            trailer,
+        )
+        .unwrap_err();
+        assert_eq!(error, too_long(MAX_SEGMENTED + 1, MAX_SEGMENTED));
+    }
 
-        let key = OpeningKey::new(engine, algorithm, &[1; 20]).unwrap();
-        let error = OpenJob::new(&key, [0; 8], aad, &[0; 15], &mut []).unwrap_err();
-        assert_eq!(error, JobError::TooShort { found: 15, icv: 16 });
-        let error = OpenJob::new(&key, [0; 8], aad, &[0; 20], &mut [0; 5]).unwrap_err();
-        assert_eq!(
-            error,
-            JobError::OutLength {
-                expected: 4,
-                found: 5
-            }
-        );
-        let error = OpenJob::new(&key, [0; 8], aad, &vec![0; 70_000], &mut []).unwrap_err();
-        assert_eq!(error, JobError::TooLong { found: 69_984 });
+    #[test]
+    fn wrong_lengths_to_open_are_refused_by_name() {
+        let (key, aad, iv) = (opening_key(), Aad::plain(1, 1), [0; 8]);
+        let error = OpenJob::new(&key, iv, aad, &[0; 15], &mut []).unwrap_err();
+        let short = JobError::TooShort {
+            found: 15,
+            behind: 16,
+        };
+        assert_eq!(error, short);
+        let error = OpenJob::in_place(&key, iv, aad, &mut [0; 15]).unwrap_err();
+        assert_eq!(error, short);
+        let error = OpenJob::new(&key, iv, aad, &[0; 20], &mut [0; 5]).unwrap_err();
+        let wrong = JobError::OutLength {
+            expected: 4,
+            found: 5,
+        };
+        assert_eq!(error, wrong);
+        let error =
+            OpenJob::in_segments(&key, iv, aad, &[&[0; 20]], &mut [&mut [0; 2], &mut [0; 3]])
+                .unwrap_err();
+        assert_eq!(error, wrong);
+        let error = OpenJob::new(&key, iv, aad, &vec![0; 70_000], &mut []).unwrap_err();
+        assert_eq!(error, too_long(69_984, MAX_PLAINTEXT + crate::MAX_TRAILER));
+        let error =
+            OpenJob::in_place_of_segments(&key, iv, aad, &mut [&mut [0; MAX_SEGMENTED], &mut [0]])
+                .unwrap_err();
+        assert_eq!(error, too_long(MAX_SEGMENTED + 1, MAX_SEGMENTED));
     }
 }

@@ -129,7 +129,7 @@ macro_rules! key {
             #[cfg(target_arch = "x86_64")]
             #[inline]
             pub(crate) fn vaes512(&self) -> Option<(&crate::vaes512::Schedule, usize)> {
-                let rounds = crate::vaes512::rounds(self.0.algorithm.key_len());
+                let rounds = self.0.algorithm.aes_rounds();
                 self.0.cipher.vaes512().map(|schedule| (schedule, rounds))
             }
 
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn a_wrong_length_is_refused_by_name() {
         for engine in EngineKind::available() {
-            for algorithm in Algorithm::ALL {
+            for algorithm in Algorithm::ALL.into_iter().filter(|kind| engine.does(*kind)) {
                 for found in (0..80).filter(|length| *length != algorithm.key_material_len()) {
                     let error = SealingKey::new(*engine, algorithm, &vec![1; found]).unwrap_err();
                     let expected = algorithm.key_material_len();
@@ -181,7 +181,7 @@ mod tests {
             }
         }
         let error =
-            OpeningKey::new(EngineKind::Portable, Algorithm::Aes128Gcm16, &[1; 16]).unwrap_err();
+            OpeningKey::new(EngineKind::Portable, Algorithm::AES_128_GCM_16, &[1; 16]).unwrap_err();
         assert_eq!(
             error.to_string(),
             "aes-128-gcm-16 takes 20 bytes of key material (key and salt), not 16"
@@ -191,11 +191,13 @@ mod tests {
     #[test]
     fn nothing_secret_is_shown() {
         for engine in EngineKind::available() {
-            let key = SealingKey::new(*engine, Algorithm::Aes256Gcm16, &[0xab; 36]).unwrap();
+            let key = SealingKey::new(*engine, Algorithm::AES_256_GCM_16, &[0xab; 36]).unwrap();
             let shown = format!("{key:?}");
             assert_eq!(
                 shown,
-                format!("SealingKey {{ algorithm: Aes256Gcm16, engine: {engine:?}, .. }}")
+                format!(
+                    "SealingKey {{ algorithm: AesGcm(Bits256, Explicit), engine: {engine:?}, .. }}"
+                )
             );
         }
     }

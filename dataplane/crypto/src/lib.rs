@@ -13,6 +13,7 @@
 mod additional_data;
 mod algorithm;
 mod batch;
+mod buffers;
 mod engine;
 mod iv;
 mod job;
@@ -22,10 +23,11 @@ mod trailer;
 mod vaes512;
 
 pub use additional_data::{Aad, AdditionalData};
-pub use algorithm::Algorithm;
+pub use algorithm::{AesKey, Algorithm, IvForm};
 pub use batch::{open_batch, seal_batch};
+pub use buffers::MAX_SEGMENTED;
 pub use engine::{EngineKind, UnknownEngine};
-pub use iv::ExplicitIv;
+pub use iv::Iv;
 pub use job::{JobError, MAX_PLAINTEXT, OpenJob, SealJob, Verdict};
 pub use key::{KeyError, OpeningKey, SealingKey};
 pub use trailer::{MAX_TRAILER, Trailer};

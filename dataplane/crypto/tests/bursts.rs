@@ -2,10 +2,10 @@
 
 mod common;
 
-use common::{Guarded, pattern, seal};
+use common::{Guarded, pairs, pattern, seal};
 use esplanade_crypto::{
-    Aad, Algorithm, EngineKind, ExplicitIv, OpenJob, OpeningKey, SealJob, SealingKey, Trailer,
-    Verdict, open_batch, seal_batch,
+    Aad, Algorithm, EngineKind, Iv, OpenJob, OpeningKey, SealJob, SealingKey, Trailer, Verdict,
+    open_batch, seal_batch,
 };
 
 const SPI: u32 = 0x1000_0001;
@@ -32,7 +32,7 @@ fn check(engine: EngineKind, algorithm: Algorithm, length: usize, count: usize, 
         .zip(&mut sealed)
         .enumerate()
         .map(|(at, (key, out))| {
-            let iv = ExplicitIv::from_sequence(at as u64);
+            let iv = Iv::from_sequence(at as u64);
             SealJob::new(key, iv, aad(at), &plaintext, trailer, out.room()).unwrap()
         })
         .collect();
@@ -99,29 +99,20 @@ fn check(engine: EngineKind, algorithm: Algorithm, length: usize, count: usize, 
 
 #[test]
 fn every_length_in_bursts() {
-    for engine in EngineKind::available() {
-        for algorithm in Algorithm::ALL {
-            for length in 0..=600 {
-                let trailer = Trailer::new(&pattern(length % 19, 5)).unwrap();
-                check(*engine, algorithm, length, 1 + length % 7, trailer);
-            }
+    for (engine, algorithm) in pairs().filter(|(_, algorithm)| algorithm.iv_len() == 8) {
+        for length in 0..=600 {
+            let trailer = Trailer::new(&pattern(length % 19, 5)).unwrap();
+            check(engine, algorithm, length, 1 + length % 7, trailer);
         }
     }
 }
 
 #[test]
 fn long_packets() {
-    for engine in EngineKind::available() {
-        for algorithm in Algorithm::ALL {
-            for length in (600..16_384).step_by(211).chain([16_383, 16_384, 65_535]) {
-                check(
-                    *engine,
-                    algorithm,
-                    length,
-                    2,
-                    Trailer::for_payload(length, 4),
-                );
-            }
+    for (engine, algorithm) in pairs().filter(|(_, algorithm)| algorithm.iv_len() == 8) {
+        for length in (600..16_384).step_by(211).chain([16_383, 16_384, 65_535]) {
+            let trailer = Trailer::for_payload(length, 4);
+            check(engine, algorithm, length, 2, trailer);
         }
     }
 }
@@ -132,7 +123,7 @@ fn more_packets_than_a_burst() {
         for length in [20, 64, 130, 300] {
             check(
                 *engine,
-                Algorithm::Aes128Gcm16,
+                Algorithm::AES_128_GCM_16,
                 length,
                 150,
                 Trailer::for_payload(length, 4),

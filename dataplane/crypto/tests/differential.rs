@@ -2,10 +2,10 @@
 
 mod common;
 
-use common::{Guarded, open, pattern, seal};
+use common::{Guarded, able, open, pairs, pattern, seal};
 use esplanade_crypto::{
-    Aad, Algorithm, EngineKind, ExplicitIv, MAX_TRAILER, OpenJob, OpeningKey, SealJob, SealingKey,
-    Trailer, Verdict, open_batch, seal_batch,
+    Aad, Algorithm, EngineKind, Iv, MAX_TRAILER, OpenJob, OpeningKey, SealJob, SealingKey, Trailer,
+    Verdict, open_batch, seal_batch,
 };
 use proptest::prelude::*;
 
@@ -36,9 +36,9 @@ fn all_lengths_are_sealed_and_opened_alike() {
                 )
             });
             assert_eq!(first, second, "{algorithm} {length}");
-            for engine in EngineKind::available() {
+            for engine in able(algorithm) {
                 let opened =
-                    open(*engine, algorithm, &key_material, iv, aad, &first).expect("authentic");
+                    open(engine, algorithm, &key_material, iv, aad, &first).expect("authentic");
                 assert_eq!(opened, [&plaintext, trailer.as_bytes()].concat());
             }
         }
@@ -47,48 +47,33 @@ fn all_lengths_are_sealed_and_opened_alike() {
 
 #[test]
 fn each_flipped_bit_is_seen() {
-    for engine in EngineKind::available() {
-        for algorithm in Algorithm::ALL {
-            let key_material = pattern(algorithm.key_material_len(), 2);
-            let trailer = Trailer::for_payload(33, 4);
-            for aad in [&pattern(8, 3)[..], &pattern(12, 4)[..]] {
-                let sealed = seal(
-                    *engine,
-                    algorithm,
-                    &key_material,
-                    5,
-                    aad,
-                    &pattern(33, 5),
-                    trailer,
-                );
-                let opens = |material: &[u8], iv, aad: &[u8], sealed: &[u8]| {
-                    open(*engine, algorithm, material, iv, aad, sealed).is_some()
-                };
-                assert!(opens(&key_material, 5, aad, &sealed));
-                for bit in 0..sealed.len() * 8 {
-                    assert!(
-                        !opens(&key_material, 5, aad, &flipped(&sealed, bit)),
-                        "ciphertext {bit}"
-                    );
-                }
-                for bit in 0..aad.len() * 8 {
-                    assert!(
-                        !opens(&key_material, 5, &flipped(aad, bit), &sealed),
-                        "aad {bit}"
-                    );
-                }
-                for bit in 0..64 {
-                    assert!(
-                        !opens(&key_material, 5 ^ 1 << bit, aad, &sealed),
-                        "iv {bit}"
-                    );
-                }
-                for bit in 0..key_material.len() * 8 {
-                    assert!(
-                        !opens(&flipped(&key_material, bit), 5, aad, &sealed),
-                        "key {bit}"
-                    );
-                }
+    for (engine, algorithm) in pairs() {
+        let key_material = pattern(algorithm.key_material_len(), 2);
+        let trailer = Trailer::for_payload(33, 4);
+        let plaintext = pattern(33, 5);
+        for aad in [&pattern(8, 3)[..], &pattern(12, 4)[..]] {
+            let material = &key_material[..];
+            let sealed = seal(engine, algorithm, material, 5, aad, &plaintext, trailer);
+            let opens = |material: &[u8], iv, aad: &[u8], sealed: &[u8]| {
+                open(engine, algorithm, material, iv, aad, sealed).is_some()
+            };
+            let what = format!("{engine} {algorithm}");
+            assert!(opens(material, 5, aad, &sealed), "{what}");
+            for bit in 0..sealed.len() * 8 {
+                let sealed = flipped(&sealed, bit);
+                assert!(!opens(material, 5, aad, &sealed), "{what} ciphertext {bit}");
+            }
+            for bit in 0..aad.len() * 8 {
+                let aad = flipped(aad, bit);
+                assert!(!opens(material, 5, &aad, &sealed), "{what} aad {bit}");
+            }
+            for bit in 0..64 {
+                let iv = 5 ^ 1 << bit;
+                assert!(!opens(material, iv, aad, &sealed), "{what} iv {bit}");
+            }
+            for bit in 0..key_material.len() * 8 {
+                let material = flipped(&key_material, bit);
+                assert!(!opens(&material, 5, aad, &sealed), "{what} key {bit}");
             }
         }
     }
@@ -100,6 +85,15 @@ fn flipped(bytes: &[u8], bit: usize) -> Vec<u8> {
     bytes
 }
 
+/// How a job has its buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Apart,
+    InPlace,
+    Segments,
+    SegmentsInPlace,
+}
+
 /// One packet of a batch.
 #[derive(Debug, Clone)]
 struct Packet {
@@ -108,52 +102,79 @@ struct Packet {
     trailer: Vec<u8>,
     aad: Aad,
     shifts: (usize, usize),
+    forms: (Form, Form),
+    /// Where segments are cut, of source and destination.
+    cuts: [prop::sample::Index; 4],
     /// The bit to flip on the way.
     flip: Option<prop::sample::Index>,
 }
 
+impl Packet {
+    fn trailer(&self) -> Trailer {
+        Trailer::new(&self.trailer).unwrap()
+    }
+
+    fn number(&self) -> u64 {
+        self.plaintext.len() as u64 * 77
+    }
+}
+
 fn packet() -> impl Strategy<Value = Packet> {
+    let form = || {
+        prop_oneof![
+            3 => Just(Form::Apart),
+            1 => Just(Form::InPlace),
+            1 => Just(Form::Segments),
+            1 => Just(Form::SegmentsInPlace)
+        ]
+    };
     (
-        0..KEYS,
-        prop_oneof![0usize..100, 0usize..2048],
+        (0..KEYS, prop_oneof![0usize..100, 0usize..2048]),
         any::<u64>(),
         prop::collection::vec(any::<u8>(), 0..=MAX_TRAILER),
         any::<(bool, u64)>(),
         (0usize..64, 0usize..64),
+        (form(), form()),
+        any::<[prop::sample::Index; 4]>(),
         prop::option::weighted(0.3, any::<prop::sample::Index>()),
     )
         .prop_map(
-            |(key, length, seed, trailer, (extended, sequence), shifts, flip)| Packet {
-                key,
-                plaintext: pattern(length, seed),
-                trailer,
-                aad: if extended {
-                    Aad::extended(SPI, sequence)
-                } else {
-                    Aad::plain(SPI, sequence as u32)
-                },
-                shifts,
-                flip,
+            |((key, length), seed, trailer, (extended, sequence), shifts, forms, cuts, flip)| {
+                Packet {
+                    key,
+                    plaintext: pattern(length, seed),
+                    trailer,
+                    aad: if extended {
+                        Aad::extended(SPI, sequence)
+                    } else {
+                        Aad::plain(SPI, sequence as u32)
+                    },
+                    shifts,
+                    forms,
+                    cuts,
+                    flip,
+                }
             },
         )
 }
 
-const KEYS: usize = 6;
+const KEYS: usize = 24;
 
-/// Keys of both algorithms, and of both engines or of one.
-fn engines() -> impl Strategy<Value = [EngineKind; KEYS]> {
-    let any_engine = || prop::sample::select(EngineKind::available());
-    prop_oneof![
-        any_engine().prop_map(|engine| [engine; KEYS]),
-        [
-            any_engine(),
-            any_engine(),
-            any_engine(),
-            any_engine(),
-            any_engine(),
-            any_engine()
-        ],
-    ]
+/// Every algorithm, of one engine as far as it does it, or each of any.
+fn engines() -> impl Strategy<Value = Vec<EngineKind>> {
+    let one = prop::sample::select(EngineKind::available()).prop_map(|engine| {
+        (0..KEYS)
+            .map(|key| engine.or_best_for(algorithm(key)))
+            .collect()
+    });
+    let any = prop::collection::vec(any::<prop::sample::Index>(), KEYS).prop_map(|choices| {
+        let choose = |(key, choice): (usize, prop::sample::Index)| {
+            let able: Vec<_> = able(algorithm(key)).collect();
+            able[choice.index(able.len())]
+        };
+        choices.into_iter().enumerate().map(choose).collect()
+    });
+    prop_oneof![one, any]
 }
 
 fn algorithm(key: usize) -> Algorithm {
@@ -167,12 +188,77 @@ fn key_material(key: usize, seed: u64) -> Vec<u8> {
     )
 }
 
+/// Three pieces.
+fn cut<'a>(bytes: &'a [u8], cuts: &[prop::sample::Index]) -> [&'a [u8]; 3] {
+    let (start, rest) = bytes.split_at(cuts[0].index(bytes.len() + 1));
+    let (middle, end) = rest.split_at(cuts[1].index(rest.len() + 1));
+    [start, middle, end]
+}
+
+fn cut_mut<'a>(bytes: &'a mut [u8], cuts: &[prop::sample::Index]) -> [&'a mut [u8]; 3] {
+    let (start, rest) = bytes.split_at_mut(cuts[0].index(bytes.len() + 1));
+    let (middle, end) = rest.split_at_mut(cuts[1].index(rest.len() + 1));
+    [start, middle, end]
+}
+
+/// A packet's buffers in its form: the source is in `out` already, if that is where it belongs.
+struct Room<'a> {
+    form: Form,
+    sources: [&'a [u8]; 3],
+    outs: [&'a mut [u8]; 3],
+}
+
+impl<'a> Room<'a> {
+    fn new(form: Form, packet: &Packet, source: &'a [u8], out: &'a mut [u8]) -> Self {
+        if matches!(form, Form::InPlace | Form::SegmentsInPlace) {
+            let shorter = source.len().min(out.len());
+            out[..shorter].copy_from_slice(&source[..shorter]);
+        }
+        let (sources, outs) = match form {
+            Form::Apart | Form::InPlace => ([source, &[], &[]], [out, &mut [], &mut []]),
+            Form::Segments | Form::SegmentsInPlace => (
+                cut(source, &packet.cuts[..2]),
+                cut_mut(out, &packet.cuts[2..]),
+            ),
+        };
+        Self {
+            form,
+            sources,
+            outs,
+        }
+    }
+
+    fn sealing_job(&'a mut self, key: &'a SealingKey, packet: &Packet) -> SealJob<'a> {
+        let (iv, aad) = (Iv::from_sequence(packet.number()), packet.aad);
+        let (trailer, source, outs) = (packet.trailer(), self.sources, &mut self.outs);
+        match self.form {
+            Form::Apart => SealJob::new(key, iv, aad, source[0], trailer, outs[0]),
+            Form::InPlace => SealJob::in_place(key, iv, aad, outs[0], trailer),
+            Form::Segments => SealJob::in_segments(key, iv, aad, &self.sources, trailer, outs),
+            Form::SegmentsInPlace => SealJob::in_place_of_segments(key, iv, aad, outs, trailer),
+        }
+        .unwrap()
+    }
+
+    fn opening_job(&'a mut self, key: &'a OpeningKey, packet: &Packet) -> OpenJob<'a> {
+        let (iv, aad) = (packet.number().to_be_bytes(), packet.aad);
+        let (source, outs) = (self.sources, &mut self.outs);
+        match self.form {
+            Form::Apart => OpenJob::new(key, iv, aad, source[0], outs[0]),
+            Form::InPlace => OpenJob::in_place(key, iv, aad, outs[0]),
+            Form::Segments => OpenJob::in_segments(key, iv, aad, &self.sources, outs),
+            Form::SegmentsInPlace => OpenJob::in_place_of_segments(key, iv, aad, outs),
+        }
+        .unwrap()
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
     fn mixed_batches_are_sealed_and_opened_alike(
-        packets in prop::collection::vec(packet(), 1..=64),
+        packets in prop::collection::vec(packet(), 1..=80),
         sealing in engines(),
         opening in engines(),
         seed: u64,
@@ -183,27 +269,30 @@ proptest! {
         let sources: Vec<_> = packets.iter().map(|packet| Guarded::holding(&packet.plaintext, packet.shifts.0)).collect();
         let mut sealed: Vec<_> = packets
             .iter()
-            .map(|packet| Guarded::new(packet.plaintext.len() + packet.trailer.len() + 16, packet.shifts.1))
+            .map(|packet| {
+                let behind = packet.trailer.len() + algorithm(packet.key).icv_len();
+                Guarded::new(packet.plaintext.len() + behind, packet.shifts.1)
+            })
             .collect();
-        let mut jobs: Vec<_> = packets
+        let mut rooms: Vec<_> = packets
             .iter()
             .zip(&sources)
             .zip(&mut sealed)
-            .zip(0..)
-            .map(|(((packet, source), out), number)| {
-                let trailer = Trailer::new(&packet.trailer).unwrap();
-                let iv = ExplicitIv::from_sequence(number);
-                SealJob::new(&keys[packet.key], iv, packet.aad, source.content(), trailer, out.room()).unwrap()
-            })
+            .map(|((packet, source), out)| Room::new(packet.forms.0, packet, source.content(), out.room()))
+            .collect();
+        let mut jobs: Vec<_> = packets
+            .iter()
+            .zip(&mut rooms)
+            .map(|(packet, room)| room.sealing_job(&keys[packet.key], packet))
             .collect();
         seal_batch(&mut jobs);
         drop(jobs);
 
-        for ((packet, sealed), number) in packets.iter().zip(&sealed).zip(0..) {
+        for (packet, sealed) in packets.iter().zip(&sealed) {
             let material = key_material(packet.key, seed);
-            let trailer = Trailer::new(&packet.trailer).unwrap();
-            for engine in EngineKind::available() {
-                let alone = seal(*engine, algorithm(packet.key), &material, number, packet.aad, &packet.plaintext, trailer);
+            for engine in able(algorithm(packet.key)) {
+                let alone =
+                    seal(engine, algorithm(packet.key), &material, packet.number(), packet.aad, &packet.plaintext, packet.trailer());
                 prop_assert_eq!(sealed.content(), &alone);
             }
         }
@@ -214,24 +303,36 @@ proptest! {
         let arrived: Vec<_> = packets
             .iter()
             .zip(&sealed)
-            .map(|(packet, sealed)| match packet.flip {
-                Some(bit) => flipped(sealed.content(), bit.index(sealed.content().len() * 8)),
-                None => sealed.content().to_vec(),
+            .map(|(packet, sealed)| {
+                let sealed = sealed.content();
+                let bytes = match packet.flip {
+                    Some(bit) => flipped(sealed, bit.index(sealed.len() * 8)),
+                    None => sealed.to_vec(),
+                };
+                Guarded::holding(&bytes, packet.shifts.1)
             })
             .collect();
-        let mut opened: Vec<_> = arrived
+        let mut opened: Vec<_> = packets
             .iter()
-            .zip(&packets)
-            .map(|(arrived, packet)| Guarded::new(arrived.len() - 16, packet.shifts.0))
+            .zip(&arrived)
+            .map(|(packet, arrived)| {
+                let icv = match packet.forms.1 {
+                    Form::Apart | Form::Segments => algorithm(packet.key).icv_len(),
+                    Form::InPlace | Form::SegmentsInPlace => 0,
+                };
+                Guarded::new(arrived.content().len() - icv, packet.shifts.0)
+            })
             .collect();
-        let mut jobs: Vec<_> = packets
+        let mut rooms: Vec<_> = packets
             .iter()
             .zip(&arrived)
             .zip(&mut opened)
-            .zip(0u64..)
-            .map(|(((packet, arrived), out), number)| {
-                OpenJob::new(&keys[packet.key], number.to_be_bytes(), packet.aad, arrived, out.room()).unwrap()
-            })
+            .map(|((packet, arrived), out)| Room::new(packet.forms.1, packet, arrived.content(), out.room()))
+            .collect();
+        let mut jobs: Vec<_> = packets
+            .iter()
+            .zip(&mut rooms)
+            .map(|(packet, room)| room.opening_job(&keys[packet.key], packet))
             .collect();
         let mut verdicts = vec![Verdict::Authentic; packets.len()];
         open_batch(&mut jobs, &mut verdicts);
@@ -243,7 +344,8 @@ proptest! {
                 prop_assert!(opened.content().iter().all(|byte| *byte == 0));
             } else {
                 prop_assert_eq!(verdict, Verdict::Authentic);
-                prop_assert_eq!(opened.content(), [&packet.plaintext[..], &packet.trailer].concat());
+                let text = [&packet.plaintext[..], &packet.trailer].concat();
+                prop_assert_eq!(&opened.content()[..text.len()], text);
             }
         }
     }
@@ -251,7 +353,7 @@ proptest! {
 
 #[test]
 fn jobs_and_verdicts_of_different_number_are_safe() {
-    let (engine, algorithm) = (EngineKind::best(), Algorithm::Aes128Gcm16);
+    let (engine, algorithm) = (EngineKind::best(), Algorithm::AES_128_GCM_16);
     let material = pattern(20, 1);
     let aad = Aad::plain(SPI, 1);
     let sealed = seal(

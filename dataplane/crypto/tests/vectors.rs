@@ -21,8 +21,8 @@ impl Vector {
     fn check(&self, engine: EngineKind, trailer_len: usize) {
         let key = hex(self.key);
         let algorithm = match key.len() {
-            16 => Algorithm::Aes128Gcm16,
-            _ => Algorithm::Aes256Gcm16,
+            16 => Algorithm::AES_128_GCM_16,
+            _ => Algorithm::AES_256_GCM_16,
         };
         let (key_material, iv) = split_nonce(&key, &hex(self.nonce));
         let (aad, plaintext) = (hex(self.aad), hex(self.plaintext));

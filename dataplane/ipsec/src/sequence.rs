@@ -2,7 +2,7 @@
 //!
 //! The number is also the explicit IV of the AEADs (RFC 4106 3.1), so repeating one would give the key away.
 
-use esplanade_crypto::ExplicitIv;
+use esplanade_crypto::Iv;
 
 /// A number that one packet may use. It cannot be copied, and only [`OutboundSequence::take`] makes it.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,8 +29,8 @@ impl SequenceNumber {
 
     /// Spends the number as the packet's explicit IV.
     #[inline]
-    pub fn into_iv(self) -> ExplicitIv {
-        ExplicitIv::from_sequence(self.0)
+    pub fn into_iv(self) -> Iv {
+        Iv::from_sequence(self.0)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
 };
 use arrayvec::ArrayVec;
 use esplanade_channel::{Counter, Event, PolicyId};
-use esplanade_crypto::{Aad, ExplicitIv, SealJob, Trailer, seal_batch};
+use esplanade_crypto::{Aad, Iv, SealJob, Trailer, seal_batch};
 use esplanade_ipsec::{
     esp,
     id::SaId,
@@ -61,7 +61,7 @@ struct Sealing {
     next_hop: NextHop,
     sa: SaId,
     /// Spent by the job.
-    iv: Option<ExplicitIv>,
+    iv: Option<Iv>,
     aad: Aad,
     trailer: Trailer,
     outer: Outer,
@@ -296,7 +296,7 @@ fn enqueue<P: Port, E: EventSink>(
     };
     let sequence = number.low();
     let iv = number.into_iv();
-    let outer = Outer::new(sa, ip, length, identification, sequence, iv.bytes());
+    let outer = Outer::new(sa, ip, length, identification, sequence, iv.explicit());
     let trailer = Trailer::for_payload(length, esp::NEXT_IPV4);
     sealing.push(Sealing {
         source,

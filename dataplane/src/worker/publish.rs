@@ -99,6 +99,9 @@ impl<P: Port> Worker<P> {
         };
         if let Some(record) = self.core.tables.inbound.get(id) {
             let (state, statistics) = inbound_news(record);
+            let Some(cold) = self.cold_record(sa, record.policy, &record.cold) else {
+                return;
+            };
             self.sa_table.publish(&SaRecord {
                 spi: sa.value(),
                 direction: Direction::Inbound,
@@ -107,11 +110,14 @@ impl<P: Port> Worker<P> {
                 selected: false,
                 state,
                 statistics,
-                ..self.cold_record(sa, record.policy, &record.cold)
+                ..cold
             });
         } else if let Some(record) = self.core.tables.outbound.get(id) {
             let (state, statistics) = outbound_news(record);
             let policy = record.policy;
+            let Some(cold) = self.cold_record(sa, policy, &record.cold) else {
+                return;
+            };
             self.sa_table.publish(&SaRecord {
                 spi: record.spi,
                 direction: Direction::Outbound,
@@ -120,18 +126,19 @@ impl<P: Port> Worker<P> {
                 selected: self.core.tables.spd.selected(policy) == Some(id.get()),
                 state,
                 statistics,
-                ..self.cold_record(sa, record.policy, &record.cold)
+                ..cold
             });
         }
     }
 
+    /// `None` for an algorithm that the channel cannot speak of, and so never asked for.
     fn cold_record(
         &self,
         sa: esplanade_channel::SaId,
         policy: spd::PolicyId,
         cold: &ColdSa,
-    ) -> SaRecord {
-        SaRecord {
+    ) -> Option<SaRecord> {
+        Some(SaRecord {
             sa,
             spi: 0,
             direction: Direction::Inbound,
@@ -141,8 +148,9 @@ impl<P: Port> Worker<P> {
             selected: false,
             label: Label::from_bytes(cold.label).unwrap_or(Label::new("")),
             aead: match cold.algorithm {
-                Algorithm::Aes128Gcm16 => Aead::Aes128Gcm16,
-                Algorithm::Aes256Gcm16 => Aead::Aes256Gcm16,
+                Algorithm::AES_128_GCM_16 => Aead::Aes128Gcm16,
+                Algorithm::AES_256_GCM_16 => Aead::Aes256Gcm16,
+                _ => return None,
             },
             local: cold.local,
             remote: cold.remote,
@@ -153,7 +161,7 @@ impl<P: Port> Worker<P> {
             esn: false,
             window: 0,
             statistics: SaStatistics::default(),
-        }
+        })
     }
 
     /// Writes the counts of SAs that carried packets, a few each round.

@@ -146,7 +146,9 @@ impl Tables {
             return Err(CommandError::WindowTooLarge);
         }
         let record = if self.is_for_us(sa.owner.0, self.inbound.locate(id)) {
-            let key = OpeningKey::new(self.engine, algorithm(sa.aead), sa.key.as_bytes())
+            let algorithm = algorithm(sa.aead);
+            let engine = self.engine.or_best_for(algorithm);
+            let key = OpeningKey::new(engine, algorithm, sa.key.as_bytes())
                 .map_err(|_| CommandError::KeyLength)?;
             let lifetime = lifetime(&sa.lifetime);
             Some(Box::new(InboundSa {
@@ -164,7 +166,7 @@ impl Tables {
                 forged: 0,
                 used_ms: 0,
                 cold: Box::new(ColdSa {
-                    algorithm: algorithm(sa.aead),
+                    algorithm,
                     local: sa.local,
                     remote: sa.remote,
                     encapsulation: sa.encapsulation.map(udp_ports),
@@ -187,7 +189,9 @@ impl Tables {
             return Err(CommandError::SlotTaken);
         }
         let record = if self.is_for_us(sa.owner.0, self.outbound.locate(id)) {
-            let key = SealingKey::new(self.engine, algorithm(sa.aead), sa.key.as_bytes())
+            let algorithm = algorithm(sa.aead);
+            let engine = self.engine.or_best_for(algorithm);
+            let key = SealingKey::new(engine, algorithm, sa.key.as_bytes())
                 .map_err(|_| CommandError::KeyLength)?;
             let lifetime = lifetime(&sa.lifetime);
             Some(Box::new(OutboundSa {
@@ -216,7 +220,7 @@ impl Tables {
                 announced: Announced::default(),
                 used_ms: 0,
                 cold: Box::new(ColdSa {
-                    algorithm: algorithm(sa.aead),
+                    algorithm,
                     local: sa.local,
                     remote: sa.remote,
                     encapsulation: sa.encapsulation.map(udp_ports),
@@ -252,8 +256,8 @@ fn v4(address: IpAddr) -> Result<Ipv4Addr, CommandError> {
 
 fn algorithm(aead: channel::Aead) -> Algorithm {
     match aead {
-        channel::Aead::Aes128Gcm16 => Algorithm::Aes128Gcm16,
-        channel::Aead::Aes256Gcm16 => Algorithm::Aes256Gcm16,
+        channel::Aead::Aes128Gcm16 => Algorithm::AES_128_GCM_16,
+        channel::Aead::Aes256Gcm16 => Algorithm::AES_256_GCM_16,
     }
 }
 

@@ -6,7 +6,7 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 use crate::vaes512;
 use crate::{
-    Algorithm,
+    AesKey, Algorithm,
     key::{NONCE_LEN, SALT_LEN},
 };
 use core::{fmt, str::FromStr};
@@ -35,6 +35,34 @@ impl EngineKind {
             return &[Self::Vaes512, Self::AwsLc, Self::Portable];
         }
         &[Self::AwsLc, Self::Portable]
+    }
+
+    /// Whether it does the algorithm, on a machine that it runs on.
+    pub const fn does(self, algorithm: Algorithm) -> bool {
+        match self {
+            Self::Portable | Self::AwsLc => true,
+            Self::Vaes512 => matches!(
+                algorithm,
+                Algorithm::AesGcm(AesKey::Bits128 | AesKey::Bits256, _)
+            ),
+        }
+    }
+
+    /// The fastest on this machine that does the algorithm.
+    pub fn best_for(algorithm: Algorithm) -> Self {
+        let mut able = Self::available()
+            .iter()
+            .filter(|engine| engine.does(algorithm));
+        able.next().copied().unwrap_or(Self::Portable)
+    }
+
+    /// Itself if it does the algorithm, or the fastest that does.
+    pub fn or_best_for(self, algorithm: Algorithm) -> Self {
+        if self.does(algorithm) {
+            self
+        } else {
+            Self::best_for(algorithm)
+        }
     }
 
     /// The name by which it is chosen and shown.
@@ -89,21 +117,45 @@ impl FromStr for EngineKind {
     }
 }
 
-/// One packet to seal: `out` is as long as plaintext, trailer and ICV.
+/// Where the text of a packet lies.
+pub(crate) enum Text<'a> {
+    /// From one buffer into another. When sealing, `source` is the plaintext, and `out` is as long as it, the trailer and the
+    /// ICV; when opening, `source` is ciphertext and ICV, and `out` is as long as the ciphertext.
+    Apart { source: &'a [u8], out: &'a mut [u8] },
+    /// In one buffer, as long as ciphertext and ICV: the plaintext is or will be at its start.
+    InPlace(&'a mut [u8]),
+}
+
+impl<'a> Text<'a> {
+    /// Plaintext and trailer where the ciphertext will be, with the room for the ICV behind them.
+    pub(crate) fn assemble(self, trailer: &[u8], icv: usize) -> Option<&'a mut [u8]> {
+        let out = match self {
+            Self::Apart { source, out } => {
+                out.get_mut(..source.len())?.copy_from_slice(source);
+                out
+            }
+            Self::InPlace(buffer) => buffer,
+        };
+        let body = out.len().checked_sub(trailer.len() + icv)?;
+        out.get_mut(body..body + trailer.len())?
+            .copy_from_slice(trailer);
+        Some(out)
+    }
+}
+
+/// One packet to seal.
 pub(crate) struct Sealing<'a> {
     pub(crate) nonce: [u8; NONCE_LEN],
     pub(crate) aad: &'a [u8],
-    pub(crate) plaintext: &'a [u8],
     pub(crate) trailer: &'a [u8],
-    pub(crate) out: &'a mut [u8],
+    pub(crate) text: Text<'a>,
 }
 
-/// One packet to open: `out` is as long as the ciphertext without its ICV.
+/// One packet to open.
 pub(crate) struct Opening<'a> {
     pub(crate) nonce: [u8; NONCE_LEN],
     pub(crate) aad: &'a [u8],
-    pub(crate) ciphertext: &'a [u8],
-    pub(crate) out: &'a mut [u8],
+    pub(crate) text: Text<'a>,
 }
 
 /// A key schedule of one of the engines.
@@ -126,7 +178,10 @@ impl Cipher {
             EngineKind::Portable => portable::Cipher::new(algorithm, key).map(Self::Portable),
             EngineKind::AwsLc => aws_lc::Cipher::new(algorithm, key).map(Self::AwsLc),
             #[cfg(target_arch = "x86_64")]
-            EngineKind::Vaes512 => vaes512::Schedule::new(key, salt).map(Self::Vaes512),
+            EngineKind::Vaes512 => match algorithm {
+                Algorithm::AesGcm(..) => vaes512::Schedule::new(key, salt).map(Self::Vaes512),
+                Algorithm::ChaCha20Poly1305(_) => None,
+            },
             #[cfg(not(target_arch = "x86_64"))]
             EngineKind::Vaes512 => None,
         }
@@ -177,6 +232,24 @@ impl Cipher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::SealingKey;
+
+    #[test]
+    fn an_engine_does_what_it_says() {
+        for engine in EngineKind::available() {
+            for algorithm in Algorithm::ALL {
+                let material = vec![1; algorithm.key_material_len()];
+                let key = SealingKey::new(*engine, algorithm, &material);
+                assert_eq!(key.is_ok(), engine.does(algorithm), "{engine} {algorithm}");
+                assert!(engine.or_best_for(algorithm).does(algorithm));
+            }
+        }
+        let vaes512 = EngineKind::Vaes512;
+        assert_eq!(vaes512.or_best_for(Algorithm::AES_128_GCM_16), vaes512);
+        let other = vaes512.or_best_for(Algorithm::AES_192_GCM_16);
+        assert_eq!(other, EngineKind::best_for(Algorithm::AES_192_GCM_16));
+        assert!(SealingKey::new(other, Algorithm::AES_192_GCM_16, &[1; 28]).is_ok());
+    }
 
     #[test]
     fn names_are_read_as_they_are_shown() {

@@ -1,45 +1,57 @@
-//! The engine on the RustCrypto crates: the reference. It copies what it seals, since `aes-gcm` takes the plaintext in
-//! one piece.
+//! The engine on the RustCrypto crates: the reference. It copies what it seals, since they take the plaintext in one
+//! piece.
 
-use super::{Opening, Sealing};
-use crate::{Algorithm, algorithm::ICV_LEN};
+use super::{Opening, Sealing, Text};
+use crate::{AesKey, Algorithm, algorithm::ICV_LEN};
 use aes_gcm::{
-    AeadInOut, Aes128Gcm, Aes256Gcm, KeyInit,
+    AeadInOut, Aes128Gcm, Aes256Gcm, AesGcm, KeyInit,
     aead::{
         consts::{U12, U16},
         inout::InOutBuf,
     },
+    aes::Aes192,
 };
+use chacha20poly1305::ChaCha20Poly1305;
 use zeroize::ZeroizeOnDrop;
 
 /// The key schedules wipe themselves.
 pub(crate) enum Cipher {
     Aes128Gcm(Box<Aes128Gcm>),
+    Aes192Gcm(Box<AesGcm<Aes192, U12>>),
     Aes256Gcm(Box<Aes256Gcm>),
+    ChaCha20Poly1305(Box<ChaCha20Poly1305>),
+}
+
+/// The same for whichever schedule a cipher has.
+macro_rules! with_schedule {
+    ($cipher:expr, $schedule:ident => $work:expr) => {
+        match $cipher {
+            Cipher::Aes128Gcm($schedule) => $work,
+            Cipher::Aes192Gcm($schedule) => $work,
+            Cipher::Aes256Gcm($schedule) => $work,
+            Cipher::ChaCha20Poly1305($schedule) => $work,
+        }
+    };
 }
 
 impl Cipher {
     pub(super) fn new(algorithm: Algorithm, key: &[u8]) -> Option<Self> {
         Some(match algorithm {
-            Algorithm::Aes128Gcm16 => Self::Aes128Gcm(schedule(key)?),
-            Algorithm::Aes256Gcm16 => Self::Aes256Gcm(schedule(key)?),
+            Algorithm::AesGcm(AesKey::Bits128, _) => Self::Aes128Gcm(schedule(key)?),
+            Algorithm::AesGcm(AesKey::Bits192, _) => Self::Aes192Gcm(schedule(key)?),
+            Algorithm::AesGcm(AesKey::Bits256, _) => Self::Aes256Gcm(schedule(key)?),
+            Algorithm::ChaCha20Poly1305(_) => Self::ChaCha20Poly1305(schedule(key)?),
         })
     }
 
     #[inline]
     pub(super) fn seal(&self, packet: Sealing<'_>) -> Option<()> {
-        match self {
-            Self::Aes128Gcm(cipher) => seal(&**cipher, packet),
-            Self::Aes256Gcm(cipher) => seal(&**cipher, packet),
-        }
+        with_schedule!(self, schedule => seal(&**schedule, packet))
     }
 
     #[inline]
     pub(super) fn open(&self, packet: Opening<'_>) -> Option<()> {
-        match self {
-            Self::Aes128Gcm(cipher) => open(&**cipher, packet),
-            Self::Aes256Gcm(cipher) => open(&**cipher, packet),
-        }
+        with_schedule!(self, schedule => open(&**schedule, packet))
     }
 }
 
@@ -51,11 +63,8 @@ fn seal<C: AeadInOut<NonceSize = U12, TagSize = U16>>(
     cipher: &C,
     packet: Sealing<'_>,
 ) -> Option<()> {
-    let (text, icv) = packet.out.split_last_chunk_mut::<ICV_LEN>()?;
-    let (start, end) = text.split_at_mut_checked(packet.plaintext.len())?;
-    start.copy_from_slice(packet.plaintext);
-    end.get_mut(..packet.trailer.len())?
-        .copy_from_slice(packet.trailer);
+    let assembled = packet.text.assemble(packet.trailer, ICV_LEN)?;
+    let (text, icv) = assembled.split_last_chunk_mut::<ICV_LEN>()?;
     let tag = cipher
         .encrypt_inout_detached(&packet.nonce.into(), packet.aad, text.into())
         .ok()?;
@@ -67,9 +76,17 @@ fn open<C: AeadInOut<NonceSize = U12, TagSize = U16>>(
     cipher: &C,
     packet: Opening<'_>,
 ) -> Option<()> {
-    let (text, icv) = packet.ciphertext.split_last_chunk::<ICV_LEN>()?;
-    let buffers = InOutBuf::new(text, packet.out).ok()?;
+    let (buffers, icv) = match packet.text {
+        Text::Apart { source, out } => {
+            let (text, icv) = source.split_last_chunk::<ICV_LEN>()?;
+            (InOutBuf::new(text, out).ok()?, *icv)
+        }
+        Text::InPlace(buffer) => {
+            let (text, icv) = buffer.split_last_chunk_mut::<ICV_LEN>()?;
+            (text.into(), *icv)
+        }
+    };
     cipher
-        .decrypt_inout_detached(&packet.nonce.into(), packet.aad, buffers, &(*icv).into())
+        .decrypt_inout_detached(&packet.nonce.into(), packet.aad, buffers, &icv.into())
         .ok()
 }

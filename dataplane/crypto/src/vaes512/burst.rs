@@ -3,7 +3,7 @@
 use super::{long, packet::Packet, schedule::Schedule, short, text};
 use crate::{
     AdditionalData,
-    engine::{Opening, Sealing},
+    engine::{Opening, Sealing, Text},
 };
 use core::mem::MaybeUninit;
 
@@ -161,14 +161,16 @@ fn alone<const SEAL: bool>(packet: Packet<'_>) -> bool {
 /// Seals one packet by itself; `None` when its lengths do not fit each other.
 pub(crate) fn seal(schedule: &Schedule, packet: Sealing<'_>) -> Option<()> {
     let [_, _, _, _, iv @ ..] = packet.nonce;
-    let packet = Packet::to_seal(
-        (schedule, schedule.rounds()),
-        iv,
-        &AdditionalData::Bytes(packet.aad),
-        packet.plaintext,
-        packet.trailer,
-        packet.out,
-    )?;
+    let key = (schedule, schedule.rounds());
+    let additional = AdditionalData::Bytes(packet.aad);
+    let packet = match packet.text {
+        Text::Apart { source, out } => {
+            Packet::to_seal(key, iv, &additional, source, packet.trailer, out)
+        }
+        Text::InPlace(buffer) => {
+            Packet::to_seal_in_place(key, iv, &additional, packet.trailer, buffer)
+        }
+    }?;
     alone::<true>(packet);
     Some(())
 }
@@ -176,12 +178,11 @@ pub(crate) fn seal(schedule: &Schedule, packet: Sealing<'_>) -> Option<()> {
 /// Opens one packet by itself; `None` when it is forged.
 pub(crate) fn open(schedule: &Schedule, packet: Opening<'_>) -> Option<()> {
     let [_, _, _, _, iv @ ..] = packet.nonce;
-    let packet = Packet::to_open(
-        (schedule, schedule.rounds()),
-        iv,
-        &AdditionalData::Bytes(packet.aad),
-        packet.ciphertext,
-        packet.out,
-    )?;
+    let key = (schedule, schedule.rounds());
+    let additional = AdditionalData::Bytes(packet.aad);
+    let packet = match packet.text {
+        Text::Apart { source, out } => Packet::to_open(key, iv, &additional, source, out),
+        Text::InPlace(buffer) => Packet::to_open_in_place(key, iv, &additional, buffer),
+    }?;
     (!alone::<false>(packet)).then_some(())
 }

@@ -16,7 +16,7 @@ mod text;
 
 pub(crate) use burst::{Job, open, run, seal};
 pub(crate) use packet::Packet;
-pub(crate) use schedule::{Schedule, rounds};
+pub(crate) use schedule::Schedule;
 
 /// Whether this CPU runs the kernels.
 pub(crate) fn is_available() -> bool {

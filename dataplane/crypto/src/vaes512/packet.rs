@@ -8,7 +8,8 @@ use core::marker::PhantomData;
 ///
 /// Invariant: `source` is `body` bytes long, and when opening followed by the ICV; `trailer` is `length - body` bytes long,
 /// at most 18, and empty when opening; `out` is `length` bytes long, and when sealing followed by room for the ICV. All of
-/// them live as long as `'a`, and nothing else writes to them.
+/// them live as long as `'a`, and nothing else writes to them. `out` is apart from the others, or begins where `source` does:
+/// a kernel reads a vector of text for the last time before it writes there.
 #[derive(Clone, Copy)]
 pub(crate) struct Packet<'a> {
     pub(super) schedule: &'a Schedule,
@@ -33,11 +34,20 @@ const ICV: usize = 16;
 const MAX_TRAILER: usize = 48;
 const _: () = assert!(crate::MAX_TRAILER <= MAX_TRAILER);
 
+/// Where the parts of a packet lie, by the same invariant.
+struct Places {
+    source: *const u8,
+    body: usize,
+    trailer: *const u8,
+    length: usize,
+    out: *mut u8,
+}
+
 impl<'a> Packet<'a> {
     /// A packet to seal, with the key and its rounds; `None` when `out` is not as long as plaintext, trailer and ICV.
     #[inline]
     pub(crate) fn to_seal(
-        (schedule, rounds): (&'a Schedule, usize),
+        key: (&'a Schedule, usize),
         iv: [u8; 8],
         additional: &AdditionalData<'_>,
         plaintext: &'a [u8],
@@ -48,26 +58,44 @@ impl<'a> Packet<'a> {
         if out.len() != length + ICV || trailer.len() > MAX_TRAILER {
             return None;
         }
-        let (additional, additional_bits) = one_block(schedule, additional);
-        Some(Self {
-            schedule,
-            rounds,
-            iv: u64::from_ne_bytes(iv),
+        let places = Places {
             source: plaintext.as_ptr(),
             body: plaintext.len(),
             trailer: trailer.as_ptr(),
             length,
             out: out.as_mut_ptr(),
-            additional,
-            lengths: [8 * length as u64, additional_bits],
-            _buffers: PhantomData,
-        })
+        };
+        Some(Self::at(key, iv, additional, places))
+    }
+
+    /// The same in place: `buffer` is as long as plaintext, trailer and ICV, and begins with the plaintext.
+    pub(super) fn to_seal_in_place(
+        key: (&'a Schedule, usize),
+        iv: [u8; 8],
+        additional: &AdditionalData<'_>,
+        trailer: &'a [u8],
+        buffer: &'a mut [u8],
+    ) -> Option<Self> {
+        let length = buffer.len().checked_sub(ICV)?;
+        let body = length.checked_sub(trailer.len())?;
+        if trailer.len() > MAX_TRAILER {
+            return None;
+        }
+        let out = buffer.as_mut_ptr();
+        let places = Places {
+            source: out,
+            body,
+            trailer: trailer.as_ptr(),
+            length,
+            out,
+        };
+        Some(Self::at(key, iv, additional, places))
     }
 
     /// A packet to open, with the key and its rounds; `None` when `ciphertext` is not as long as `out` and ICV.
     #[inline]
     pub(crate) fn to_open(
-        (schedule, rounds): (&'a Schedule, usize),
+        key: (&'a Schedule, usize),
         iv: [u8; 8],
         additional: &AdditionalData<'_>,
         ciphertext: &'a [u8],
@@ -77,21 +105,58 @@ impl<'a> Packet<'a> {
         if ciphertext.len() != length + ICV {
             return None;
         }
+        let places = Places::to_open(ciphertext.as_ptr(), length, out.as_mut_ptr());
+        Some(Self::at(key, iv, additional, places))
+    }
+
+    /// The same in place: `buffer` holds ciphertext and ICV.
+    pub(super) fn to_open_in_place(
+        key: (&'a Schedule, usize),
+        iv: [u8; 8],
+        additional: &AdditionalData<'_>,
+        buffer: &'a mut [u8],
+    ) -> Option<Self> {
+        let length = buffer.len().checked_sub(ICV)?;
+        let out = buffer.as_mut_ptr();
+        let places = Places::to_open(out, length, out);
+        Some(Self::at(key, iv, additional, places))
+    }
+
+    #[inline]
+    fn at(
+        (schedule, rounds): (&'a Schedule, usize),
+        iv: [u8; 8],
+        additional: &AdditionalData<'_>,
+        places: Places,
+    ) -> Self {
         let (additional, additional_bits) = one_block(schedule, additional);
-        Some(Self {
+        Self {
             schedule,
             rounds,
             iv: u64::from_ne_bytes(iv),
-            source: ciphertext.as_ptr(),
+            source: places.source,
+            body: places.body,
+            trailer: places.trailer,
+            length: places.length,
+            out: places.out,
+            additional,
+            lengths: [8 * places.length as u64, additional_bits],
+            _buffers: PhantomData,
+        }
+    }
+}
+
+impl Places {
+    #[inline]
+    fn to_open(source: *const u8, length: usize, out: *mut u8) -> Self {
+        Self {
+            source,
             body: length,
             // Empty, but near: a masked load stumbles over an address without memory, even if it reads nothing there.
-            trailer: ciphertext.as_ptr().wrapping_add(length),
+            trailer: source.wrapping_add(length),
             length,
-            out: out.as_mut_ptr(),
-            additional,
-            lengths: [8 * length as u64, additional_bits],
-            _buffers: PhantomData,
-        })
+            out,
+        }
     }
 }
 

@@ -27,7 +27,7 @@ const _: () = assert!(core::mem::offset_of!(Schedule, powers) % 64 == 48);
 
 /// The rounds of AES (FIPS 197 5).
 #[inline]
-pub(crate) const fn rounds(key_len: usize) -> usize {
+const fn rounds(key_len: usize) -> usize {
     key_len / 4 + 6
 }
 

@@ -3,9 +3,22 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use esplanade_crypto::{
-    AdditionalData, Algorithm, EngineKind, ExplicitIv, OpenJob, OpeningKey, SealJob, SealingKey,
-    Trailer, Verdict, open_batch, seal_batch,
+    AdditionalData, Algorithm, EngineKind, Iv, OpenJob, OpeningKey, SealJob, SealingKey, Trailer,
+    Verdict, open_batch, seal_batch,
 };
+
+/// Every engine here with every algorithm that it does.
+pub fn pairs() -> impl Iterator<Item = (EngineKind, Algorithm)> {
+    Algorithm::ALL
+        .into_iter()
+        .flat_map(|algorithm| able(algorithm).map(move |engine| (engine, algorithm)))
+}
+
+/// The engines here that do an algorithm.
+pub fn able(algorithm: Algorithm) -> impl Iterator<Item = EngineKind> {
+    let engines = EngineKind::available().iter().copied();
+    engines.filter(move |engine| engine.does(algorithm))
+}
 
 /// A buffer with canaries around it, at any alignment.
 pub struct Guarded {
@@ -76,7 +89,7 @@ pub fn seal<'a>(
     let aad: AdditionalData<'_> = aad.into();
     let job = SealJob::new(
         &key,
-        ExplicitIv::from_sequence(iv),
+        Iv::from_sequence(iv),
         aad,
         plaintext,
         trailer,

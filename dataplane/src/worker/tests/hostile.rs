@@ -179,9 +179,9 @@ fn an_sa_serves_one_address_of_ours() {
 /// What a peer with our keys could send beyond tunnelled IPv4.
 #[test]
 fn authentic_oddities_are_told_apart() {
-    use esplanade_crypto::{Aad, Algorithm, ExplicitIv, SealJob, SealingKey, Trailer, seal_batch};
+    use esplanade_crypto::{Aad, Algorithm, Iv, SealJob, SealingKey, Trailer, seal_batch};
     let (_, mut b) = pair(&Tunnel::default());
-    let key = SealingKey::new(EngineKind::Portable, Algorithm::Aes128Gcm16, &[A; 20]).unwrap();
+    let key = SealingKey::new(EngineKind::Portable, Algorithm::AES_128_GCM_16, &[A; 20]).unwrap();
     let spi = inbound_id(B).value();
     let greeting = greeting(A, B, 10);
     let short = &greeting[..30];
@@ -201,10 +201,7 @@ fn authentic_oddities_are_told_apart() {
         }
         let trailer = Trailer::new(trailer).unwrap();
         let mut sealed = vec![0; plaintext.len() + trailer.len() + 16];
-        let (iv, aad) = (
-            ExplicitIv::from_sequence(number),
-            Aad::extended(spi, number),
-        );
+        let (iv, aad) = (Iv::from_sequence(number), Aad::extended(spi, number));
         let job = SealJob::new(&key, iv, aad, &plaintext, trailer, &mut sealed).unwrap();
         seal_batch(&mut [job]);
         let head = esplanade_wire::esp::Repr {

@@ -1,0 +1,122 @@
+//! Where the text of a packet lies: in one buffer or in two, whole or in segments.
+
+use crate::engine::Text;
+use arrayvec::ArrayVec;
+
+/// The most that segments hold, ICV included: a jumbo frame and room to spare.
+pub const MAX_SEGMENTED: usize = 16_384 + 64;
+
+/// The buffers of a job, of which all lengths are right.
+pub(crate) enum Buffers<'a> {
+    /// From one buffer into another.
+    Apart { source: &'a [u8], out: &'a mut [u8] },
+    /// Within one buffer, as long as the ciphertext and its ICV.
+    InPlace(&'a mut [u8]),
+    /// From segments into others.
+    Segments {
+        source: &'a [&'a [u8]],
+        out: &'a mut [&'a mut [u8]],
+    },
+    /// Within segments, together as long as the ciphertext and its ICV.
+    SegmentsInPlace(&'a mut [&'a mut [u8]]),
+}
+
+impl<'a> Buffers<'a> {
+    /// The bytes of the source and of the destination.
+    #[inline]
+    pub(crate) fn lengths(&self) -> (usize, usize) {
+        match self {
+            Self::Apart { source, out } => (source.len(), out.len()),
+            Self::InPlace(buffer) => (buffer.len(), buffer.len()),
+            Self::Segments { source, out } => {
+                (source.iter().map(|segment| segment.len()).sum(), total(out))
+            }
+            Self::SegmentsInPlace(segments) => (total(segments), total(segments)),
+        }
+    }
+
+    /// Whether source and destination are the same.
+    #[inline]
+    pub(crate) fn are_one(&self) -> bool {
+        matches!(self, Self::InPlace(_) | Self::SegmentsInPlace(_))
+    }
+
+    /// Whether they are in segments.
+    #[inline]
+    pub(crate) fn are_segments(&self) -> bool {
+        matches!(self, Self::Segments { .. } | Self::SegmentsInPlace(_))
+    }
+
+    /// Whether an engine that works across packets can take them as they are. No jump, since it is asked for every packet.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(crate) fn are_apart(&self) -> bool {
+        matches!(self, Self::Apart { .. })
+    }
+
+    /// Gives the text to `work` in one piece. Segments pass through a buffer on the stack, `length` bytes long: as long as
+    /// the ciphertext and its ICV.
+    pub(crate) fn with_text<T>(
+        &mut self,
+        length: usize,
+        work: impl FnOnce(Text<'_>) -> Option<T>,
+    ) -> Option<T> {
+        match self {
+            Self::Apart { source, out } => work(Text::Apart { source, out }),
+            Self::InPlace(buffer) => work(Text::InPlace(buffer)),
+            Self::Segments { source, out } => {
+                let mut gathered = gather(source.iter().copied(), length)?;
+                let done = work(Text::InPlace(&mut gathered))?;
+                scatter(&gathered, out);
+                Some(done)
+            }
+            Self::SegmentsInPlace(segments) => {
+                let mut gathered = gather(segments.iter().map(|segment| &**segment), length)?;
+                let done = work(Text::InPlace(&mut gathered))?;
+                scatter(&gathered, segments);
+                Some(done)
+            }
+        }
+    }
+
+    /// Leaves nothing behind.
+    #[inline]
+    pub(crate) fn clear(&mut self) {
+        match self {
+            Self::Apart { out, .. } | Self::InPlace(out) => out.fill(0),
+            Self::Segments { out, .. } | Self::SegmentsInPlace(out) => {
+                out.iter_mut().for_each(|segment| segment.fill(0));
+            }
+        }
+    }
+}
+
+fn total(segments: &[&mut [u8]]) -> usize {
+    segments.iter().map(|segment| segment.len()).sum()
+}
+
+/// The segments in one piece, with zeros behind them up to `length`; `None` when they are longer than any.
+fn gather<'a>(
+    segments: impl Iterator<Item = &'a [u8]>,
+    length: usize,
+) -> Option<ArrayVec<u8, MAX_SEGMENTED>> {
+    let mut gathered = ArrayVec::new();
+    for segment in segments {
+        gathered.try_extend_from_slice(segment).ok()?;
+    }
+    while gathered.len() < length {
+        gathered.try_push(0).ok()?;
+    }
+    Some(gathered)
+}
+
+/// The start of what was gathered, as far as there is room.
+fn scatter(mut gathered: &[u8], segments: &mut [&mut [u8]]) {
+    for segment in segments {
+        let Some((here, rest)) = gathered.split_at_checked(segment.len()) else {
+            return;
+        };
+        segment.copy_from_slice(here);
+        gathered = rest;
+    }
+}
