@@ -416,6 +416,39 @@ fn a_guard_that_was_taken_away_stands_again_before_the_next_dataplane() {
 }
 
 #[test]
+fn a_port_whose_interface_is_down_is_named_until_it_is_up() {
+    let Some(daemon) = Daemon::start() else {
+        return;
+    };
+    let listener = Listener::bind(&daemon.run_dir()).unwrap();
+    let pending = accept(&listener);
+    daemon.shell("ip link set eth2 down");
+    let mut scribe = Scribe::grant(pending);
+    scribe.obey_until(is_end);
+    let comes_to = |wanted: &str| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let sentence = "eth2 is down, and no packet passes it: `ip link set eth2 up`";
+        loop {
+            let plane = daemon.status().dataplane.expect("a dataplane");
+            let links: Vec<String> = plane.ports.into_iter().map(|port| port.link).collect();
+            if links == ["up", wanted] {
+                let said = daemon.esplanade(&["status"]).0;
+                assert_eq!(said.contains(sentence), wanted == "down", "{said}");
+                return;
+            }
+            assert!(Instant::now() < deadline, "{links:?}");
+            sleep(Duration::from_millis(20));
+        }
+    };
+    comes_to("down");
+    daemon.shell("ip link set eth2 up");
+    comes_to("up");
+    // The cable is pulled at the other end.
+    daemon.shell("ip link set eth2p down");
+    comes_to("down");
+}
+
+#[test]
 fn what_the_dataplane_does_not_obey_is_told_in_words() {
     let Some(daemon) = Daemon::start() else {
         return;

@@ -119,6 +119,8 @@ pub struct Port {
     pub interface: String,
     /// `inside` or `outside`.
     pub role: String,
+    /// `up`, or `down` when it is switched off or has no carrier.
+    pub link: String,
     /// `native` or `generic` XDP.
     pub mode: String,
     /// `copy` or `zero-copy`.
@@ -133,6 +135,13 @@ pub struct Port {
     pub tx_packets: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
+}
+
+/// What to tell of an interface that is down.
+pub(crate) fn link_is_down(interface: &str) -> String {
+    format!(
+        "{interface} is down, and no packet passes it: `ip link set {interface} up`, or look at its cable"
+    )
 }
 
 /// One configured tunnel.

@@ -1,6 +1,6 @@
 //! Reports as text for a person. The same values go out as JSON with `--json`.
 
-use crate::api::{CounterRow, Reloaded, Report, Sa, Severity, Status};
+use crate::api::{CounterRow, Reloaded, Report, Sa, Severity, Status, link_is_down};
 
 use super::table::{Align, Table};
 
@@ -61,6 +61,7 @@ fn dataplane(status: &Status) -> String {
     let mut table = Table::new([
         ("port", Align::Left),
         ("role", Align::Left),
+        ("link", Align::Left),
         ("xdp", Align::Left),
         ("buffers", Align::Left),
         ("queues", Align::Right),
@@ -71,6 +72,7 @@ fn dataplane(status: &Status) -> String {
         table.row([
             port.interface.clone(),
             port.role.clone(),
+            port.link.clone(),
             port.mode.clone(),
             port.buffers.clone(),
             port.queues.to_string(),
@@ -81,6 +83,9 @@ fn dataplane(status: &Status) -> String {
     if !table.is_empty() {
         text.push('\n');
         text.push_str(&table.render(0));
+    }
+    for port in plane.ports.iter().filter(|port| port.link == "down") {
+        text.push_str(&format!("{}\n", link_is_down(&port.interface)));
     }
     text
 }

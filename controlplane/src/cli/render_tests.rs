@@ -62,6 +62,7 @@ fn status_shows_both_planes_and_every_tunnel() {
             ports: vec![Port {
                 interface: "eth1".into(),
                 role: "inside".into(),
+                link: "down".into(),
                 mode: "native".into(),
                 buffers: "copy".into(),
                 queues: 1,
@@ -81,8 +82,9 @@ control plane  version 0.1.0, process 812, up 1 h 2 min, runs /etc/esplanade/gat
 guard          complete
 dataplane      process 813, engine aws-lc-rs, worker 0 on core 1: 2 SAs
 
-PORT  ROLE    XDP     BUFFERS  QUEUES  RX PACKETS  TX PACKETS
-eth1  inside  native  copy          1          10           9
+PORT  ROLE    LINK  XDP     BUFFERS  QUEUES  RX PACKETS  TX PACKETS
+eth1  inside  down  native  copy          1          10           9
+eth1 is down, and no packet passes it: `ip link set eth1 up`, or look at its cable
 
 TUNNEL  STATE        SINCE      LOCAL      REMOTE     CHILD       SELECTORS
 site-b  established  1 min 1 s  192.0.2.1  192.0.2.2  lan up      10.1.0.0/16 <-> 10.2.0.0/16

@@ -22,7 +22,9 @@ use super::{
     children::{self, Children},
     dataplane::Dataplane,
     ike_io::{Datagram, Sockets},
-    intent, next_hops,
+    intent,
+    links::Links,
+    next_hops,
     outbox::Outbox,
     picture::Picture,
     policies::{self, ChildName, Selectors},
@@ -118,6 +120,7 @@ pub(super) struct Gateway {
     /// What the dataplane was told last.
     picture: Picture,
     pub(super) monitor: Monitor,
+    links: Links,
     guard: Guard,
     /// What the guard was told last.
     guarded: Option<Wanted>,
@@ -172,6 +175,7 @@ impl Gateway {
             narrowed: BTreeMap::new(),
             picture: Picture::default(),
             monitor,
+            links: Links::default(),
             guard,
             guarded: None,
             guard_due: false,
@@ -207,6 +211,7 @@ impl Gateway {
         if *dataplane.channel().setup() == intent::setup(&self.config.dataplane) {
             self.running = self.config.dataplane.clone();
         }
+        self.follow_links();
         let epoch = dataplane.epoch();
         let records: Vec<_> = dataplane.channel().sa_records().collect();
         let pid = dataplane.channel().dataplane_pid();
@@ -359,11 +364,17 @@ impl Gateway {
 
     /// The kernel's tables have changed.
     pub(super) async fn on_network(&mut self) {
+        self.follow_links();
         self.refresh();
         self.ask_next_hops();
         if let Err(error) = self.guard().await {
             warn!("the kernel's guard does not follow the networks of the inside ports: {error}");
         }
+    }
+
+    fn follow_links(&mut self) {
+        self.links
+            .follow(self.monitor.tables(), &self.running.ports);
     }
 
     /// Has the kernel's guard hold what the configuration protects.

@@ -26,6 +26,7 @@ mod events;
 mod gateway;
 mod ike_io;
 mod intent;
+mod links;
 mod next_hops;
 mod outbox;
 mod picture;

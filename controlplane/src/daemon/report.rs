@@ -1,6 +1,6 @@
 //! The gateway's state as the API reports it.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use esplanade_channel::{
     self as channel, ControlChannel, Counter, Direction, PortCounter, PortId, SaRecord, SaState,
@@ -8,7 +8,7 @@ use esplanade_channel::{
 };
 use esplanade_ike::{ChildSaView, IkeSaView};
 
-use super::gateway::Gateway;
+use super::{gateway::Gateway, links};
 use crate::api::{
     Child, ControlPlane, CounterRow, Dataplane, Guard, Port, Sa, Severity, Status, Tunnel, Worker,
 };
@@ -16,10 +16,11 @@ use crate::api::{
 /// The state of both planes and every tunnel, and of the kernel's guard at this moment.
 pub(super) async fn status(gateway: &mut Gateway, now: Instant) -> Status {
     let guard = guard(gateway).await;
+    let down = links::down(gateway.monitor.tables(), &gateway.running.ports);
     let dataplane = gateway
         .dataplane
         .as_mut()
-        .map(|dataplane| self::dataplane(dataplane.channel()));
+        .map(|dataplane| self::dataplane(dataplane.channel(), &down));
     let ike_sas: Vec<IkeSaView> = gateway.endpoint.ike_sas().collect();
     let child_sas: Vec<ChildSaView> = gateway.endpoint.child_sas().collect();
     let tunnels = &gateway.config.tunnels;
@@ -63,7 +64,8 @@ async fn guard(gateway: &Gateway) -> Guard {
     }
 }
 
-fn dataplane(channel: &ControlChannel) -> Dataplane {
+/// The dataplane, some of whose interfaces are down.
+fn dataplane(channel: &ControlChannel, down: &BTreeSet<String>) -> Dataplane {
     let counters = channel.counters();
     let mut owned = vec![0; channel.setup().workers.len()];
     for record in channel.sa_records() {
@@ -91,10 +93,12 @@ fn dataplane(channel: &ControlChannel) -> Dataplane {
             .collect(),
         ports: ports
             .map(|((setup, facts), number)| {
+                let is_down = down.contains(&setup.interface);
                 let count = |counter| counters.port_total(PortId(number), counter);
                 Port {
                     interface: setup.interface.clone(),
                     role: setup.role.to_string(),
+                    link: if is_down { "down" } else { "up" }.to_owned(),
                     mode: facts.mode.to_string(),
                     buffers: facts.copy.to_string(),
                     queues: facts.queues.into(),
