@@ -6,17 +6,20 @@
 //! descriptors that are open already, so that updates go on after the privileges are gone.
 
 mod error;
+mod prefix;
 mod verdict;
 
 pub use error::{MissingCapabilities, SteerError};
+pub use prefix::Prefix;
 pub use verdict::{Action, Verdict};
 
 use libbpf_rs::{
     MapCore, MapFlags, MapHandle, Object, ObjectBuilder, PrintLevel, ProgramInput, ProgramMut, Xdp,
     XdpFlags, query::ProgInfoIter,
 };
+use prefix::{PrefixOf, Trie, delete, update};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     net::Ipv4Addr,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
@@ -32,6 +35,9 @@ pub const MAX_PORTS: u32 = 16;
 /// The most queues of one port that the maps hold (steer.bpf.c).
 pub const QUEUES_PER_PORT: u32 = 64;
 
+/// The first address of 224.0.0.0/4 (RFC 5771).
+const MULTICAST: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 0);
+
 /// Which side of the gateway an interface is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -39,33 +45,6 @@ pub enum Role {
     Inside,
     /// ESP comes from here; plain packets of protected prefixes do not belong here.
     Outside,
-}
-
-/// An IPv4 prefix, in canonical form: no bit is set beyond its length.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Prefix {
-    address: Ipv4Addr,
-    length: u8,
-}
-
-impl Prefix {
-    /// Clears what lies beyond `length` (which is cut to 32).
-    pub fn new(address: Ipv4Addr, length: u8) -> Self {
-        let length = length.min(32);
-        let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
-        Self {
-            address: Ipv4Addr::from(u32::from(address) & mask),
-            length,
-        }
-    }
-
-    /// The key of an LPM trie: the length, native, before the address, as on the wire.
-    fn key(self) -> [u8; 8] {
-        let mut key = [0; 8];
-        key[..4].copy_from_slice(&u32::from(self.length).to_ne_bytes());
-        key[4..].copy_from_slice(&self.address.octets());
-        key
-    }
 }
 
 /// How the program runs on an interface.
@@ -94,8 +73,10 @@ pub struct Steering {
     links: Vec<OwnedFd>,
     object: Object,
     maps: Maps,
-    local: HashMap<Prefix, u32>,
-    remote: HashMap<Prefix, u32>,
+    /// What `local_addresses` holds.
+    addresses: HashSet<Ipv4Addr>,
+    /// The protected pairs, and how often each was added.
+    pairs: HashMap<(Prefix, Prefix), u32>,
 }
 
 #[derive(Debug)]
@@ -103,8 +84,10 @@ struct Maps {
     xsks: MapHandle,
     ports: MapHandle,
     local_addresses: MapHandle,
-    protected_local: MapHandle,
-    protected_remote: MapHandle,
+    protected_local: Trie<Prefix>,
+    protected_remote: Trie<Prefix>,
+    protected_own: Trie<PrefixOf>,
+    inside: Trie<Prefix>,
     steer_counters: MapHandle,
 }
 
@@ -130,20 +113,24 @@ impl Steering {
             let map = map.ok_or(SteerError::Object { name })?;
             MapHandle::try_from(&map).map_err(|error| map_error(name, error))
         };
-        let maps = Maps {
+        let trie = |name| Ok(Trie::new(map(name)?, name));
+        let mut maps = Maps {
             xsks: map("xsks")?,
             ports: map("ports")?,
             local_addresses: map("local_addresses")?,
-            protected_local: map("protected_local")?,
-            protected_remote: map("protected_remote")?,
+            protected_local: trie("protected_local")?,
+            protected_remote: trie("protected_remote")?,
+            protected_own: Trie::new(map("protected_own")?, "protected_own"),
+            inside: trie("inside")?,
             steer_counters: map("steer_counters")?,
         };
+        maps.inside.add(&[Prefix::new(MULTICAST, 4)])?;
         Ok(Self {
             links: Vec::new(),
             object,
             maps,
-            local: HashMap::new(),
-            remote: HashMap::new(),
+            addresses: HashSet::new(),
+            pairs: HashMap::new(),
         })
     }
 
@@ -230,14 +217,32 @@ impl Steering {
         update(&self.maps.xsks, "xsks", &key.to_ne_bytes(), &value)
     }
 
-    /// Takes ESP, AH and ESP in UDP to this address from now on.
+    /// Takes ESP, AH and ESP in UDP to this address from now on, and on outside ports also what comes in the clear
+    /// although a protected pair covers its sender and this address. Adding what is there is no error.
     ///
     /// # Errors
     ///
-    /// A kernel that refuses the entry, as when the map is full.
-    pub fn add_local(&self, address: Ipv4Addr) -> Result<(), SteerError> {
-        let map = &self.maps.local_addresses;
-        update(map, "local_addresses", &address.octets(), &[1])
+    /// A kernel that refuses an entry, as when the map is full; nothing has changed then.
+    pub fn add_local(&mut self, address: Ipv4Addr) -> Result<(), SteerError> {
+        if self.addresses.contains(&address) {
+            return Ok(());
+        }
+        let remotes = self.remotes_of(address);
+        let Maps {
+            local_addresses,
+            protected_own,
+            ..
+        } = &mut self.maps;
+        protected_own.add(&remotes)?;
+        let added = update(local_addresses, "local_addresses", &address.octets(), &[1]);
+        match added {
+            Ok(()) => self.addresses.insert(address),
+            Err(error) => {
+                protected_own.remove(&remotes)?;
+                return Err(error);
+            }
+        };
+        Ok(())
     }
 
     /// Leaves what is sent to this address to the kernel. Removing what is not there is no error.
@@ -245,35 +250,64 @@ impl Steering {
     /// # Errors
     ///
     /// A kernel that refuses.
-    pub fn remove_local(&self, address: Ipv4Addr) -> Result<(), SteerError> {
+    pub fn remove_local(&mut self, address: Ipv4Addr) -> Result<(), SteerError> {
+        if !self.addresses.remove(&address) {
+            return Ok(());
+        }
         let map = &self.maps.local_addresses;
-        delete(map, "local_addresses", &address.octets())
+        delete(map, "local_addresses", &address.octets())?;
+        let remotes = self.remotes_of(address);
+        self.maps.protected_own.remove(&remotes)
+    }
+
+    /// The remote prefixes of the pairs whose local prefix covers an address.
+    fn remotes_of(&self, ours: Ipv4Addr) -> Vec<PrefixOf> {
+        let pairs = self.pairs.keys().filter(|(local, _)| local.contains(ours));
+        pairs
+            .map(|(_, remote)| PrefixOf {
+                ours,
+                prefix: *remote,
+            })
+            .collect()
+    }
+
+    /// The same prefix at the other end of each of our addresses that a local prefix covers.
+    fn own_of(&self, local: Prefix, remote: Prefix) -> Vec<PrefixOf> {
+        let covered = self.addresses.iter().filter(|ours| local.contains(**ours));
+        covered
+            .map(|ours| PrefixOf {
+                ours: *ours,
+                prefix: remote,
+            })
+            .collect()
     }
 
     /// Takes plain packets between two prefixes. A prefix may be part of many pairs and goes with
     /// the last. What comes from the local prefix of one pair and goes to the remote prefix of another is taken
-    /// too: the SPD decides.
+    /// too: the SPD decides. Only for our own addresses a pair has to cover both ends.
     ///
     /// # Errors
     ///
     /// A kernel that refuses an entry, as when the map is full; nothing has changed then.
     pub fn add_protected(&mut self, local: Prefix, remote: Prefix) -> Result<(), SteerError> {
-        let Maps {
-            protected_local,
-            protected_remote,
-            ..
-        } = &self.maps;
-        count_up(protected_local, "protected_local", &mut self.local, local)?;
-        let added = count_up(
-            protected_remote,
-            "protected_remote",
-            &mut self.remote,
-            remote,
-        );
-        if added.is_err() {
-            count_down(protected_local, "protected_local", &mut self.local, local)?;
+        if let Some(count) = self.pairs.get_mut(&(local, remote)) {
+            *count += 1;
+            return Ok(());
         }
-        added
+        let own = self.own_of(local, remote);
+        let maps = &mut self.maps;
+        maps.protected_local.add(&[local])?;
+        if let Err(error) = maps.protected_remote.add(&[remote]) {
+            maps.protected_local.remove(&[local])?;
+            return Err(error);
+        }
+        if let Err(error) = maps.protected_own.add(&own) {
+            maps.protected_local.remove(&[local])?;
+            maps.protected_remote.remove(&[remote])?;
+            return Err(error);
+        }
+        self.pairs.insert((local, remote), 1);
+        Ok(())
     }
 
     /// Undoes one [`add_protected`](Self::add_protected).
@@ -282,18 +316,43 @@ impl Steering {
     ///
     /// A kernel that refuses.
     pub fn remove_protected(&mut self, local: Prefix, remote: Prefix) -> Result<(), SteerError> {
-        let Maps {
-            protected_local,
-            protected_remote,
-            ..
-        } = &self.maps;
-        count_down(protected_local, "protected_local", &mut self.local, local)?;
-        count_down(
-            protected_remote,
-            "protected_remote",
-            &mut self.remote,
-            remote,
-        )
+        match self.pairs.get_mut(&(local, remote)) {
+            None => return Ok(()),
+            Some(count) if *count > 1 => {
+                *count -= 1;
+                return Ok(());
+            }
+            Some(_) => self.pairs.remove(&(local, remote)),
+        };
+        let own = self.own_of(local, remote);
+        let maps = &mut self.maps;
+        let outcomes = [
+            maps.protected_local.remove(&[local]),
+            maps.protected_remote.remove(&[remote]),
+            maps.protected_own.remove(&own),
+        ];
+        outcomes.into_iter().collect()
+    }
+
+    /// Leaves plain packets from inside for this prefix to the kernel, though a protected pair may cover them: it is a
+    /// network on an inside port, or the gateway itself. A protected remote prefix that is as long or longer counts more.
+    ///
+    /// All multicast is inside from the start: a remote of 0.0.0.0/0 does not mean the groups of a LAN.
+    ///
+    /// # Errors
+    ///
+    /// A kernel that refuses an entry, as when the map is full.
+    pub fn add_inside(&mut self, prefix: Prefix) -> Result<(), SteerError> {
+        self.maps.inside.add(&[prefix])
+    }
+
+    /// Undoes one [`add_inside`](Self::add_inside).
+    ///
+    /// # Errors
+    ///
+    /// A kernel that refuses.
+    pub fn remove_inside(&mut self, prefix: Prefix) -> Result<(), SteerError> {
+        self.maps.inside.remove(&[prefix])
     }
 
     /// How often each verdict was given since the program was loaded.
@@ -301,7 +360,7 @@ impl Steering {
     /// # Errors
     ///
     /// A kernel that refuses to be read.
-    pub fn counters(&self) -> Result<[(Verdict, u64); 10], SteerError> {
+    pub fn counters(&self) -> Result<[(Verdict, u64); Verdict::COUNT], SteerError> {
         let mut counters = Verdict::ALL.map(|verdict| (verdict, 0));
         for (verdict, sum) in &mut counters {
             let key = (*verdict as u32).to_ne_bytes();
@@ -472,64 +531,5 @@ fn map_error(map: &'static str, error: libbpf_rs::Error) -> SteerError {
     SteerError::Map {
         map,
         error: into_io(error),
-    }
-}
-
-fn update(map: &MapHandle, name: &'static str, key: &[u8], value: &[u8]) -> Result<(), SteerError> {
-    map.update(key, value, MapFlags::ANY)
-        .map_err(|error| map_error(name, error))
-}
-
-fn delete(map: &MapHandle, name: &'static str, key: &[u8]) -> Result<(), SteerError> {
-    match map.delete(key) {
-        Err(error) if error.kind() != libbpf_rs::ErrorKind::NotFound => Err(map_error(name, error)),
-        _ => Ok(()),
-    }
-}
-
-fn count_up(
-    map: &MapHandle,
-    name: &'static str,
-    counts: &mut HashMap<Prefix, u32>,
-    prefix: Prefix,
-) -> Result<(), SteerError> {
-    if !counts.contains_key(&prefix) {
-        update(map, name, &prefix.key(), &[1])?;
-    }
-    *counts.entry(prefix).or_default() += 1;
-    Ok(())
-}
-
-fn count_down(
-    map: &MapHandle,
-    name: &'static str,
-    counts: &mut HashMap<Prefix, u32>,
-    prefix: Prefix,
-) -> Result<(), SteerError> {
-    match counts.get_mut(&prefix) {
-        None => Ok(()),
-        Some(count) if *count > 1 => {
-            *count -= 1;
-            Ok(())
-        }
-        Some(_) => {
-            counts.remove(&prefix);
-            delete(map, name, &prefix.key())
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_prefix_is_canonical() {
-        let prefix = Prefix::new(Ipv4Addr::new(10, 1, 2, 3), 16);
-        assert_eq!(prefix, Prefix::new(Ipv4Addr::new(10, 1, 0, 0), 16));
-        let all = Prefix::new(Ipv4Addr::new(10, 1, 2, 3), 0);
-        assert_eq!(all.key(), [0; 8]);
-        let one = Prefix::new(Ipv4Addr::new(10, 1, 2, 3), 99);
-        assert_eq!(one.key()[4..], [10, 1, 2, 3]);
     }
 }

@@ -6,9 +6,9 @@
 pub enum Verdict {
     /// Passed: not IPv4, or nothing that we take.
     PassNotOurs = 0,
-    /// Passed: a fragment of ESP, AH or UDP to one of our addresses.
+    /// Passed: a fragment of ESP, AH or IKE to one of our addresses.
     PassFragment = 1,
-    /// Passed: IKE on UDP 4500, or a keepalive.
+    /// Passed: IKE, or a keepalive.
     PassIke = 2,
     /// Passed: an IPv4 or UDP header that does not fit its packet.
     PassMalformed = 3,
@@ -24,11 +24,18 @@ pub enum Verdict {
     TakeUnprotected = 8,
     /// Dropped: it is ours, but no dataplane listens on its queue.
     DropNoSocket = 9,
+    /// Passed: a protect selector covers it, but it comes from inside and stays there.
+    PassInside = 10,
+    /// Passed: a protect selector covers it, but it is an ICMP error about our own ESP, AH or IKE.
+    PassIcmpError = 11,
 }
 
 impl Verdict {
+    /// How many there are.
+    pub const COUNT: usize = 12;
+
     /// Every verdict, in the order of the counters.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; Self::COUNT] = [
         Self::PassNotOurs,
         Self::PassFragment,
         Self::PassIke,
@@ -39,6 +46,8 @@ impl Verdict {
         Self::TakeProtect,
         Self::TakeUnprotected,
         Self::DropNoSocket,
+        Self::PassInside,
+        Self::PassIcmpError,
     ];
 
     /// The counter's name.
@@ -54,6 +63,8 @@ impl Verdict {
             Self::TakeProtect => "steer_take_protect",
             Self::TakeUnprotected => "steer_take_unprotected",
             Self::DropNoSocket => "steer_drop_no_socket",
+            Self::PassInside => "steer_pass_inside",
+            Self::PassIcmpError => "steer_pass_icmp_error",
         }
     }
 }

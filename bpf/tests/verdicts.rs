@@ -160,7 +160,7 @@ fn udp_4500_is_told_apart_by_its_length_and_first_word() {
     expect(&steering, &to_us(4500, &[0xff]), Verdict::PassIke);
     expect(&steering, &to_us(4500, &[1; 7]), Verdict::PassIke);
     expect(&steering, &to_us(4500, &[]), Verdict::PassIke);
-    expect(&steering, &to_us(500, &[1; 100]), Verdict::PassNotOurs);
+    expect(&steering, &to_us(500, &[1; 100]), Verdict::PassIke);
     let mut with_options = Packet::udp(PEER, GATEWAY, 4500, &[1; 20]);
     with_options.options = 40;
     expect(&steering, &with_options.bytes(), TAKEN);
@@ -179,8 +179,13 @@ fn fragments_of_ours_pass_for_now() {
     expect(&steering, &esp().fragment(0x2000).bytes(), pass);
     expect(&steering, &esp().fragment(0x0010).bytes(), pass);
     expect(&steering, &esp().fragment(0x4000).bytes(), TAKEN);
-    let udp = Packet::udp(PEER, GATEWAY, 4500, &[1; 40]).fragment(0x2000);
-    expect(&steering, &udp.bytes(), pass);
+    for port in [500, 4500] {
+        let udp = || Packet::udp(PEER, GATEWAY, port, &[1; 40]);
+        expect(&steering, &udp().fragment(0x2000).bytes(), pass);
+        expect(&steering, &udp().fragment(0x0010).bytes(), pass);
+    }
+    let other = Packet::udp(PEER, GATEWAY, 53, &[1; 40]).fragment(0x2000);
+    expect(&steering, &other.bytes(), Verdict::PassNotOurs);
 }
 
 #[test]
@@ -202,26 +207,258 @@ fn plain_packets_are_taken_in_the_right_direction() {
     expect(&inside, &other_half.bytes(), Verdict::PassNotOurs);
 }
 
+const EVERYTHING: (Ipv4Addr, u8) = (Ipv4Addr::UNSPECIFIED, 0);
+const LAN: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 1, 0, 0), 16);
+
+fn prefix((address, length): (Ipv4Addr, u8)) -> Prefix {
+    Prefix::new(address, length)
+}
+
+/// A gateway whose default route leads through its tunnel.
+fn default_route(role: Role) -> Steering {
+    let mut steering = Steering::load().unwrap();
+    steering.set_port(LOOPBACK, 3, role).unwrap();
+    steering.add_local(GATEWAY).unwrap();
+    steering
+        .add_protected(prefix(LAN), prefix(EVERYTHING))
+        .unwrap();
+    steering
+}
+
 #[test]
-fn what_is_for_the_gateway_or_stays_on_the_link_passes_whatever_the_selectors() {
+fn with_a_remote_of_everything_what_stays_inside_passes() {
     if !root() {
         return;
     }
-    let everything = Prefix::new(Ipv4Addr::UNSPECIFIED, 0);
-    for role in [Role::Inside, Role::Outside] {
-        let mut steering = steering(role);
-        steering.add_protected(everything, everything).unwrap();
-        let ike = Packet::udp(PEER, GATEWAY, 500, &[1; 100]);
-        expect(&steering, &ike.bytes(), Verdict::PassNotOurs);
-        let ssh = Packet::new(LOCAL_HOST, GATEWAY, 6, &[0; 20]);
-        expect(&steering, &ssh.bytes(), Verdict::PassNotOurs);
-        let ospf = Packet::new(LOCAL_HOST, Ipv4Addr::new(224, 0, 0, 5), 89, &[0; 20]);
-        expect(&steering, &ospf.bytes(), Verdict::PassNotOurs);
-        let dhcp = Packet::udp(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, 67, &[0; 200]);
-        expect(&steering, &dhcp.bytes(), Verdict::PassNotOurs);
-        let plain = Packet::new(LOCAL_HOST, STRANGER, 6, &[0; 20]);
-        expect(&steering, &plain.bytes(), TAKEN);
+    const INSIDE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
+    const NEIGHBOR: Ipv4Addr = Ipv4Addr::new(10, 1, 5, 5);
+    const LAN_BROADCAST: Ipv4Addr = Ipv4Addr::new(10, 1, 255, 255);
+    let mut inside = default_route(Role::Inside);
+    let to = |destination| Packet::new(LOCAL_HOST, destination, 6, &[0; 20]).bytes();
+    for destination in [INSIDE_ADDRESS, NEIGHBOR, LAN_BROADCAST] {
+        expect(&inside, &to(destination), TAKEN);
     }
+    // An address of the gateway is known by itself: it need not be of an attached network.
+    let gateway = Prefix::new(INSIDE_ADDRESS, 32);
+    inside.add_inside(gateway).unwrap();
+    expect(&inside, &to(INSIDE_ADDRESS), Verdict::PassInside);
+    expect(&inside, &to(NEIGHBOR), TAKEN);
+    inside.add_inside(prefix(LAN)).unwrap();
+    for destination in [INSIDE_ADDRESS, NEIGHBOR, LAN_BROADCAST] {
+        expect(&inside, &to(destination), Verdict::PassInside);
+    }
+    expect(&inside, &to(REMOTE_HOST), TAKEN);
+    expect(&inside, &to(STRANGER), TAKEN);
+    // Our outer address, asked from inside, is the gateway's as well.
+    expect(&inside, &to(GATEWAY), Verdict::PassNotOurs);
+
+    inside.remove_inside(prefix(LAN)).unwrap();
+    inside.remove_inside(gateway).unwrap();
+    for destination in [INSIDE_ADDRESS, NEIGHBOR, LAN_BROADCAST] {
+        expect(&inside, &to(destination), TAKEN);
+    }
+}
+
+#[test]
+fn what_is_inside_is_no_exception_for_what_comes_from_outside() {
+    if !root() {
+        return;
+    }
+    let mut outside = default_route(Role::Outside);
+    outside.add_inside(prefix(LAN)).unwrap();
+    let gateway = Ipv4Addr::new(10, 1, 0, 1);
+    for (source, destination) in [
+        (STRANGER, LOCAL_HOST),
+        (STRANGER, gateway),
+        // Whoever claims to be a host of ours as well.
+        (Ipv4Addr::new(10, 1, 0, 8), LOCAL_HOST),
+    ] {
+        let packet = Packet::new(source, destination, 6, &[0; 20]);
+        expect(&outside, &packet.bytes(), TAKEN);
+    }
+}
+
+#[test]
+fn a_protected_prefix_as_long_as_an_inside_network_counts_more() {
+    if !root() {
+        return;
+    }
+    let mut steering = default_route(Role::Inside);
+    steering.add_inside(prefix(LAN)).unwrap();
+    let moved = Ipv4Addr::new(10, 1, 9, 9);
+    let packet = Packet::new(LOCAL_HOST, moved, 6, &[0; 20]).bytes();
+    expect(&steering, &packet, Verdict::PassInside);
+    for remote in [prefix(LAN), Prefix::new(moved, 24)] {
+        steering.add_protected(prefix(LAN), remote).unwrap();
+        expect(&steering, &packet, TAKEN);
+        steering.remove_protected(prefix(LAN), remote).unwrap();
+        expect(&steering, &packet, Verdict::PassInside);
+    }
+}
+
+#[test]
+fn a_lan_gets_its_broadcasts_and_multicasts() {
+    if !root() {
+        return;
+    }
+    let mut inside = default_route(Role::Inside);
+    let dhcp = Packet::udp(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, 67, &[0; 200]);
+    expect(&inside, &dhcp.bytes(), Verdict::PassNotOurs);
+    let ospf = Packet::new(LOCAL_HOST, Ipv4Addr::new(224, 0, 0, 5), 89, &[0; 20]);
+    expect(&inside, &ospf.bytes(), Verdict::PassNotOurs);
+    let discovery = Ipv4Addr::new(239, 255, 255, 250);
+    let ssdp = Packet::udp(LOCAL_HOST, discovery, 1900, &[0; 20]).bytes();
+    expect(&inside, &ssdp, Verdict::PassInside);
+    // Whoever protects a group says so.
+    let group = Prefix::new(discovery, 32);
+    inside.add_protected(prefix(LAN), group).unwrap();
+    expect(&inside, &ssdp, TAKEN);
+    // RFC 826: no IPv4.
+    let mut arp = vec![0xff; 60];
+    arp[12..14].copy_from_slice(&[8, 6]);
+    expect(&inside, &arp, Verdict::PassNotOurs);
+}
+
+#[test]
+fn plaintext_to_a_covered_address_of_ours_is_taken_whatever_it_is() {
+    if !root() {
+        return;
+    }
+    let outside = covered();
+    for protocol in [1, 6, 17, 89] {
+        let packet = || Packet::new(STRANGER, GATEWAY, protocol, &[0; 64]);
+        expect(&outside, &packet().bytes(), TAKEN);
+        expect(&outside, &packet().fragment(0x2000).bytes(), TAKEN);
+    }
+    // DNS from afar, whole and in its first fragment.
+    let dns = || Packet::udp(STRANGER, GATEWAY, 53, &[1; 40]);
+    expect(&outside, &dns().bytes(), TAKEN);
+    expect(&outside, &dns().fragment(0x2000).bytes(), TAKEN);
+    // The next ones are nothing without it.
+    let later = dns().fragment(0x0010);
+    expect(&outside, &later.bytes(), Verdict::PassFragment);
+}
+
+#[test]
+fn what_a_peer_needs_to_reach_us_passes_to_a_covered_address() {
+    if !root() {
+        return;
+    }
+    let outside = covered();
+    // RFC 4301 5.2: "IKE traffic MUST have an explicit BYPASS entry in the SPD".
+    let ike = Packet::udp(STRANGER, GATEWAY, 500, &[1; 100]);
+    expect(&outside, &ike.bytes(), Verdict::PassIke);
+    let marked = Packet::udp(STRANGER, GATEWAY, 4500, &[0; 100]);
+    expect(&outside, &marked.bytes(), Verdict::PassIke);
+    let part = ike.fragment(0x2000);
+    expect(&outside, &part.bytes(), Verdict::PassFragment);
+    for protocol in [50, 51] {
+        let esp = Packet::new(STRANGER, GATEWAY, protocol, &[1; 40]);
+        expect(&outside, &esp.bytes(), TAKEN);
+    }
+    let mut arp = vec![0xff; 60];
+    arp[12..14].copy_from_slice(&[8, 6]);
+    expect(&outside, &arp, Verdict::PassNotOurs);
+}
+
+#[test]
+fn icmp_errors_pass_to_a_covered_address_when_they_are_about_what_we_sent() {
+    if !root() {
+        return;
+    }
+    let outside = covered();
+    let error = |kind: u8, quoted: &Packet| {
+        let mut message = vec![kind, 4, 0, 0, 0, 0, 5, 0];
+        message.extend(&quoted.bytes()[14..][..28]);
+        Packet::new(STRANGER, GATEWAY, 1, &message)
+    };
+    let sent = |protocol| Packet::new(GATEWAY, PEER, protocol, &[1; 40]);
+    let from_port = |port: u16| {
+        let mut udp = Packet::udp(GATEWAY, PEER, 500, &[1; 40]);
+        udp.payload[..2].copy_from_slice(&port.to_be_bytes());
+        udp
+    };
+    let ours = [sent(50), sent(51), from_port(500), from_port(4500)];
+    for kind in [3, 11, 12] {
+        for quoted in &ours {
+            let packet = error(kind, quoted);
+            expect(&outside, &packet.bytes(), Verdict::PassIcmpError);
+        }
+    }
+    let forged = Packet::new(STRANGER, PEER, 50, &[1; 40]);
+    for quoted in [sent(6), from_port(53), forged] {
+        expect(&outside, &error(3, &quoted).bytes(), TAKEN);
+    }
+    // A redirect would change our routes, an echo is no error, and half a quotation proves nothing.
+    for kind in [5, 8] {
+        expect(&outside, &error(kind, &ours[0]).bytes(), TAKEN);
+    }
+    let mut cut = error(3, &ours[0]).bytes();
+    cut.truncate(14 + 20 + 8 + 27);
+    expect(&outside, &cut, TAKEN);
+    let part = error(3, &ours[0]).fragment(0x2000);
+    expect(&outside, &part.bytes(), TAKEN);
+}
+
+#[test]
+fn an_address_of_ours_is_covered_by_both_ends_of_one_pair_only() {
+    if !root() {
+        return;
+    }
+    let ssh = Packet::new(STRANGER, GATEWAY, 6, &[0; 20]).bytes();
+    let from_peer = Packet::new(PEER, GATEWAY, 6, &[0; 20]).bytes();
+    let ours = Prefix::new(GATEWAY, 24);
+    // The pair of everything does not cover our address; the one that does covers another far side.
+    let mut outside = default_route(Role::Outside);
+    outside
+        .add_protected(ours, Prefix::new(REMOTE_HOST, 16))
+        .unwrap();
+    expect(&outside, &ssh, Verdict::PassNotOurs);
+    let from_there = Packet::new(REMOTE_HOST, GATEWAY, 6, &[0; 20]).bytes();
+    expect(&outside, &from_there, TAKEN);
+
+    // In whichever order address and pair come and go.
+    let pair = (ours, Prefix::new(STRANGER, 24));
+    outside.add_protected(pair.0, pair.1).unwrap();
+    expect(&outside, &ssh, TAKEN);
+    expect(&outside, &from_peer, Verdict::PassNotOurs);
+    outside.remove_local(GATEWAY).unwrap();
+    outside.add_local(GATEWAY).unwrap();
+    expect(&outside, &ssh, TAKEN);
+    outside.add_protected(pair.0, pair.1).unwrap();
+    outside.remove_protected(pair.0, pair.1).unwrap();
+    expect(&outside, &ssh, TAKEN);
+    outside.remove_protected(pair.0, pair.1).unwrap();
+    expect(&outside, &ssh, Verdict::PassNotOurs);
+    expect(&outside, &from_there, TAKEN);
+    // Another address of the same network is not ours, and then any two prefixes will do.
+    let behind = Packet::new(STRANGER, Ipv4Addr::new(192, 0, 2, 77), 6, &[0; 20]);
+    expect(&outside, &behind.bytes(), TAKEN);
+}
+
+/// A gateway whose own outer address lies behind a tunnel of everything.
+fn covered() -> Steering {
+    let mut steering = default_route(Role::Outside);
+    let ours = Prefix::new(GATEWAY, 24);
+    steering.add_protected(ours, prefix(EVERYTHING)).unwrap();
+    steering
+}
+
+#[test]
+fn what_is_for_the_gateway_passes_from_inside_whatever_the_selectors() {
+    if !root() {
+        return;
+    }
+    let mut steering = default_route(Role::Inside);
+    steering
+        .add_protected(prefix(EVERYTHING), prefix(EVERYTHING))
+        .unwrap();
+    let ike = Packet::udp(PEER, GATEWAY, 500, &[1; 100]);
+    expect(&steering, &ike.bytes(), Verdict::PassIke);
+    let ssh = Packet::new(LOCAL_HOST, GATEWAY, 6, &[0; 20]);
+    expect(&steering, &ssh.bytes(), Verdict::PassNotOurs);
+    let plain = Packet::new(LOCAL_HOST, STRANGER, 6, &[0; 20]);
+    expect(&steering, &plain.bytes(), TAKEN);
 }
 
 #[test]
@@ -255,7 +492,7 @@ fn an_interface_that_is_no_port_passes_everything() {
     if !root() {
         return;
     }
-    let steering = Steering::load().unwrap();
+    let mut steering = Steering::load().unwrap();
     steering.add_local(GATEWAY).unwrap();
     let esp = Packet::new(PEER, GATEWAY, 50, &[1; 40]);
     expect(&steering, &esp.bytes(), Verdict::PassNotOurs);
