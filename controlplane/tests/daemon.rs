@@ -241,9 +241,22 @@ fn a_dataplane_is_told_the_whole_picture_after_the_guard_stands() {
             Order::BeginSync,
             Order::SetProtected { .. },
             Order::SetLocalAddress { .. },
+            ..,
             Order::EndSync
         ]
     ));
+    let inside: Vec<String> = steward
+        .iter()
+        .filter_map(|order| match order {
+            Order::SetInside { prefix } => Some(prefix.to_string()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(
+        inside,
+        ["10.1.0.0/24", "10.1.0.1/32", "127.0.0.1/32", "192.0.2.1/32"]
+    );
+    assert_eq!(steward.len(), 4 + inside.len());
 }
 
 #[test]

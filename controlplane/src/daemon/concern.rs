@@ -30,6 +30,8 @@ pub(super) enum Concern {
     Address(IpAddr),
     /// What XDP takes: our side and the peer's.
     Protected(Prefix, Prefix),
+    /// What stays inside.
+    Inside(Prefix),
 }
 
 impl From<&Command> for Concern {
@@ -54,6 +56,9 @@ impl From<&Command> for Concern {
             }
             Command::SetProtected { local, remote }
             | Command::RemoveProtected { local, remote } => Self::Protected(*local, *remote),
+            Command::SetInside { prefix } | Command::RemoveInside { prefix } => {
+                Self::Inside(*prefix)
+            }
         }
     }
 }

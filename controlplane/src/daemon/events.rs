@@ -236,6 +236,9 @@ impl Gateway {
             Concern::Protected(local, remote) => {
                 format!("change whether XDP takes packets between {local} and {remote}")
             }
+            Concern::Inside(prefix) => {
+                format!("change whether XDP leaves packets from inside to {prefix} to the kernel")
+            }
         }
     }
 }

@@ -1,8 +1,9 @@
-//! The kernel's tables as the dataplane wants them: routes, neighbours and ports, by port instead of interface.
+//! The kernel's tables as the dataplane wants them: routes, neighbours and ports, by port instead of interface, and what
+//! is inside.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 use esplanade_channel::{PortId, Prefix};
@@ -26,9 +27,10 @@ pub(super) fn ports(tables: &Tables, ports: &[config::Port]) -> BTreeMap<u32, Po
         .collect()
 }
 
-/// Adds routes, neighbours and ports to a picture.
+/// Adds routes, neighbours, ports and what is inside to a picture.
 pub(super) fn add(picture: &mut Picture, tables: &Tables, configured: &[config::Port]) {
     let ports = ports(tables, configured);
+    picture.inside = inside(tables, &ports, configured);
     for (index, port) in &ports {
         let (Some(link), Some(settings)) =
             (tables.links.get(index), configured.get(usize::from(port.0)))
@@ -71,6 +73,40 @@ pub(super) fn add(picture: &mut Picture, tables: &Tables, configured: &[config::
     }
 }
 
+/// What packets from inside can be for without crossing the IPsec boundary (RFC 4301 3.1): every address of the gateway,
+/// and the networks that are directly on inside ports. A network that has a longer route to anywhere else is left out: the
+/// kernel would forward a part of it out of the gateway in the clear.
+fn inside(
+    tables: &Tables,
+    ports: &BTreeMap<u32, PortId>,
+    configured: &[config::Port],
+) -> BTreeSet<Prefix> {
+    let is_inside = |index: &u32| {
+        let port = ports.get(index).map(|port| usize::from(port.0));
+        let port = port.and_then(|port| configured.get(port));
+        port.is_some_and(|port| port.role == config::Role::Inside)
+    };
+    let leaves_elsewhere = |(network, length): (IpAddr, u8)| {
+        tables.routes.iter().any(|((address, longer), route)| {
+            *longer > length
+                && contains(network, length, *address)
+                && route.interface.is_some_and(|index| !is_inside(&index))
+        })
+    };
+    let networks = ports
+        .keys()
+        .filter(|index| is_inside(index))
+        .flat_map(|index| tables.attached(*index))
+        .filter(|network| !leaves_elsewhere(*network));
+    let addresses = tables.links.values().flat_map(|link| &link.addresses);
+    addresses
+        .map(|address| (*address, Ipv4Addr::BITS as u8))
+        .chain(networks)
+        .filter(|(address, _)| address.is_ipv4())
+        .filter_map(|(address, length)| Prefix::new(address, length))
+        .collect()
+}
+
 /// What fits into the 16 bits of an IP length; loopback has more.
 fn mtu(mtu: u32) -> u16 {
     u16::try_from(mtu).unwrap_or(u16::MAX)
@@ -100,4 +136,99 @@ pub(super) fn neighbors_to(
 fn contains(network: IpAddr, length: u8, address: IpAddr) -> bool {
     network.is_ipv4() == address.is_ipv4()
         && Prefix::new(address, length).is_some_and(|prefix| prefix.address() == network)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::{Link, Route};
+
+    const LAN: u32 = 2;
+    const WAN: u32 = 3;
+    const MANAGEMENT: u32 = 4;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn link(name: &str, own: &str) -> Link {
+        Link {
+            name: name.to_owned(),
+            addresses: vec![address(own)],
+            ..Link::default()
+        }
+    }
+
+    fn on(interface: u32) -> Route {
+        Route {
+            interface: Some(interface),
+            ..Route::default()
+        }
+    }
+
+    fn tables() -> Tables {
+        Tables {
+            links: [
+                (LAN, link("eth1", "10.1.0.1")),
+                (WAN, link("eth2", "192.0.2.1")),
+                (MANAGEMENT, link("eth3", "172.16.0.1")),
+            ]
+            .into(),
+            routes: [
+                ((address("10.1.0.0"), 16), on(LAN)),
+                // The kernel's own: its table `local`.
+                ((address("10.1.0.1"), 32), Route::default()),
+                ((address("192.0.2.0"), 24), on(WAN)),
+                ((address("172.16.0.0"), 24), on(MANAGEMENT)),
+                (
+                    (address("0.0.0.0"), 0),
+                    Route {
+                        gateway: Some(address("192.0.2.254")),
+                        ..on(WAN)
+                    },
+                ),
+            ]
+            .into(),
+            ..Tables::default()
+        }
+    }
+
+    fn is_inside(tables: &Tables) -> Vec<String> {
+        let port = |interface: &str, role| config::Port {
+            name: interface.to_owned(),
+            interface: interface.to_owned(),
+            role,
+            mss_clamp: true,
+        };
+        let configured = [
+            port("eth1", config::Role::Inside),
+            port("eth2", config::Role::Outside),
+        ];
+        let ports = ports(tables, &configured);
+        let inside = inside(tables, &ports, &configured);
+        inside.iter().map(ToString::to_string).collect()
+    }
+
+    const OURS: [&str; 3] = ["10.1.0.1/32", "172.16.0.1/32", "192.0.2.1/32"];
+
+    #[test]
+    fn inside_are_our_addresses_and_the_networks_on_inside_ports() {
+        let mut expected = vec!["10.1.0.0/16"];
+        expected.extend(OURS);
+        assert_eq!(is_inside(&tables()), expected);
+    }
+
+    #[test]
+    fn a_network_is_not_inside_when_a_part_of_it_is_elsewhere() {
+        let mut tables = tables();
+        let part = (address("10.1.9.0"), 24);
+        let behind_a_router = Route {
+            gateway: Some(address("10.1.0.254")),
+            ..on(LAN)
+        };
+        tables.routes.insert(part, behind_a_router);
+        assert!(is_inside(&tables).contains(&"10.1.0.0/16".to_owned()));
+        tables.routes.insert(part, on(WAN));
+        assert_eq!(is_inside(&tables), OURS);
+    }
 }

@@ -47,6 +47,8 @@ pub(super) struct Picture {
     pub(super) addresses: BTreeSet<IpAddr>,
     /// What XDP takes: our side and the peer's.
     pub(super) protected: BTreeSet<(Prefix, Prefix)>,
+    /// What XDP leaves to the kernel when it comes from inside, whatever is protected: it stays there.
+    pub(super) inside: BTreeSet<Prefix>,
 }
 
 /// Commands to the two kinds of ring.
@@ -77,7 +79,8 @@ impl Picture {
     /// The commands that turn a dataplane that matches `old` into one that matches this picture.
     ///
     /// The order is one in which no packet is let through that neither picture lets through: XDP takes a prefix
-    /// after its policy stands and leaves it before the policy goes; what is new stands before what is old goes.
+    /// after its policy stands and leaves it before the policy goes; what is new stands before what is old goes. What
+    /// stays inside is an exception to what is protected, and so the other way round.
     pub(super) fn since(&self, old: &Self) -> Commands {
         let mut workers = Vec::new();
         let ports = changed(&old.ports, &self.ports);
@@ -122,16 +125,20 @@ impl Picture {
     }
 
     fn steward_since(&self, old: &Self) -> Vec<Command> {
+        let formerly_inside = old.inside.difference(&self.inside);
+        let inside = self.inside.difference(&old.inside);
         let protected = self.protected.difference(&old.protected);
         let addresses = self.addresses.difference(&old.addresses);
         let former_addresses = old.addresses.difference(&self.addresses);
         let formerly_protected = old.protected.difference(&self.protected);
-        protected
-            .map(|(local, remote)| Command::SetProtected {
+        formerly_inside
+            .map(|prefix| Command::RemoveInside { prefix: *prefix })
+            .chain(protected.map(|(local, remote)| Command::SetProtected {
                 local: *local,
                 remote: *remote,
-            })
+            }))
             .chain(addresses.map(|address| Command::SetLocalAddress { address: *address }))
+            .chain(inside.map(|prefix| Command::SetInside { prefix: *prefix }))
             .chain(
                 former_addresses.map(|address| Command::RemoveLocalAddress { address: *address }),
             )
@@ -184,6 +191,7 @@ mod tests {
             neighbors: [((PortId(1), "192.0.2.254".parse().unwrap()), [2; 6])].into(),
             addresses: ["192.0.2.1".parse().unwrap()].into(),
             protected: [(prefix("10.1.0.0/16"), prefix("10.2.0.0/16"))].into(),
+            inside: [prefix("10.1.0.0/16")].into(),
             ..Picture::default()
         }
     }
@@ -206,6 +214,7 @@ mod tests {
                 Command::BeginSync,
                 Command::SetProtected { .. },
                 Command::SetLocalAddress { .. },
+                Command::SetInside { .. },
                 Command::EndSync
             ]
         ));
@@ -214,6 +223,24 @@ mod tests {
     #[test]
     fn what_did_not_change_is_not_said_again() {
         assert_eq!(picture().since(&picture()), Commands::default());
+    }
+
+    #[test]
+    fn no_exception_precedes_or_outlives_what_it_is_an_exception_to() {
+        let mut new = picture();
+        new.protected = [(prefix("10.1.0.0/16"), prefix("0.0.0.0/0"))].into();
+        new.inside = [prefix("10.1.0.0/24")].into();
+        let Commands { workers, steward } = new.since(&picture());
+        assert!(workers.is_empty());
+        assert!(matches!(
+            steward[..],
+            [
+                Command::RemoveInside { .. },
+                Command::SetProtected { .. },
+                Command::SetInside { .. },
+                Command::RemoveProtected { .. }
+            ]
+        ));
     }
 
     #[test]

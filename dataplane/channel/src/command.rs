@@ -82,10 +82,11 @@ pub enum Command {
     },
     /// A full picture follows, up to [`Command::EndSync`].
     BeginSync,
-    /// Policies, routes, neighbours, ports, local addresses and protected pairs that were not set since
+    /// Policies, routes, neighbours, ports, local addresses, protected pairs and inside prefixes that were not set since
     /// [`Command::BeginSync`] are gone. SAs are never swept.
     EndSync,
-    /// To the steward: ESP and UDP 4500 to this address are ours.
+    /// To the steward: ESP and UDP 4500 to this address are ours; on outside ports also plain packets that a protected
+    /// pair covers, the address included.
     SetLocalAddress {
         /// The address.
         address: IpAddr,
@@ -108,6 +109,17 @@ pub enum Command {
         local: Prefix,
         /// The peer's side.
         remote: Prefix,
+    },
+    /// To the steward: plain packets from inside ports to here stay inside and are the kernel's, unless a protected
+    /// remote prefix that is as long covers them too.
+    SetInside {
+        /// A network on an inside port, or an address of the gateway.
+        prefix: Prefix,
+    },
+    /// To the steward: not inside any more.
+    RemoveInside {
+        /// Which.
+        prefix: Prefix,
     },
 }
 

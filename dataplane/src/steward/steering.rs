@@ -13,6 +13,7 @@ pub(super) struct SteeringTable<M = Steering> {
     maps: M,
     local: HashMap<Ipv4Addr, bool>,
     protected: HashMap<(Prefix, Prefix), bool>,
+    inside: HashMap<Prefix, bool>,
 }
 
 /// The part of [`Steering`] that this table drives.
@@ -21,6 +22,8 @@ pub(super) trait SteeringMaps {
     fn remove_local(&mut self, address: Ipv4Addr) -> Result<(), SteerError>;
     fn add_protected(&mut self, local: Prefix, remote: Prefix) -> Result<(), SteerError>;
     fn remove_protected(&mut self, local: Prefix, remote: Prefix) -> Result<(), SteerError>;
+    fn add_inside(&mut self, prefix: Prefix) -> Result<(), SteerError>;
+    fn remove_inside(&mut self, prefix: Prefix) -> Result<(), SteerError>;
 }
 
 impl SteeringMaps for Steering {
@@ -36,6 +39,12 @@ impl SteeringMaps for Steering {
     fn remove_protected(&mut self, local: Prefix, remote: Prefix) -> Result<(), SteerError> {
         Self::remove_protected(self, local, remote)
     }
+    fn add_inside(&mut self, prefix: Prefix) -> Result<(), SteerError> {
+        Self::add_inside(self, prefix)
+    }
+    fn remove_inside(&mut self, prefix: Prefix) -> Result<(), SteerError> {
+        Self::remove_inside(self, prefix)
+    }
 }
 
 impl<M: SteeringMaps> SteeringTable<M> {
@@ -44,6 +53,7 @@ impl<M: SteeringMaps> SteeringTable<M> {
             maps,
             local: HashMap::new(),
             protected: HashMap::new(),
+            inside: HashMap::new(),
         }
     }
 
@@ -62,9 +72,12 @@ impl<M: SteeringMaps> SteeringTable<M> {
             Command::RemoveProtected { local, remote } => {
                 self.remove_protected(prefix(*local)?, prefix(*remote)?)
             }
+            Command::SetInside { prefix: inside } => self.set_inside(prefix(*inside)?),
+            Command::RemoveInside { prefix: inside } => self.remove_inside(prefix(*inside)?),
             Command::BeginSync => {
                 self.local.values_mut().for_each(|fresh| *fresh = false);
                 self.protected.values_mut().for_each(|fresh| *fresh = false);
+                self.inside.values_mut().for_each(|fresh| *fresh = false);
                 Ok(())
             }
             Command::EndSync => self.sweep(),
@@ -111,6 +124,25 @@ impl<M: SteeringMaps> SteeringTable<M> {
         Ok(())
     }
 
+    fn set_inside(&mut self, prefix: Prefix) -> Result<(), CommandError> {
+        if self.inside.insert(prefix, true).is_none() {
+            self.maps.add_inside(prefix).map_err(|error| {
+                self.inside.remove(&prefix);
+                refused(&error)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn remove_inside(&mut self, prefix: Prefix) -> Result<(), CommandError> {
+        if self.inside.remove(&prefix).is_some() {
+            self.maps
+                .remove_inside(prefix)
+                .map_err(|error| refused(&error))?;
+        }
+        Ok(())
+    }
+
     /// Removes what was not set since the last `BeginSync`.
     fn sweep(&mut self) -> Result<(), CommandError> {
         let local = stale(&self.local);
@@ -120,6 +152,9 @@ impl<M: SteeringMaps> SteeringTable<M> {
         }
         for (local, remote) in stale(&self.protected) {
             outcome = outcome.and(self.remove_protected(local, remote));
+        }
+        for prefix in stale(&self.inside) {
+            outcome = outcome.and(self.remove_inside(prefix));
         }
         outcome
     }
@@ -157,6 +192,7 @@ mod tests {
     struct Sets {
         local: HashSet<Ipv4Addr>,
         protected: HashSet<(Prefix, Prefix)>,
+        inside: HashSet<Prefix>,
         full: bool,
     }
 
@@ -183,6 +219,14 @@ mod tests {
             );
             Ok(())
         }
+        fn add_inside(&mut self, prefix: Prefix) -> Result<(), SteerError> {
+            assert!(self.inside.insert(prefix), "added twice");
+            Ok(())
+        }
+        fn remove_inside(&mut self, prefix: Prefix) -> Result<(), SteerError> {
+            assert!(self.inside.remove(&prefix), "removed what is not there");
+            Ok(())
+        }
     }
 
     fn local(last: u8) -> Command {
@@ -200,13 +244,21 @@ mod tests {
         }
     }
 
+    fn inside(third: u8) -> Command {
+        let address = Ipv4Addr::new(10, 1, third, 0).into();
+        let prefix = channel::Prefix::new(address, 24).unwrap();
+        Command::SetInside { prefix }
+    }
+
     #[test]
     fn a_sync_keeps_what_is_set_again_and_sweeps_the_rest() {
         let mut table = SteeringTable::new(Sets::default());
-        for command in [local(1), local(2), local(1), protected(1), protected(2)] {
+        let before = [local(1), local(2), local(1), protected(1), protected(2)];
+        for command in before.into_iter().chain([inside(1), inside(2), inside(1)]) {
             assert_eq!(table.apply(&command), Ok(()));
         }
-        for command in [Command::BeginSync, local(2), protected(2), Command::EndSync] {
+        let again = [local(2), protected(2), inside(2), Command::EndSync];
+        for command in [Command::BeginSync].into_iter().chain(again) {
             assert_eq!(table.apply(&command), Ok(()));
         }
         assert_eq!(
@@ -214,6 +266,8 @@ mod tests {
             HashSet::from([Ipv4Addr::new(192, 0, 2, 2)])
         );
         assert_eq!(table.maps.protected.len(), 1);
+        let kept = Prefix::new(Ipv4Addr::new(10, 1, 2, 0), 24);
+        assert_eq!(table.maps.inside, HashSet::from([kept]));
     }
 
     #[test]

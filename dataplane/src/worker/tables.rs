@@ -133,7 +133,9 @@ impl Tables {
             Command::SetLocalAddress { .. }
             | Command::RemoveLocalAddress { .. }
             | Command::SetProtected { .. }
-            | Command::RemoveProtected { .. } => Err(CommandError::WrongRing),
+            | Command::RemoveProtected { .. }
+            | Command::SetInside { .. }
+            | Command::RemoveInside { .. } => Err(CommandError::WrongRing),
         }
     }
 

@@ -31,6 +31,8 @@ mod kind {
     pub const REMOVE_LOCAL_ADDRESS: u64 = 15;
     pub const SET_PROTECTED: u64 = 16;
     pub const REMOVE_PROTECTED: u64 = 17;
+    pub const SET_INSIDE: u64 = 18;
+    pub const REMOVE_INSIDE: u64 = 19;
 }
 
 raw! {
@@ -234,6 +236,14 @@ pub fn encode_command(command: &Command, words: &mut [u64; COMMAND_WORDS]) {
             put(words, &pair(*local, Some(*remote)));
             kind::REMOVE_PROTECTED
         }
+        Command::SetInside { prefix } => {
+            put(words, &pair(*prefix, None));
+            kind::SET_INSIDE
+        }
+        Command::RemoveInside { prefix } => {
+            put(words, &pair(*prefix, None));
+            kind::REMOVE_INSIDE
+        }
     };
 }
 
@@ -319,6 +329,12 @@ fn decode_other(words: &[u64; COMMAND_WORDS]) -> Option<Command> {
                 remote: raw.remote()?,
             }
         }
+        kind::SET_INSIDE => Command::SetInside {
+            prefix: get::<RawPair>(words)?.local()?,
+        },
+        kind::REMOVE_INSIDE => Command::RemoveInside {
+            prefix: get::<RawPair>(words)?.local()?,
+        },
         _ => return None,
     })
 }

@@ -184,6 +184,8 @@ fn command() -> impl Strategy<Value = Command> {
         any::<IpAddr>().prop_map(|address| Command::RemoveLocalAddress { address }),
         (prefix(), prefix()).prop_map(|(local, remote)| Command::SetProtected { local, remote }),
         (prefix(), prefix()).prop_map(|(local, remote)| Command::RemoveProtected { local, remote }),
+        prefix().prop_map(|prefix| Command::SetInside { prefix }),
+        prefix().prop_map(|prefix| Command::RemoveInside { prefix }),
     ]
 }
 
