@@ -1,6 +1,7 @@
 //! `esplanade-bench`: measures a gateway, and shows one.
 
 mod crypto;
+mod pipeline;
 
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
@@ -45,6 +46,8 @@ enum Command {
     /// blocks of four products each at that of VPCLMULQDQ, both sharing their ports; the clock is a chain of
     /// multiplications.
     Crypto(crypto::Options),
+    /// What the whole worker can do on one core, without a wire.
+    Pipeline(pipeline::Options),
     /// Sends numbered and dated UDP packets through AF_XDP.
     Generate {
         /// The interface to send by.
@@ -111,12 +114,13 @@ fn main() -> ExitCode {
 }
 
 fn carry_out(command: Command) -> Result<()> {
-    let needs_testbed = !matches!(command, Command::Crypto(_));
+    let needs_testbed = !matches!(command, Command::Crypto(_) | Command::Pipeline(_));
     if let Some(reason) = testbed::unavailable().filter(|_| needs_testbed) {
         bail!("{reason}");
     }
     match command {
         Command::Crypto(options) => crypto::run(&options),
+        Command::Pipeline(options) => pipeline::run(&options),
         Command::Demo {
             peer: PeerName::Esplanade,
         } => demo::run(demo::Peer::Esplanade),

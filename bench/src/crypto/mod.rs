@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use esplanade_crypto::Algorithm;
 
 use candidate::{BATCH, Batch, Buffers, Candidate, Direction, candidates};
-use machine::Machine;
+pub use machine::Machine;
 use report::Row;
 
 /// What to measure.
@@ -99,7 +99,7 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 /// The packets of a batch.
-fn lengths(bytes: &str, batch: usize) -> Result<Vec<usize>> {
+pub fn lengths(bytes: &str, batch: usize) -> Result<Vec<usize>> {
     const IMIX: [usize; 12] = [64, 570, 64, 64, 1420, 64, 570, 64, 570, 64, 570, 64];
     if bytes == "imix" {
         return Ok(IMIX.into_iter().cycle().take(batch).collect());
@@ -179,7 +179,7 @@ fn turn(
 }
 
 /// The middle one.
-fn median(times: &mut [f64]) -> f64 {
+pub fn median(times: &mut [f64]) -> f64 {
     times.sort_by(f64::total_cmp);
     times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
 }

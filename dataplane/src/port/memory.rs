@@ -1,4 +1,4 @@
-//! An in-process pair of ports: what one end sends, the other receives. For tests and benches.
+//! An in-process pair of ports: what one end sends, the other receives. For tests.
 
 use super::{BURST, Losses, MIN_FRAME, Port, RxFrame, TxFrame, frame::HeapPool};
 use arrayvec::ArrayVec;

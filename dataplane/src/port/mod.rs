@@ -2,13 +2,14 @@
 //!
 //! Every kind of port hands out the same [`RxFrame`] and [`TxFrame`], so that the pipeline knows no
 //! drivers. [`XdpPort`](xdp::XdpPort) is the real thing, [`MemoryPort`](memory::MemoryPort) joins
-//! two ends inside one process for tests and benches.
+//! two ends inside one process for tests, and a [`StagedPort`](staged::StagedPort) is served by hand for benches.
 
 mod frame;
 mod interface;
 pub mod memory;
 mod open;
 mod prefill;
+pub mod staged;
 pub mod xdp;
 
 use arrayvec::ArrayVec;

@@ -127,6 +127,11 @@ impl<P: Port> Worker<P> {
         }
     }
 
+    /// Its ports, by number: for those that are served by hand, between two rounds.
+    pub fn ports_mut(&mut self) -> &mut [P] {
+        &mut self.core.ports
+    }
+
     /// Works until `stop` is set. To be called on the worker's own, pinned thread; whoever sets `stop` also wakes the
     /// worker.
     pub fn run(&mut self, stop: &AtomicBool) {
