@@ -174,9 +174,9 @@ static TUNNEL: Section = Section {
             .required()
             .known_as(&["auth", "authby", "secrets", "leftauth", "rightauth"]),
         field("ike", Kind::Section(&IKE), "The IKE SA.").known_as(&["phase1"]),
-        field("start", START, "`at-once` begins as soon as the gateway is up, `wait` leaves it to the peer or the operator.")
+        field("start", START, "`at-once` begins as soon as the gateway is up, and again when the peer has ended it; `wait` leaves it to the peer or the operator.")
             .default("at-once, or wait where the remote address is any")
-            .known_as(&["start_action", "auto", "startup"]),
+            .known_as(&["start_action", "close_action", "auto", "startup"]),
         field("children", Kind::Named(&CHILD), "The traffic to protect: a pair of SAs each.")
             .required()
             .known_as(&["child", "phase2", "subnets"]),
@@ -379,7 +379,7 @@ static CHILD: Section = Section {
         .known_as(&["copy_df", "dont-fragment"]),
         field("start", START, "As for the tunnel, for this child alone.")
             .default("the tunnel's")
-            .known_as(&["start_action", "auto"]),
+            .known_as(&["start_action", "close_action", "auto"]),
     ],
 };
 

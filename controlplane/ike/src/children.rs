@@ -17,7 +17,7 @@ use crate::suite::ChildProposal;
 pub(crate) enum ChildState {
     /// It stands.
     Live,
-    /// Another has its place; a DELETE is to follow.
+    /// Another has its place, or it has been shut; a DELETE is to follow.
     Replaced,
     /// Our DELETE is under way.
     Deleting,
@@ -62,6 +62,8 @@ pub(crate) struct Child {
     pub(crate) rekeying: bool,
     /// The dataplane that held it is gone.
     pub(crate) lost: bool,
+    /// The dataplane was told to let go of it, before the peer has confirmed its end.
+    pub(crate) shut: bool,
     pub(crate) installed: Instant,
     pub(crate) rekey_at: Option<Instant>,
     /// When it is deleted, or when a lingering one is removed.
@@ -329,6 +331,9 @@ impl Gateway {
         if matches!(child.state, ChildState::Lingering(_)) {
             return;
         }
+        if child.shut {
+            return self.forget_child(inbound);
+        }
         let (selected, lost) = (child.selected, child.lost);
         let successor = self.successor(child);
         let end = now + self.settings.inbound_grace;
@@ -364,21 +369,44 @@ impl Gateway {
         self.forget_child(inbound);
     }
 
-    /// Tells the dataplane to remove a child SA that lingers.
+    /// Ends a child SA for traffic, though not yet for IKE: the peer is still to be told.
+    ///
+    /// RFC 7296 1.4.1: "A node MAY refuse to accept incoming data on half-closed connections but
+    /// MUST NOT unilaterally close them and reuse the SPIs." So its SPI stays taken.
+    pub(crate) fn shut_child(&mut self, inbound: u32, reason: RemovalReason) {
+        let Some(child) = self.children.get(inbound).filter(|child| !child.shut) else {
+            return;
+        };
+        self.events.push_back(removed(child, reason));
+        self.children.update(inbound, |child| {
+            child.shut = true;
+            (child.selected, child.awaiting) = (false, false);
+            child.select_at = None;
+        });
+        self.children.replaced(inbound);
+    }
+
+    /// Forgets a child SA; the dataplane is told to remove it, unless it was before.
     pub(crate) fn forget_child(&mut self, inbound: u32) {
         let Some(child) = self.children.take(inbound) else {
             return;
         };
-        let reason = match child.state {
-            ChildState::Lingering(reason) => reason,
-            _ => RemovalReason::DataplaneLost,
-        };
-        self.events.push_back(Event::ChildRemoved {
-            peer: child.peer.to_string(),
-            child: child.name.to_string(),
-            inbound,
-            reason,
-        });
+        if !child.shut {
+            let reason = match &child.state {
+                ChildState::Lingering(reason) => reason.clone(),
+                _ => RemovalReason::DataplaneLost,
+            };
+            self.events.push_back(removed(&child, reason));
+        }
         self.spis.release(inbound);
+    }
+}
+
+fn removed(child: &Child, reason: RemovalReason) -> Event {
+    Event::ChildRemoved {
+        peer: child.peer.to_string(),
+        child: child.name.to_string(),
+        inbound: child.inbound,
+        reason,
     }
 }

@@ -29,13 +29,19 @@ pub struct Settings {
     pub retransmit_max: Duration,
     /// How often a request is sent in all before its peer counts as vanished.
     pub transmissions: u32,
+    /// The same where little is lost if the peer lives: on an IKE SA that is to end, and on one
+    /// in whose place the peer uses a newer one.
+    pub few_transmissions: u32,
     /// Interval of NAT keepalives when we are behind a NAT (RFC 3948 4).
     pub nat_keepalive: Duration,
     /// How long the inbound half of a replaced child SA stays for packets still on their way.
     pub inbound_grace: Duration,
-    /// How long a child SA with `use_outbound_now == false` that renews a child without a rekey
-    /// (a peer that restarted) waits for proof that the peer has it.
+    /// How long a child SA with `use_outbound_now == false` that renews a child without a rekey,
+    /// though on an IKE SA that stood before, waits for proof that the peer has it.
     pub outbound_patience: Duration,
+    /// How long a peer may be silent before traffic that gets no answer
+    /// ([`Endpoint::unanswered`](crate::Endpoint::unanswered)) makes us ask whether it lives.
+    pub unanswered_delay: Duration,
     /// The first wait before a failed negotiation is tried again; each wait doubles.
     pub retry_initial: Duration,
     /// The longest wait before a failed negotiation is tried again.
@@ -62,9 +68,11 @@ impl Default for Settings {
             retransmit_initial: Duration::from_millis(500),
             retransmit_max: Duration::from_secs(16),
             transmissions: 8,
+            few_transmissions: 4,
             nat_keepalive: Duration::from_secs(20),
             inbound_grace: Duration::from_secs(5),
             outbound_patience: Duration::from_secs(5),
+            unanswered_delay: Duration::from_secs(10),
             retry_initial: Duration::from_secs(2),
             retry_max: Duration::from_secs(60),
             lost_burst: 100,

@@ -318,6 +318,8 @@ pub enum CloseReason {
         /// How often we asked.
         transmissions: u32,
     },
+    /// The peer does not answer on it, but does on a newer one.
+    Supplanted,
     /// The peer started anew and said so (INITIAL_CONTACT).
     InitialContact,
     /// It could not be negotiated; the refusal was told before.
@@ -343,6 +345,7 @@ impl fmt::Display for CloseReason {
             Self::PeerVanished { transmissions } => {
                 write!(f, "the peer did not answer {transmissions} transmissions")
             }
+            Self::Supplanted => f.write_str("the peer uses a newer one"),
             Self::InitialContact => f.write_str("the peer restarted"),
             Self::Refused => f.write_str("the negotiation failed"),
             Self::Expired => f.write_str("its lifetime ended without a rekey"),

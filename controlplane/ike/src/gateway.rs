@@ -32,6 +32,8 @@ pub(crate) enum Signal {
     InitialContact(SaKey),
     /// An IKE SA that was asked whether its peer lives got an answer.
     Alive(SaKey),
+    /// The peer of an IKE SA has shown that it holds it.
+    Proven(SaKey),
     /// An IKE SA has been replaced by the peer's, which the peer will confirm by DELETE.
     Superseded(SaKey),
     /// A task goes over to another IKE SA.
@@ -40,6 +42,8 @@ pub(crate) enum Signal {
     Closed(SaKey, String, CloseReason),
     /// A child could not be negotiated on an IKE SA that stays.
     ChildFailed(SaKey),
+    /// The peer has deleted a child SA, installed then, but not its IKE SA.
+    ChildDeleted(SaKey, Arc<str>, Instant),
     /// A child is to be made from scratch on this IKE SA.
     ChildWanted(SaKey, Arc<str>),
 }

@@ -53,6 +53,16 @@ impl Peer {
         }
     }
 
+    /// Whether it is for us to bring this child up.
+    pub(crate) fn starts(&self, child: &str) -> bool {
+        self.children.contains(child) && self.config.child(child).is_some_and(|c| c.start)
+    }
+
+    /// The next pause is the first again.
+    pub(crate) fn relent(&mut self) {
+        self.failures = 0;
+    }
+
     /// All that was wanted stands.
     pub(crate) fn succeeded(&mut self) {
         self.failures = 0;

@@ -206,6 +206,147 @@ fn adopting_twice_moves_one_way_traffic() {
     }
 }
 
+/// Has the control plane of `who` come back to what its dataplane holds.
+fn come_back(link: &mut Link, who: usize, seed: u64) {
+    let children = found(link, who);
+    link.restart(who, seed, vec![peer(who)]);
+    link.sides[who].deaf = false;
+    let now = link.now;
+    link.at(who).adopt(now, children);
+}
+
+/// It dies when its peer has just answered IKE_AUTH, and stays away for long. The peer has a child SA
+/// that nobody else holds, and must not use it. Once the dead one is back, the peer sees by its newest
+/// IKE SA that it lives, and soon gives up both others.
+#[test]
+fn a_control_plane_that_dies_in_ike_auth_may_stay_away() {
+    for seed in 0..20 {
+        for (who, from) in [
+            (A, None),
+            (B, None),
+            (A, Some(A)),
+            (A, Some(B)),
+            (B, Some(A)),
+        ] {
+            let mut link = Link::connected(seed, Weather::fair());
+            let traffic = |link: &mut Link, duration: Duration| {
+                let end = link.now + duration;
+                while link.now < end {
+                    for side in [A, B].into_iter().filter(|s| from.is_none_or(|f| f == *s)) {
+                        link.packet(side, "lan");
+                    }
+                    link.run(Duration::from_millis(10));
+                }
+            };
+            traffic(&mut link, SECOND);
+            come_back(&mut link, who, 1000 + seed);
+            let theirs = |link: &Link| link.sides[1 - who].dataplane.installed.len();
+            while theirs(&link) < 2 {
+                link.run(Duration::from_millis(1));
+            }
+            assert_eq!(link.sides[who].dataplane.installed.len(), 1);
+            link.sides[who].deaf = true;
+            link.restart(who, 2000 + seed, vec![peer(who)]);
+            let away = u32::try_from(seed).unwrap() * 2;
+            traffic(&mut link, SECOND + away * SECOND);
+            come_back(&mut link, who, 3000 + seed);
+            traffic(&mut link, 9 * SECOND);
+            let told = story(&link.sides[1 - who]);
+            assert_eq!(link.lost, 0, "seed {seed}, {who}, {from:?}: {told:#?}");
+            assert_eq!((link.ike_sas(A), link.ike_sas(B)), (1, 1), "{told:#?}");
+            assert!(closed(&link, 1 - who, &CloseReason::Supplanted));
+            link.run(6 * SECOND);
+            link.agree(1);
+        }
+    }
+}
+
+/// A newer IKE SA whose peer has not shown that it holds it casts no doubt: the old one is given as
+/// much time as any.
+#[test]
+fn an_unproven_successor_hastens_nothing() {
+    let mut link = Link::connected(1, Weather::fair());
+    come_back(&mut link, A, 77);
+    while link.sides[B].dataplane.installed.len() < 2 {
+        link.run(Duration::from_millis(1));
+    }
+    link.sides[A].deaf = true;
+    link.restart(A, 78, vec![peer(A)]);
+    link.run(30 * SECOND);
+    assert_eq!(link.ike_sas(B), 2);
+    assert_eq!(link.sides[B].dataplane.installed.len(), 2);
+    link.run(60 * SECOND);
+    assert_eq!(link.ike_sas(B), 0);
+    assert!(closed(
+        &link,
+        B,
+        &CloseReason::PeerVanished { transmissions: 8 }
+    ));
+}
+
+/// Who lives answers in time, on a bad link too: of the two IKE SAs of a simultaneous start, only one
+/// that the other end has given up, by INITIAL_CONTACT, is supplanted.
+#[test]
+fn a_doubted_ike_sa_that_lives_stays() {
+    let mut supplanted = 0;
+    for seed in 0..100 {
+        let mut weather = Weather::foul();
+        weather.loss_percent = 5;
+        let mut link = Link::new(seed, weather, [vec![peer(A)], vec![peer(B)]]);
+        for side in [A, B] {
+            let now = link.now;
+            link.at(side).initiate(now, "peer", None).unwrap();
+        }
+        link.run(40 * SECOND);
+        link.agree(1);
+        assert_eq!((link.ike_sas(A), link.ike_sas(B)), (1, 1), "seed {seed}");
+        for side in [A, B] {
+            if closed(&link, side, &CloseReason::Supplanted) {
+                supplanted += 1;
+                assert!(closed(&link, 1 - side, &CloseReason::InitialContact));
+            }
+        }
+    }
+    assert!(supplanted > 0);
+}
+
+/// RFC 7296 2.4: "If there has only been outgoing traffic on all of the SAs associated with an IKE
+/// SA, it is essential to confirm liveness of the other endpoint to avoid black holes."
+#[test]
+fn traffic_without_an_answer_is_asked_about() {
+    let mut patient = peer(A);
+    patient.dpd_delay = 3600 * SECOND;
+    let mut link = Link::new(1, Weather::fair(), [vec![patient], vec![peer(B)]]);
+    let now = link.now;
+    link.at(A).initiate(now, "peer", None).unwrap();
+    link.run(SECOND);
+    let inbound = found(&link, A)[0].inbound;
+
+    // One that was heard just now is not asked, nor one that answers too often.
+    let datagrams = link.datagrams;
+    for _ in 0..29 {
+        let now = link.now;
+        link.at(A).unanswered(now, inbound);
+        link.run(SECOND);
+    }
+    let asked = link.datagrams - datagrams;
+    assert_eq!(asked, 4, "requests and answers in half a minute");
+
+    link.sides[B].deaf = true;
+    link.run(10 * SECOND);
+    let now = link.now;
+    link.at(A).unanswered(now, inbound);
+    link.run(65 * SECOND);
+    assert!(closed(
+        &link,
+        A,
+        &CloseReason::PeerVanished { transmissions: 8 }
+    ));
+    // One that is gone harms nobody.
+    let now = link.now;
+    link.at(A).unanswered(now, inbound);
+}
+
 #[test]
 fn adopted_children_that_are_not_configured_go() {
     let mut link = Link::connected(1, Weather::fair());

@@ -52,6 +52,7 @@ impl Gateway {
                 debug!("{peer}: an IKE SA is gone: {reason}");
             }
             CloseReason::Terminated | CloseReason::Shutdown => info!("{peer}: IKE SA {reason}"),
+            CloseReason::Supplanted => info!("{peer}: an old IKE SA is gone: {reason}"),
             _ => {
                 warn!("{peer}: the IKE SA is gone: {reason}");
                 self.troubles

@@ -110,7 +110,10 @@ impl Goal {
                 },
             ) if of == peer => Some(reason.to_string()),
             (_, Event::IkeClosed { peer: of, reason }) if of == peer => match reason {
-                CloseReason::Rekeyed | CloseReason::Redundant | CloseReason::Refused => None,
+                CloseReason::Rekeyed
+                | CloseReason::Redundant
+                | CloseReason::Supplanted
+                | CloseReason::Refused => None,
                 _ => Some(format!("the IKE SA is gone: {reason}")),
             },
             (

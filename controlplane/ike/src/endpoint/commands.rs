@@ -51,7 +51,9 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Deletes a peer's IKE SAs, or one child.
+    /// Deletes a peer's IKE SAs, or one child. Their child SAs are removed at once; the peer is told
+    /// when it is its turn, which is not waited for longer than it takes to send a request
+    /// [`Settings::few_transmissions`](crate::Settings::few_transmissions) times.
     pub fn terminate(
         &mut self,
         now: Instant,
@@ -87,17 +89,14 @@ impl Endpoint {
             let Some(sa) = self.gw.children.get(inbound) else {
                 continue;
             };
-            match (&sa.state, sa.owner) {
-                (ChildState::Live, Some(owner)) => {
+            found |= matches!(sa.state, ChildState::Live | ChildState::Adopted);
+            match sa.owner {
+                Some(owner) => {
+                    self.gw.shut_child(inbound, RemovalReason::Terminated);
                     let task = Task::DeleteChild(inbound, RemovalReason::Terminated);
-                    found |= self.enqueue(now, owner, task);
+                    self.enqueue(now, owner, task);
                 }
-                (ChildState::Adopted, _) => {
-                    self.gw
-                        .remove_child(now, inbound, RemovalReason::Terminated);
-                    found = true;
-                }
-                _ => {}
+                None => self.gw.drop_child(inbound, &CloseReason::Terminated),
             }
         }
         let down = || CommandError::ChildDown {
@@ -112,17 +111,16 @@ impl Endpoint {
             state.wanted = false;
             state.retry_at.take().is_some()
         });
-        let adopted: Vec<u32> = self
+        let children: Vec<_> = self
             .gw
             .children
             .of_peer(peer)
-            .filter(|child| child.state == ChildState::Adopted)
-            .map(|child| child.inbound)
+            .map(|child| (child.inbound, child.state == ChildState::Adopted))
             .collect();
-        let mut found = waiting || !adopted.is_empty();
-        for inbound in adopted {
-            self.gw
-                .remove_child(now, inbound, RemovalReason::Terminated);
+        let mut found = waiting;
+        for (inbound, adopted) in children {
+            found |= adopted;
+            self.gw.drop_child(inbound, &CloseReason::Terminated);
         }
         for key in self.sas.of_peer(peer) {
             found |= self.close_sa(now, key, &CloseReason::Terminated);
@@ -138,13 +136,14 @@ impl Endpoint {
         self.with(now, key, |sa, gw| match sa.state {
             // One that is being authenticated may stand at the peer's end already.
             State::Established | State::Authenticating(_) => {
-                sa.enqueue(gw, Task::DeleteIke(reason))
+                sa.hasten(gw, now);
+                sa.is_leaving() || sa.enqueue(gw, Task::DeleteIke(reason))
             }
             State::Initiating | State::HalfOpen(_) | State::Superseded => {
                 sa.finish(gw, now, reason);
                 true
             }
-            State::Closing(_) | State::Quiet | State::Closed => false,
+            _ => false,
         })
         .unwrap_or(false)
     }

@@ -180,6 +180,7 @@ impl Endpoint {
                 awaiting: false,
                 rekeying: false,
                 lost: false,
+                shut: false,
                 installed: now,
                 rekey_at: None,
                 end_at: Some(now + lifetime + lifetime / 10),

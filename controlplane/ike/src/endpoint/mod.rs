@@ -120,6 +120,19 @@ impl Endpoint {
         self.settle(now);
     }
 
+    /// Traffic leaves by this child SA, while nothing has come in by it for long.
+    ///
+    /// RFC 7296 2.4: "If there has only been outgoing traffic on all of the SAs associated with an
+    /// IKE SA, it is essential to confirm liveness of the other endpoint to avoid black holes." So
+    /// the peer is asked, unless it has just been heard or liveness checks are off.
+    pub fn unanswered(&mut self, now: Instant, inbound: u32) {
+        let child = self.gw.children.get(inbound);
+        if let Some(owner) = child.and_then(|child| child.owner) {
+            self.with(now, owner, |sa, gw| sa.unanswered(gw, now));
+        }
+        self.settle(now);
+    }
+
     /// All child SAs are gone with the dataplane: fresh ones are negotiated in their place, the
     /// first [`Settings::lost_burst`] at once, the others paced.
     pub fn dataplane_lost(&mut self, now: Instant) {
@@ -191,9 +204,10 @@ impl Endpoint {
             .map(|sa| sa.view(&self.gw))
     }
 
-    /// All child SAs, adopted ones and those about to be removed included.
+    /// All child SAs of the dataplane, adopted ones and those about to be removed included.
     pub fn child_sas(&self) -> impl Iterator<Item = ChildSaView> + '_ {
-        self.gw.children.iter().map(ChildTable::view)
+        let there = self.gw.children.iter().filter(|child| !child.shut);
+        there.map(ChildTable::view)
     }
 
     /// The counters of messages.

@@ -48,6 +48,7 @@ impl Endpoint {
                 Signal::Established(key) => self.on_established(now, key),
                 Signal::InitialContact(key) => self.on_initial_contact(now, key),
                 Signal::Alive(key) => self.on_alive(now, key),
+                Signal::Proven(key) => self.on_proven(now, key),
                 Signal::Superseded(key) => {
                     self.with(now, key, |sa, _| sa.superseded(now));
                 }
@@ -56,6 +57,9 @@ impl Endpoint {
                 }
                 Signal::Closed(key, peer, reason) => self.on_closed(now, key, &peer, &reason),
                 Signal::ChildFailed(key) => self.on_child_failed(now, key),
+                Signal::ChildDeleted(key, name, installed) => {
+                    self.on_child_deleted(now, key, &name, installed);
+                }
                 Signal::ChildWanted(key, name) => {
                     self.enqueue(now, key, Task::NewChild(name));
                 }
@@ -80,7 +84,10 @@ impl Endpoint {
         let (Some(name), Some(sa)) = (self.peer_of(key), self.sas.get(key)) else {
             return;
         };
-        let (initiator, remote) = (sa.initiator, sa.path.remote);
+        if !is_current(sa) {
+            return;
+        }
+        let (initiator, proven, remote) = (sa.initiator, sa.proven, sa.path.remote);
         let adopted = self
             .gw
             .children
@@ -100,11 +107,29 @@ impl Endpoint {
             }
         }
         // RFC 7296 2.4: an older IKE SA with the same peer may have lost its other end.
-        for other in self.others(key, IkeSa::is_established) {
+        let others = self.others(key, is_current);
+        for &other in &others {
             self.with(now, other, |sa, gw| {
                 sa.doubted = true;
                 sa.enqueue(gw, Task::Liveness)
             });
+        }
+        if proven {
+            return self.on_proven(now, key);
+        }
+        // Its peer may have died since it wrote its last message. What stood before stays in use
+        // until it has shown that it has our answer.
+        let awaiting = |inbound| self.gw.children.get(inbound).is_some_and(|c| c.awaiting);
+        if !others.is_empty() || self.gw.children.of_owner(key).into_iter().any(awaiting) {
+            self.enqueue(now, key, Task::Liveness);
+        }
+    }
+
+    /// The peer lives and holds this IKE SA: those in doubt have few attempts left to show that it
+    /// still holds them, too.
+    fn on_proven(&mut self, now: Instant, key: SaKey) {
+        for other in self.others(key, |sa| is_current(sa) && sa.doubted) {
+            self.with(now, other, |sa, gw| sa.supplanted(gw, now, key));
         }
     }
 
@@ -149,7 +174,7 @@ impl Endpoint {
         if self.shutdown_by.is_some() || matches!(reason, CloseReason::Rekeyed) {
             return;
         }
-        let up = |sa: &IkeSa| sa.is_established() || sa.is_connecting();
+        let up = |sa: &IkeSa| is_current(sa) || is_coming(sa);
         let keys = self.sas.of_peer(name);
         if keys
             .iter()
@@ -180,19 +205,36 @@ impl Endpoint {
         }
     }
 
+    /// A child that we are to start is made anew after a pause, which grows with each that did not
+    /// last. Another that stands by then, of a rekey or of the peer's own making, is enough.
+    fn on_child_deleted(&mut self, now: Instant, key: SaKey, name: &Arc<str>, installed: Instant) {
+        let jitter = self.gw.jittered(self.gw.settings.retry_initial / 2);
+        let settings = &self.gw.settings;
+        if let Some(peer) = self.peer_of(key)
+            && !self.gw.child_stands(&peer.as_str().into(), name)
+            && let Some(peer) = self.gw.peers.get_mut(&peer)
+            && peer.starts(name)
+        {
+            if now.saturating_duration_since(installed) >= settings.retry_max {
+                peer.relent();
+            }
+            peer.failed(now, settings, jitter);
+        }
+    }
+
     /// The IKE SA on which new exchanges with a peer are made, the youngest that stands.
     pub(super) fn current_sa(&self, peer: &str) -> Option<SaKey> {
         let keys = self.sas.of_peer(peer);
         keys.into_iter()
             .rev()
-            .find(|&key| self.sas.get(key).is_some_and(IkeSa::is_established))
+            .find(|&key| self.sas.get(key).is_some_and(is_current))
     }
 
     pub(super) fn connecting_sa(&self, peer: &str) -> Option<SaKey> {
         let keys = self.sas.of_peer(peer);
         keys.into_iter()
             .rev()
-            .find(|&key| self.sas.get(key).is_some_and(IkeSa::is_connecting))
+            .find(|&key| self.sas.get(key).is_some_and(is_coming))
     }
 
     fn is_making(&self, peer: &str, child: &str) -> bool {
@@ -296,6 +338,16 @@ impl Endpoint {
         }
         queued
     }
+}
+
+/// Whether an IKE SA stands and is to stay.
+fn is_current(sa: &IkeSa) -> bool {
+    sa.is_established() && !sa.is_leaving()
+}
+
+/// Whether we are bringing an IKE SA up that is to stay.
+fn is_coming(sa: &IkeSa) -> bool {
+    sa.is_connecting() && !sa.is_leaving()
 }
 
 /// Where a peer is called: as configured, else where it was last seen.

@@ -164,7 +164,9 @@ impl IkeSa {
             return;
         };
         self.establish(gw, now, false);
-        if let Some(offer) = offer {
+        if self.is_leaving() {
+            Exchange::Auth(offer).abandon(gw);
+        } else if let Some(offer) = offer {
             self.accept_first_child(gw, now, offer, &proof, payloads);
         }
     }
@@ -223,6 +225,9 @@ impl IkeSa {
             Ok(agreed) => {
                 let Some(keys) = &self.keys else { return };
                 let keys = keys.child(agreed.suite.aead, None, &proof.nonce_i, &proof.nonce_r);
+                if offer.unwanted {
+                    return self.install_shut(gw, now, agreed, keys);
+                }
                 let replaces = self.selected_sibling(gw, &agreed.name);
                 let coming = Coming {
                     we_started: true,
@@ -345,7 +350,7 @@ impl IkeSa {
                     let outbound = if replaces.is_none() || first {
                         Outbound::Now
                     } else {
-                        Outbound::WhenConfirmedOrLate
+                        Outbound::WhenConfirmed
                     };
                     let coming = Coming {
                         we_started: false,

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::IkeSa;
 use super::init::NAT_T_PORT;
+use super::{IkeSa, Task};
 use crate::children::{Child, ChildState};
 use crate::config::{ChildConfig, PeerConfig};
 use crate::counters::Counter;
 use crate::crypto::keys::ChildKeys;
-use crate::error::{Refusal, Subject};
+use crate::error::{Refusal, RemovalReason, Subject};
 use crate::event::{ChildSa, UdpPorts};
 use crate::gateway::Gateway;
 use crate::negotiate::{
@@ -28,6 +28,8 @@ pub(crate) struct ChildOffer {
     pub(super) name: Arc<str>,
     /// Our SPI.
     pub(super) inbound: u32,
+    /// It was terminated before the peer has answered.
+    pub(super) unwanted: bool,
     config: ChildConfig,
 }
 
@@ -45,6 +47,7 @@ impl ChildOffer {
         Ok(Some(Self {
             name: name.into(),
             inbound,
+            unwanted: false,
             config,
         }))
     }
@@ -280,9 +283,10 @@ impl Grant {
 pub(super) enum Outbound {
     /// At once.
     Now,
-    /// When the peer has shown that it holds it.
+    /// When the peer has shown that it holds it: by a packet, by deleting the old one, or, where it
+    /// came with IKE_AUTH, by any message.
     WhenConfirmed,
-    /// The same, or after some patience: nothing else of the peer's has to follow.
+    /// By a packet or a request, or after some patience: nothing else of the peer's has to follow.
     WhenConfirmedOrLate,
 }
 
@@ -357,12 +361,32 @@ impl IkeSa {
             awaiting: false,
             rekeying: false,
             lost: false,
+            shut: false,
             installed: now,
             rekey_at: lifetime.map(|lifetime| now + gw.jittered(lifetime)),
             end_at: lifetime.map(|lifetime| now + lifetime + lifetime / 10),
             select_at: late.then(|| now + gw.settings.outbound_patience),
         };
         gw.install_child(now, child, sa);
+    }
+
+    /// Deletes a child SA that was terminated while the peer made it.
+    pub(super) fn install_shut(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        agreed: Agreed,
+        keys: ChildKeys,
+    ) {
+        let inbound = agreed.inbound;
+        let coming = Coming {
+            we_started: true,
+            replaces: None,
+            outbound: Outbound::WhenConfirmed,
+        };
+        self.install(gw, now, agreed, keys, coming);
+        gw.shut_child(inbound, RemovalReason::Terminated);
+        self.enqueue(gw, Task::DeleteChild(inbound, RemovalReason::Terminated));
     }
 
     /// The child SA of this name that carries outbound traffic now.

@@ -130,6 +130,9 @@ impl IkeSa {
         if let Some(old) = request.replaces {
             gw.children.update(old, |child| child.rekeying = false);
         }
+        if self.is_leaving() {
+            return gw.spis.release(request.offer.inbound);
+        }
         match payloads.error() {
             Some(error) if payloads.proposals().is_none() => {
                 self.child_request_refused(gw, now, request, error);
@@ -148,6 +151,9 @@ impl IkeSa {
         request: ChildRequest,
         error: &Notify,
     ) {
+        if request.offer.unwanted {
+            return gw.spis.release(request.offer.inbound);
+        }
         let task = match request.replaces {
             Some(old) => Task::RekeyChild(old),
             None => Task::NewChild(request.offer.name.clone()),
@@ -272,6 +278,9 @@ impl IkeSa {
         let Some(keys) = &self.keys else { return };
         let keys = keys.child(agreed.suite.aead, shared.as_ref(), &request.nonce, &nonce_r);
         let inbound = agreed.inbound;
+        if request.offer.unwanted {
+            return self.install_shut(gw, now, agreed, keys);
+        }
         // RFC 7296 2.8.1: "the SA created with the lowest of the four nonces used in the two
         // exchanges SHOULD be closed by the endpoint that created it"
         let lowest = request.nonce.min(nonce_r);

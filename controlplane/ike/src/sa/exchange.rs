@@ -38,12 +38,23 @@ impl Exchange {
         }
     }
 
+    /// The child that it is to make, unless that is not wanted any more.
+    pub(super) fn offer(&mut self) -> Option<&mut ChildOffer> {
+        let offer = match self {
+            Self::Auth(Some(offer)) => offer,
+            Self::Child(request) => &mut request.offer,
+            _ => return None,
+        };
+        (!offer.unwanted).then_some(offer)
+    }
+
     pub(super) fn is_making(&self, name: &str) -> bool {
-        match self {
-            Self::Auth(Some(offer)) => &*offer.name == name,
-            Self::Child(request) => &*request.offer.name == name,
-            _ => false,
-        }
+        let offer = match self {
+            Self::Auth(Some(offer)) => offer,
+            Self::Child(request) => &request.offer,
+            _ => return false,
+        };
+        *offer.name == *name && !offer.unwanted
     }
 }
 
@@ -164,7 +175,7 @@ impl IkeSa {
 
     /// Sends the outstanding request again, or gives the peer up.
     pub(super) fn retransmit(&mut self, gw: &mut Gateway, now: Instant) {
-        let (limit, max) = (gw.settings.transmissions, gw.settings.retransmit_max);
+        let (limit, max) = (self.patience(gw), gw.settings.retransmit_max);
         let path = self.path;
         let Some(pending) = self.pending.as_mut().filter(|pending| pending.next <= now) else {
             return;
@@ -181,6 +192,39 @@ impl IkeSa {
         gw.transmit(path, datagram);
     }
 
+    /// How often a request is sent.
+    ///
+    /// RFC 7296 2.4: "The number of retries and length of timeouts are not covered in this
+    /// specification (...) different environments may require different rules." One that has been
+    /// supplanted may be given up early, since its peer lives and does not answer: it has lost this
+    /// IKE SA, or put the other in its place.
+    fn patience(&self, gw: &Gateway) -> u32 {
+        let ending = self.leaving().is_some()
+            || matches!(
+                self.state,
+                State::Closing(CloseReason::Terminated | CloseReason::Shutdown)
+            );
+        if self.is_supplanted(gw) || ending {
+            gw.settings.few_transmissions.min(gw.settings.transmissions)
+        } else {
+            gw.settings.transmissions
+        }
+    }
+
+    fn is_supplanted(&self, gw: &Gateway) -> bool {
+        self.supplanted_by
+            .is_some_and(|by| gw.standing.contains(&by))
+    }
+
+    /// Sends an outstanding request that waits long already again now, and counts anew.
+    pub(crate) fn hasten(&mut self, gw: &Gateway, now: Instant) {
+        if let Some(pending) = self.pending.as_mut().filter(|p| p.transmissions > 1) {
+            pending.transmissions = 0;
+            pending.interval = gw.settings.retransmit_initial / 2;
+            pending.next = now;
+        }
+    }
+
     fn give_up(&mut self, gw: &mut Gateway, now: Instant) {
         let Some(pending) = &self.pending else { return };
         let (transmissions, waited) = (pending.transmissions, now - pending.first);
@@ -192,6 +236,11 @@ impl IkeSa {
                 let reason = reason.clone();
                 self.finish(gw, now, reason);
             }
+            _ if self.leaving().is_some() => {
+                let reason = self.leaving().cloned().unwrap_or(CloseReason::Terminated);
+                self.send_last_delete(gw);
+                self.finish(gw, now, reason);
+            }
             State::Initiating | State::Authenticating(_) => {
                 self.refused(
                     gw,
@@ -201,6 +250,9 @@ impl IkeSa {
                     },
                 );
                 self.finish(gw, now, CloseReason::Refused);
+            }
+            _ if self.is_supplanted(gw) => {
+                self.finish(gw, now, CloseReason::Supplanted);
             }
             _ => self.finish(gw, now, CloseReason::PeerVanished { transmissions }),
         }
@@ -244,7 +296,8 @@ impl IkeSa {
             return gw.count(Counter::MessageIdWindow);
         };
         self.heard = now;
-        self.follow(path);
+        self.follow(gw, now, path);
+        self.prove(gw, now);
         let payloads = match inner {
             Ok(payloads) => payloads,
             Err(malformed) => {

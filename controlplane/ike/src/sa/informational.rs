@@ -92,6 +92,7 @@ impl IkeSa {
     }
 
     pub(super) fn alive(&mut self, gw: &mut Gateway) {
+        self.supplanted_by = None;
         if std::mem::take(&mut self.doubted) {
             gw.signals.push_back(Signal::Alive(self.key));
         }
@@ -138,7 +139,7 @@ impl IkeSa {
             self.note_unknown_delete(spi);
             return None;
         };
-        let inbound = child.inbound;
+        let (inbound, name, installed) = (child.inbound, child.name.clone(), child.installed);
         let reason = match child.state {
             // RFC 7296 1.4.1: "If a node receives a delete request for SAs for which it has
             // already issued a delete request, it MUST delete the outgoing SAs while processing
@@ -146,7 +147,12 @@ impl IkeSa {
             // responses MUST NOT include Delete payloads for the deleted SAs".
             ChildState::Deleting => return None,
             ChildState::Replaced => RemovalReason::Replaced,
-            _ => RemovalReason::DeletedByPeer,
+            _ => {
+                let key = self.key;
+                gw.signals
+                    .push_back(Signal::ChildDeleted(key, name, installed));
+                RemovalReason::DeletedByPeer
+            }
         };
         gw.remove_child(now, inbound, reason);
         Some(inbound)
@@ -156,12 +162,14 @@ impl IkeSa {
     /// way on it is forgotten.
     fn deleted_by_peer(&mut self, gw: &mut Gateway, now: Instant, path: Path) {
         self.respond(gw, path, ExchangeType::Informational, &[]);
+        let leaving = self.leaving().cloned();
         let yielded = self.yield_to_crossing(gw);
         let reason = match &self.state {
             State::Superseded => CloseReason::Rekeyed,
             State::Closing(reason) => reason.clone(),
             _ if yielded => CloseReason::Rekeyed,
-            _ => CloseReason::DeletedByPeer,
+            // We were about to do the same.
+            _ => leaving.unwrap_or(CloseReason::DeletedByPeer),
         };
         self.finish(gw, now, reason);
     }

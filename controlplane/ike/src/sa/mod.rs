@@ -11,7 +11,7 @@ mod timers;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::config::PeerConfig;
 use crate::counters::Counter;
@@ -29,6 +29,10 @@ use crate::wire::payload::{Payload, parse_chain};
 pub(crate) use init::{InitReply, answer_init};
 
 use exchange::{Exchange, Pending};
+
+/// A child SA younger than this is not rekeyed because its peer has moved: a NAT that gives each
+/// message another port would have us rekey without end.
+const MOVE_PAUSE: Duration = Duration::from_secs(10);
 
 /// What an IKE SA is doing.
 pub(crate) enum State {
@@ -160,6 +164,11 @@ pub(crate) struct IkeSa {
     heir_of: Option<SaKey>,
     /// Another IKE SA with this peer has come up: does this one still live?
     pub(crate) doubted: bool,
+    /// The younger IKE SA by which the peer has shown that it lives, while this one is in doubt.
+    supplanted_by: Option<SaKey>,
+    /// The peer has shown that it holds this one: its maker does so by the last message of the
+    /// handshake, who answered by any later one.
+    pub(crate) proven: bool,
 }
 
 impl IkeSa {
@@ -190,6 +199,8 @@ impl IkeSa {
             keepalive_at: None,
             heir_of: None,
             doubted: false,
+            supplanted_by: None,
+            proven: initiator,
         }
     }
 
@@ -217,6 +228,19 @@ impl IkeSa {
 
     pub(crate) const fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed)
+    }
+
+    /// Why it is to be deleted, as soon as the request before has been answered.
+    fn leaving(&self) -> Option<&CloseReason> {
+        self.tasks.iter().find_map(|task| match task {
+            Task::DeleteIke(reason) => Some(reason),
+            _ => None,
+        })
+    }
+
+    /// Whether it is to be deleted, and is of no use for anything else.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving().is_some()
     }
 
     fn suite(&self) -> Option<IkeProposal> {
@@ -252,10 +276,22 @@ impl IkeSa {
                 .is_some_and(|pending| pending.exchange.is_making(name))
     }
 
-    /// Forgets the wish for a child that was not begun.
+    /// Forgets the wish for a child; one that has been asked for is deleted when it comes.
     pub(crate) fn unwish(&mut self, name: &str) {
         self.tasks
             .retain(|task| !matches!(task, Task::NewChild(child) if &**child == name));
+        let offer = self.pending.as_mut().and_then(|p| p.exchange.offer());
+        if let Some(offer) = offer.filter(|offer| *offer.name == *name) {
+            offer.unwanted = true;
+        }
+    }
+
+    /// The peer lives and uses a younger IKE SA, while this one is in doubt.
+    pub(crate) fn supplanted(&mut self, gw: &Gateway, now: Instant, by: SaKey) {
+        let before = self.supplanted_by.replace(by);
+        if !before.is_some_and(|before| gw.standing.contains(&before)) {
+            self.hasten(gw, now);
+        }
     }
 
     /// Starts what is next, while no request of ours is outstanding: our window is 1.
@@ -375,7 +411,7 @@ impl IkeSa {
             return gw.count(Counter::MessageIdWindow);
         }
         self.heard = now;
-        self.follow(path);
+        self.follow(gw, now, path);
         let payloads = match inner {
             Ok(payloads) => payloads,
             Err(malformed) => return self.refuse_malformed(gw, now, path, exchange, malformed),
@@ -390,6 +426,10 @@ impl IkeSa {
             (ExchangeType::IkeAuth, State::HalfOpen(_)) => {
                 self.path = path;
                 self.handle_auth_request(gw, now, path, &payloads);
+            }
+            // RFC 7296 2.25.2: what a queued DELETE closes is not changed any more.
+            (ExchangeType::CreateChildSa, State::Established) if self.is_leaving() => {
+                self.put_off(gw, path);
             }
             (ExchangeType::CreateChildSa, State::Established) => {
                 self.confirm_children(gw, now);
@@ -452,22 +492,49 @@ impl IkeSa {
     }
 
     /// RFC 7296 2.23: a host "that is not behind a NAT, SHOULD send all packets (including
-    /// retransmission packets) to the IP address and port in the validated packet".
-    fn follow(&mut self, path: Path) {
-        if self.nat.theirs && !self.nat.ours {
-            self.path = path;
+    /// retransmission packets) to the IP address and port in the validated packet". Only fresh
+    /// messages come here, as it asks for: "dynamic address update should only be done in response
+    /// to a new packet; otherwise, an attacker can revert the addresses with old replayed packets."
+    ///
+    /// The dataplane cannot readdress an SA, so child SAs follow by a rekey, which is made to the
+    /// new address.
+    fn follow(&mut self, gw: &mut Gateway, now: Instant, path: Path) {
+        if !self.nat.theirs || self.nat.ours || path == self.path {
+            return;
+        }
+        self.path = path;
+        self.hasten(gw, now);
+        for inbound in gw.children.of_owner(self.key) {
+            gw.children.update(inbound, |child| {
+                let at = now.max(child.installed + MOVE_PAUSE);
+                child.rekey_at = Some(child.rekey_at.map_or(at, |before| before.min(at)));
+            });
         }
     }
 
-    /// A new request shows that the peer has got our last response, and with it the child SAs that
-    /// came with IKE_AUTH.
+    /// A new request shows that the peer has got our last response, and with it the child SA that
+    /// it made without a rekey. One that it made by a rekey, it may be about to delete: it may have
+    /// crossed with one of ours.
     fn confirm_children(&mut self, gw: &mut Gateway, now: Instant) {
-        for inbound in gw.children.of_owner(self.key) {
-            if gw
-                .children
-                .get(inbound)
-                .is_some_and(|child| child.select_at.is_some())
-            {
+        self.prove(gw, now);
+        let is_fresh = |inbound: &u32| {
+            let child = gw.children.get(*inbound);
+            child.is_some_and(|child| child.select_at.is_some())
+        };
+        let mut fresh = gw.children.of_owner(self.key);
+        fresh.retain(is_fresh);
+        for inbound in fresh {
+            gw.child_confirmed(now, inbound);
+        }
+    }
+
+    /// The peer has shown by a message of its own that it holds this IKE SA. An initiator answers
+    /// nothing before it has our IKE_AUTH response, so it holds the child SA of that too.
+    fn prove(&mut self, gw: &mut Gateway, now: Instant) {
+        if !self.proven && self.is_established() {
+            self.proven = true;
+            gw.signals.push_back(Signal::Proven(self.key));
+            for inbound in gw.children.of_owner(self.key) {
                 gw.child_confirmed(now, inbound);
             }
         }
@@ -479,6 +546,7 @@ impl IkeSa {
             return;
         };
         self.state = State::Established;
+        self.proven |= rekeyed;
         gw.standing.insert(self.key);
         self.established = Some(now);
         self.rekey_at = Some(now + gw.jittered(peer.ike_lifetime));

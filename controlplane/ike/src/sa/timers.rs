@@ -22,6 +22,14 @@ impl IkeSa {
         (idle && !delay.is_zero()).then(|| self.heard + delay)
     }
 
+    /// Traffic gets no answer: a liveness check that would be due later is due now.
+    pub(crate) fn unanswered(&mut self, gw: &Gateway, now: Instant) {
+        let recently = self.heard + gw.settings.unanswered_delay > now;
+        if self.liveness_at().is_some() && !recently {
+            self.enqueue(gw, Task::Liveness);
+        }
+    }
+
     /// When something is due.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let held = self

@@ -149,6 +149,13 @@ pub struct Link {
     pub lost: usize,
     pub keepalives: usize,
     pub datagrams: usize,
+    /// What the NAT before A adds to its ports; what comes back to a port that it gave out before
+    /// this was changed, gets lost.
+    pub nat_offset: u16,
+    /// What A sends from now on, to be replayed.
+    pub capture: Option<Vec<Vec<u8>>>,
+    /// The port from which what B sends seems to come; what A sends there reaches B.
+    pub peer_port: Option<u16>,
 }
 
 pub fn address(side: usize) -> IpAddr {
@@ -221,6 +228,9 @@ impl Link {
             lost: 0,
             keepalives: 0,
             datagrams: 0,
+            nat_offset: 10_000,
+            capture: None,
+            peer_port: None,
         };
         link.drain();
         link
@@ -255,19 +265,30 @@ impl Link {
     }
 
     /// What the receiver sees of a path, and what a NAT makes of it.
-    fn arrival(&self, to: usize, path: Path) -> Path {
+    fn arrival(&self, to: usize, path: Path) -> Option<Path> {
         let mut path = Path {
             local: path.remote,
             remote: path.local,
         };
         if self.weather.nat && to == B {
-            path.remote =
-                SocketAddr::new(NAT_ADDRESS.parse().unwrap(), path.remote.port() + 10_000);
+            let port = path.remote.port() + self.nat_offset;
+            path.remote = SocketAddr::new(NAT_ADDRESS.parse().unwrap(), port);
+        }
+        match self.peer_port {
+            Some(port) if to == A => path.remote.set_port(port),
+            Some(_) => path.local.set_port(4500),
+            None => {}
         }
         if self.weather.nat && to == A {
-            path.local = SocketAddr::new(address(A), path.local.port() - 10_000);
+            path.local = SocketAddr::new(address(A), self.behind_nat(path.local.port())?);
         }
-        path
+        Some(path)
+    }
+
+    /// The port of A to which the NAT sends what comes to this one.
+    fn behind_nat(&self, port: u16) -> Option<u16> {
+        let port = port.checked_sub(self.nat_offset)?;
+        [500, 4500].contains(&port).then_some(port)
     }
 
     /// Takes events and datagrams from both sides, the events first.
@@ -290,6 +311,9 @@ impl Link {
     }
 
     fn send(&mut self, to: usize, path: Path, data: &[u8]) {
+        if let Some(capture) = self.capture.as_mut().filter(|_| to == B) {
+            capture.push(data.to_vec());
+        }
         let copies = 1 + usize::from(self.chance(self.weather.repeat_percent));
         for _ in 0..copies {
             let at = self.now + self.delay();
@@ -297,7 +321,9 @@ impl Link {
                 continue;
             }
             self.order += 1;
-            let path = self.arrival(to, path);
+            let Some(path) = self.arrival(to, path) else {
+                continue;
+            };
             self.flying.push(Flying {
                 at,
                 order: self.order,
@@ -347,7 +373,11 @@ impl Link {
             .selected
             .get(child)
             .and_then(|i| dataplane.installed.get(i));
-        match sa {
+        let reachable = |sa: &&ChildSa| {
+            let port = sa.encapsulation.map(|ports| ports.remote);
+            !self.weather.nat || from == A || port.is_some_and(|p| self.behind_nat(p).is_some())
+        };
+        match sa.filter(reachable) {
             Some(sa) => {
                 let (spi, key) = (sa.outbound, sa.outbound_key.clone());
                 let at = self.now + self.delay();
