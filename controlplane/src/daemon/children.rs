@@ -18,6 +18,11 @@ use super::{
     slots::Slots,
 };
 
+/// An outbound SA that was used in this time is in use.
+const SENDING_MS: u64 = 5_000;
+/// An inbound SA that was not used for this time is silent.
+const SILENCE_MS: u64 = 10_000;
+
 /// A pair of SAs in the dataplane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pair {
@@ -253,6 +258,15 @@ impl Children {
                 .collect(),
         )
     }
+}
+
+/// Whether a child SA sends and hears nothing: its outbound half is in use, its inbound half has not been for long.
+pub(super) fn is_unanswered(outbound: &SaRecord, inbound: &SaRecord, now_ms: u64) -> bool {
+    let idle_ms = |sa: &SaRecord| now_ms.saturating_sub(sa.statistics.last_used_ms);
+    outbound.selected
+        && outbound.statistics.last_used_ms != 0
+        && idle_ms(outbound) < SENDING_MS
+        && idle_ms(inbound) >= SILENCE_MS
 }
 
 /// Whether an SA is between the addresses that a tunnel is configured to have; a peer without one has any.

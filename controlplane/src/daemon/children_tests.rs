@@ -223,3 +223,30 @@ fn a_pair_between_addresses_that_are_not_the_tunnels_is_nobodys() {
     anyone.tunnels[0].remote = None;
     assert_eq!(adopt(&anyone, &theirs_moved), (1, vec![]));
 }
+
+#[test]
+fn traffic_without_an_answer_is_noticed() {
+    let (slots, now_ms) = (slots(), 100_000);
+    let id = slots.take(Instant::now()).unwrap();
+    let used = |direction, last_used_ms| {
+        let mut record = record(id, 7, direction, "site-b/lan");
+        record.statistics.last_used_ms = last_used_ms;
+        record
+    };
+    let unanswered = |sent, heard| {
+        let (outbound, inbound) = (
+            used(Direction::Outbound, sent),
+            used(Direction::Inbound, heard),
+        );
+        is_unanswered(&outbound, &inbound, now_ms)
+    };
+    assert!(unanswered(99_990, 80_000));
+    assert!(unanswered(99_990, 0), "never heard");
+    assert!(!unanswered(99_990, 95_000), "heard lately");
+    assert!(!unanswered(90_000, 80_000), "both are idle");
+    assert!(!unanswered(0, 0), "neither was ever used");
+    let mut replaced = used(Direction::Outbound, 99_990);
+    replaced.selected = false;
+    let silent = used(Direction::Inbound, 80_000);
+    assert!(!is_unanswered(&replaced, &silent, now_ms));
+}

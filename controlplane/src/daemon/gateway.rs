@@ -28,6 +28,7 @@ use super::{
     outbox::Outbox,
     picture::Picture,
     policies::{self, ChildName, Selectors},
+    report,
     slots::{Slots, random},
     waiters::Waiters,
 };
@@ -40,6 +41,8 @@ use crate::{
 const TICK: Duration = Duration::from_millis(1);
 /// How often next hops are asked for again and unused sockets are closed.
 const HOUSEKEEPING: Duration = Duration::from_secs(15);
+/// How often child SAs are looked at that send and hear nothing.
+const WATCH: Duration = Duration::from_secs(5);
 /// How long peers have to answer a goodbye.
 pub(super) const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -134,6 +137,8 @@ pub(super) struct Gateway {
     /// What went wrong last, by tunnel.
     pub(super) troubles: BTreeMap<String, String>,
     housekeeping: Instant,
+    /// When child SAs are looked at again.
+    watch: Instant,
 }
 
 impl Gateway {
@@ -185,6 +190,7 @@ impl Gateway {
             taken_down: BTreeSet::new(),
             troubles: BTreeMap::new(),
             housekeeping: now,
+            watch: now + WATCH,
         }
     }
 
@@ -495,6 +501,10 @@ impl Gateway {
             self.housekeeping = now + HOUSEKEEPING;
             self.keep_house();
         }
+        if now >= self.watch {
+            self.watch = now + WATCH;
+            self.watch_traffic(now);
+        }
         while let Some(event) = self.endpoint.poll_event() {
             self.on_event(&event, now);
             self.waiters.observe(&event);
@@ -524,6 +534,28 @@ impl Gateway {
         }
     }
 
+    /// Has peers asked whether they live that leave our traffic without an answer (RFC 7296 2.4).
+    fn watch_traffic(&mut self, now: Instant) {
+        let Some(dataplane) = &mut self.dataplane else {
+            return;
+        };
+        let (channel, now_ms) = (dataplane.channel(), report::monotonic_ms());
+        let pairs = self.children.iter();
+        let unanswered: Vec<u32> = pairs
+            .filter(|pair| {
+                let outbound = pair.outbound.and_then(|sa| channel.sa_record(sa));
+                let inbound = channel.sa_record(pair.inbound);
+                outbound
+                    .zip(inbound)
+                    .is_some_and(|(out, inward)| children::is_unanswered(&out, &inward, now_ms))
+            })
+            .map(|pair| pair.inbound.value())
+            .collect();
+        for inbound in unanswered {
+            self.endpoint.unanswered(now, inbound);
+        }
+    }
+
     fn keep_house(&mut self) {
         self.guard_due = true;
         self.ask_next_hops();
@@ -548,7 +580,7 @@ impl Gateway {
         [tick, self.endpoint.poll_timeout(), self.waiters.deadline()]
             .into_iter()
             .flatten()
-            .fold(self.housekeeping, Instant::min)
+            .fold(self.housekeeping.min(self.watch), Instant::min)
     }
 
     /// Whether [`Gateway::work`] is worth calling again at once.

@@ -214,7 +214,7 @@ fn sa(record: &SaRecord, now_ms: u64) -> Sa {
 }
 
 /// The clock that the dataplane stamps its records with.
-fn monotonic_ms() -> u64 {
+pub(super) fn monotonic_ms() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000
 }
