@@ -8,6 +8,7 @@ use std::{fmt, io, str::FromStr};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+pub mod fuzzing;
 mod report;
 
 pub use report::*;

@@ -14,6 +14,7 @@ mod crypto;
 mod endpoint;
 mod error;
 mod event;
+pub mod fuzzing;
 mod gateway;
 mod identity;
 mod negotiate;
