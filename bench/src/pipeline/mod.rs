@@ -174,7 +174,7 @@ impl Row<'_> {
         println!(
             "{:<8} {} {:>5} B {:>6} SAs  {:6.2} Mpps +-{:2.0} %  {:6.1} Gbit/s  {:6.0} cycles a packet",
             self.direction,
-            self.algorithm.name(),
+            self.algorithm,
             self.bytes,
             self.sas,
             self.mpps,
