@@ -14,7 +14,9 @@
 //! `rp_filter` is. It answers nothing: an ICMP error would go to whom the sender claimed to be. What the dataplane has
 //! decrypted never passes the kernel, and what of this it gets in the clear it drops itself, so the rules hold while it
 //! lives, too. What is for the gateway's own addresses arrives, also from within a remote of 0.0.0.0/0 (IKE, ESP, SSH):
-//! the rule for the table `local` has preference 0 and precedes ours.
+//! the rule for the table `local` has preference 0 and precedes ours. So the guard does not hold plaintext to an address of
+//! the gateway itself, which the XDP program takes while the dataplane lives; nor what comes in by an interface that is
+//! no port.
 //!
 //! The guard outlives both planes and is adopted at the next start. Nothing outside that table, and no rule that is not
 //! of that preference and for that table, is touched. The kernel goes through rules one by one wherever it looks a route

@@ -190,7 +190,7 @@ async fn serve(
     let guard = Guard::open().map_err(|error| DaemonError::Guard(error.to_string()))?;
     if !config.dataplane.guard {
         warn!(
-            "the kernel's guard is off: plaintext of protected prefixes may leave while the dataplane is dead"
+            "the kernel's guard is off: plaintext of protected prefixes may pass while the dataplane is dead"
         );
     }
     let (question_sender, questions) = mpsc::channel(WAITING_QUESTIONS);
