@@ -348,27 +348,3 @@ impl Outer {
         Some(ETHERNET + esp::OUTER_IPV4 + usize::from(self.ip.payload_len))
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn any_frame_is_survived(bytes in prop::collection::vec(any::<u8>(), 0..120), plausible: bool) {
-            let mut bytes = bytes;
-            if plausible && bytes.len() > 34 {
-                bytes[12..15].copy_from_slice(&[8, 0, 0x45]);
-                let length = (bytes.len() - 14) as u16;
-                bytes[16..18].copy_from_slice(&length.to_be_bytes());
-            }
-            if let Ok(ip) = read_frame(&bytes) {
-                let _ = find_esp(&bytes, &ip);
-                clamp_mss(&mut bytes, &ip, 100);
-            }
-            decrement_ttl(&mut bytes);
-            set_ecn(&mut bytes, Ecn::Ce);
-        }
-    }
-}
