@@ -3,22 +3,18 @@
 
 #![forbid(unsafe_code)]
 
+mod common;
+
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
     net::UdpSocket,
-    os::{fd::AsFd, unix::fs::PermissionsExt},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    os::fd::AsFd,
     thread::{self, sleep},
     time::{Duration, Instant},
 };
 
-use esplanade_channel::{
-    Command as Order, CommandError, Connection, CopyMode, Epoch, Event, Facts, Listener, Pending,
-    PortFacts, PortMode, Segment, WorkerEnd, WorkerId,
-};
-use esplanade_controlplane::api::Status;
+use common::{Bed, Daemon, Scribe, accept, is_end, write};
+use esplanade_channel::{Command as Order, CommandError, Event};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 const CONFIG: &str = "dataplane:
@@ -46,155 +42,24 @@ ip route add 198.51.100.0/24 via 192.0.2.254
 ip neighbour add 192.0.2.254 lladdr 02:00:00:00:00:fe dev eth2 nud permanent
 ";
 
-/// A running daemon; it is killed when this is dropped.
-struct Daemon {
-    directory: tempfile::TempDir,
-    process: Child,
+/// The daemon with [`CONFIG`] in [`NETWORK`].
+fn start() -> Option<(Bed, Daemon)> {
+    let bed = Bed::new(NETWORK)?;
+    let daemon = bed.start(NAME, CONFIG);
+    Some((bed, daemon))
 }
 
-impl Daemon {
-    /// `None`, and a line on standard error, where namespaces cannot be made.
-    fn start() -> Option<Self> {
-        let made = Command::new("unshare").args(["--net", "true"]).output();
-        if !made.is_ok_and(|output| output.status.success()) {
-            eprintln!("SKIPPED: network namespaces need root");
-            return None;
-        }
-        let directory = tempfile::tempdir().unwrap();
-        let config = directory.path().join("gateway.yaml");
-        write_config(&config, CONFIG);
-        let script = format!(
-            "{NETWORK}exec {} --config {} --run-dir {} --supervised",
-            env!("CARGO_BIN_EXE_esplanade-controlplane"),
-            config.display(),
-            directory.path().join("run").display(),
-        );
-        let process = Command::new("unshare")
-            .args(["--net", "sh", "-e", "-c", &script])
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Some(Self { directory, process })
-    }
-
-    fn run_dir(&self) -> PathBuf {
-        self.directory.path().join("run")
-    }
-
-    /// What a command of the daemon's namespace prints.
-    fn shell(&self, line: &str) -> String {
-        let target = self.process.id().to_string();
-        let output = Command::new("nsenter")
-            .args(["--net", "--target", &target, "sh", "-c", line])
-            .output()
-            .unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn esplanade(&self, arguments: &[&str]) -> (String, String, i32) {
-        let output = Command::new(env!("CARGO_BIN_EXE_esplanade"))
-            .args(arguments)
-            .arg("--run-dir")
-            .arg(self.run_dir())
-            .output()
-            .unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        let code = output.status.code().unwrap();
-        (text(output.stdout), text(output.stderr), code)
-    }
-
-    fn status(&self) -> Status {
-        let (text, error, _) = self.esplanade(&["status", "--json"]);
-        serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{error}"))
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn write_config(path: &Path, text: &str) {
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-}
-
-/// A dataplane that obeys everything and does nothing.
-struct Scribe {
-    _segment: Segment,
-    _connection: Connection,
-    worker: WorkerEnd,
-    steward: WorkerEnd,
-}
-
-fn accept(listener: &Listener) -> Pending {
-    let accepted = listener.accept(Duration::from_secs(20)).unwrap();
-    accepted.expect("nobody connected in time")
-}
-
-impl Scribe {
-    fn grant(pending: Pending) -> Self {
-        let setup = pending.setup().clone();
-        let port = PortFacts {
-            mode: PortMode::Native,
-            copy: CopyMode::Copy,
-            queues: 1,
-        };
-        let facts = Facts {
-            epoch: Epoch::draw().unwrap(),
-            engine: "none".into(),
-            ports: vec![port; setup.ports.len()],
-        };
-        let (segment, _) = Segment::create(&setup, &facts).unwrap();
-        let worker = segment.worker(WorkerId(0)).unwrap();
-        let steward = segment.worker(setup.steward()).unwrap();
-        let connection = pending.grant(&segment).unwrap();
-        Self {
-            _segment: segment,
-            _connection: connection,
-            worker,
-            steward,
-        }
-    }
-
-    /// Obeys until `last` has come to the worker or time is up; returns what came.
-    fn obey_until(&mut self, last: impl Fn(&Order) -> bool) -> (Vec<Order>, Vec<Order>) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        let (mut worker, mut steward) = (Vec::new(), Vec::new());
-        while Instant::now() < deadline {
-            for (end, orders) in [
-                (&mut self.steward, &mut steward),
-                (&mut self.worker, &mut worker),
-            ] {
-                while let Some(received) = end.commands.receive() {
-                    end.commands.applied();
-                    orders.push(received.command.unwrap());
-                }
-            }
-            if worker.iter().any(&last) {
-                return (worker, steward);
-            }
-            sleep(Duration::from_millis(5));
-        }
-        panic!("not told in time; told so far: {worker:#?}");
-    }
-}
-
-fn is_end(order: &Order) -> bool {
-    matches!(order, Order::EndSync)
-}
+const NAME: &str = "gateway";
 
 #[test]
 fn a_dataplane_is_told_the_whole_picture_after_the_guard_stands() {
-    let Some(daemon) = Daemon::start() else {
+    let Some((bed, daemon)) = start() else {
         return;
     };
-    let listener = Listener::bind(&daemon.run_dir()).unwrap();
+    let listener = daemon.listener();
     let pending = accept(&listener);
     // What the daemon sent is the order to attach XDP; the guard has to precede it.
-    let rules = daemon.shell("ip rule");
+    let rules = bed.shell("ip rule");
     for rule in [
         "4301:\tfrom 10.1.0.0/16 lookup 4301",
         "4301:\tfrom 10.2.0.0/16 to 10.1.0.0/16 iif eth2",
@@ -202,8 +67,7 @@ fn a_dataplane_is_told_the_whole_picture_after_the_guard_stands() {
         assert!(rules.contains(rule), "{rules}");
     }
     assert!(
-        daemon
-            .shell("ip route show table 4301")
+        bed.shell("ip route show table 4301")
             .contains("unreachable 10.2.0.0/16")
     );
     let mut scribe = Scribe::grant(pending);
@@ -261,42 +125,19 @@ fn a_dataplane_is_told_the_whole_picture_after_the_guard_stands() {
 
 #[test]
 fn what_keeps_a_daemon_from_starting_leaves_its_prefixes_guarded() {
-    let directory = tempfile::tempdir().unwrap();
-    let config = directory.path().join("gateway.yaml");
-    write_config(&config, CONFIG);
-    let script = format!(
-        "{NETWORK}echo ready; read held; {} --config {} --run-dir {} || true; ip rule; ip route show table 4301",
-        env!("CARGO_BIN_EXE_esplanade-controlplane"),
-        config.display(),
-        directory.path().join("run").display(),
-    );
-    let mut process = Command::new("unshare")
-        .args(["--net", "sh", "-e", "-c", &script])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut output = BufReader::new(process.stdout.take().unwrap());
-    let mut line = String::new();
-    output.read_line(&mut line).unwrap();
-    if line != "ready\n" {
-        eprintln!("SKIPPED: network namespaces need root");
-        let _ = process.wait();
+    let Some(bed) = Bed::new(NETWORK) else {
         return;
-    }
-    let namespace = fs::File::open(format!("/proc/{}/ns/net", process.id())).unwrap();
+    };
+    let namespace = fs::File::open(format!("/proc/{}/ns/net", bed.id())).unwrap();
     let holder = thread::spawn(move || {
         let network = Some(LinkNameSpaceType::Network);
         move_into_link_name_space(namespace.as_fd(), network).unwrap();
         UdpSocket::bind("192.0.2.1:500").unwrap()
     });
     let _held = holder.join().unwrap();
-    process.stdin.take().unwrap().write_all(b"\n").unwrap();
-    let mut after = String::new();
-    output.read_to_string(&mut after).unwrap();
-    let error = process.wait_with_output().unwrap().stderr;
-    let error = String::from_utf8(error).unwrap();
+    let output = bed.daemon(NAME, CONFIG).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    let after = bed.shell("ip rule; ip route show table 4301");
     assert!(
         error.contains("UDP port 500 of 192.0.2.1 is held by"),
         "{error}"
@@ -310,12 +151,12 @@ fn what_keeps_a_daemon_from_starting_leaves_its_prefixes_guarded() {
 
 #[test]
 fn every_thread_keeps_two_capabilities_and_can_gain_none() {
-    let Some(daemon) = Daemon::start() else {
+    let Some((_bed, daemon)) = start() else {
         return;
     };
-    let listener = Listener::bind(&daemon.run_dir()).unwrap();
+    let listener = daemon.listener();
     let _scribe = Scribe::grant(accept(&listener));
-    let threads = format!("/proc/{}/task", daemon.process.id());
+    let threads = format!("/proc/{}/task", daemon.id());
     for thread in fs::read_dir(threads).unwrap() {
         let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
         // Bits 10 and 12 of capability(7): CAP_NET_BIND_SERVICE and CAP_NET_ADMIN.
@@ -333,13 +174,13 @@ fn every_thread_keeps_two_capabilities_and_can_gain_none() {
 
 #[test]
 fn changes_of_the_kernel_and_of_the_file_are_followed() {
-    let Some(daemon) = Daemon::start() else {
+    let Some((bed, daemon)) = start() else {
         return;
     };
-    let listener = Listener::bind(&daemon.run_dir()).unwrap();
+    let listener = daemon.listener();
     let mut scribe = Scribe::grant(accept(&listener));
     scribe.obey_until(is_end);
-    daemon.shell("ip route del 198.51.100.0/24");
+    bed.shell("ip route del 198.51.100.0/24");
     let (worker, _) = scribe.obey_until(|order| matches!(order, Order::RemoveRoute { .. }));
     assert!(
         !worker
@@ -348,8 +189,8 @@ fn changes_of_the_kernel_and_of_the_file_are_followed() {
         "{worker:?}"
     );
 
-    let path = daemon.directory.path().join("gateway.yaml");
-    write_config(&path, &CONFIG.replace("remote:", "remtoe:"));
+    let path = bed.path("gateway.yaml");
+    write(&path, &CONFIG.replace("remote:", "remtoe:"));
     let (_, error, code) = daemon.esplanade(&["reload"]);
     assert_eq!(code, 1);
     assert!(
@@ -358,11 +199,11 @@ fn changes_of_the_kernel_and_of_the_file_are_followed() {
     );
     assert_eq!(daemon.status().tunnels.len(), 1);
 
-    write_config(&path, &CONFIG.replace("10.2.0.0/16", "10.3.0.0/16"));
+    write(&path, &CONFIG.replace("10.2.0.0/16", "10.3.0.0/16"));
     let (said, error, _) = daemon.esplanade(&["reload"]);
     assert_eq!(said, "changed site-b; 0 tunnels untouched\n", "{error}");
     scribe.obey_until(|order| matches!(order, Order::SetPolicy(_)));
-    let guard = daemon.shell("ip route show table 4301");
+    let guard = bed.shell("ip route show table 4301");
     assert!(
         guard.contains("10.3.0.0/16") && !guard.contains("10.2.0.0/16"),
         "{guard}"
@@ -371,10 +212,10 @@ fn changes_of_the_kernel_and_of_the_file_are_followed() {
 
 #[test]
 fn a_refusal_of_the_dataplane_is_shown_and_a_new_dataplane_is_found_at_once() {
-    let Some(daemon) = Daemon::start() else {
+    let Some((_bed, daemon)) = start() else {
         return;
     };
-    let listener = Listener::bind(&daemon.run_dir()).unwrap();
+    let listener = daemon.listener();
     accept(&listener).refuse("eth1 has somebody else's XDP program");
     let again = accept(&listener);
     let status = daemon.status();
@@ -404,17 +245,17 @@ fn a_refusal_of_the_dataplane_is_shown_and_a_new_dataplane_is_found_at_once() {
 
 #[test]
 fn a_guard_that_was_taken_away_stands_again_before_the_next_dataplane() {
-    let Some(daemon) = Daemon::start() else {
+    let Some((bed, daemon)) = start() else {
         return;
     };
-    let listener = Listener::bind(&daemon.run_dir()).unwrap();
+    let listener = daemon.listener();
     let first = Scribe::grant(accept(&listener));
     let guard = || daemon.status().control_plane.guard.to_string();
     assert_eq!(guard(), "complete");
-    daemon.shell("ip route flush table 4301");
+    bed.shell("ip route flush table 4301");
     assert_eq!(guard(), "incomplete; without `unreachable 10.2.0.0/16`");
-    daemon.shell("while ip rule del pref 4301; do :; done");
-    assert!(!daemon.shell("ip rule").contains("4301:"));
+    bed.shell("while ip rule del pref 4301; do :; done");
+    assert!(!bed.shell("ip rule").contains("4301:"));
     let lines = daemon.esplanade(&["status"]).0;
     assert!(
         lines.contains("guard          incomplete; without `unreachable 10.2.0.0/16`, `from 10.1"),
@@ -423,19 +264,19 @@ fn a_guard_that_was_taken_away_stands_again_before_the_next_dataplane() {
     drop(first);
     let _second = accept(&listener);
     assert_eq!(guard(), "complete");
-    assert!(daemon.shell("ip rule").contains("4301:"));
-    let routes = daemon.shell("ip route show table 4301");
+    assert!(bed.shell("ip rule").contains("4301:"));
+    let routes = bed.shell("ip route show table 4301");
     assert!(routes.contains("unreachable 10.2.0.0/16"), "{routes}");
 }
 
 #[test]
 fn a_port_whose_interface_is_down_is_named_until_it_is_up() {
-    let Some(daemon) = Daemon::start() else {
+    let Some((bed, daemon)) = start() else {
         return;
     };
-    let listener = Listener::bind(&daemon.run_dir()).unwrap();
+    let listener = daemon.listener();
     let pending = accept(&listener);
-    daemon.shell("ip link set eth2 down");
+    bed.shell("ip link set eth2 down");
     let mut scribe = Scribe::grant(pending);
     scribe.obey_until(is_end);
     let comes_to = |wanted: &str| {
@@ -454,19 +295,19 @@ fn a_port_whose_interface_is_down_is_named_until_it_is_up() {
         }
     };
     comes_to("down");
-    daemon.shell("ip link set eth2 up");
+    bed.shell("ip link set eth2 up");
     comes_to("up");
     // The cable is pulled at the other end.
-    daemon.shell("ip link set eth2p down");
+    bed.shell("ip link set eth2p down");
     comes_to("down");
 }
 
 #[test]
 fn what_the_dataplane_does_not_obey_is_told_in_words() {
-    let Some(daemon) = Daemon::start() else {
+    let Some((_bed, daemon)) = start() else {
         return;
     };
-    let listener = Listener::bind(&daemon.run_dir()).unwrap();
+    let listener = daemon.listener();
     let mut scribe = Scribe::grant(accept(&listener));
     let deadline = Instant::now() + Duration::from_secs(10);
     let sequence = loop {
@@ -496,10 +337,10 @@ fn what_the_dataplane_does_not_obey_is_told_in_words() {
 
 #[test]
 fn unknown_names_are_answered_with_the_known_ones() {
-    let Some(daemon) = Daemon::start() else {
+    let Some((_bed, daemon)) = start() else {
         return;
     };
-    let listener = Listener::bind(&daemon.run_dir()).unwrap();
+    let listener = daemon.listener();
     let _scribe = Scribe::grant(accept(&listener));
     let (_, error, code) = daemon.esplanade(&["rekey", "site-c"]);
     assert!(

@@ -1,5 +1,7 @@
 //! What becomes of the planes when `esplanade run` is killed.
 
+mod common;
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -9,27 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-const CONFIG: &str = "dataplane:
-  workers: [0]
-  ports:
-    lan: { interface: eth1, role: inside }
-    wan: { interface: eth2, role: outside }
-tunnels:
-  site-b:
-    local: { address: 192.0.2.1, identity: a.example.org }
-    remote: { address: 192.0.2.2, identity: b.example.org }
-    authentication: { psk: { secret: \"correct horse battery staple\" } }
-    children:
-      lan: { local: [10.1.0.0/16], remote: [10.2.0.0/16] }
-";
-
-fn write(path: &Path, text: &str, mode: u32) {
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-}
+use common::{PATIENCE, peer_config, write};
 
 fn until(log: &Path, what: &[&str]) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let text = fs::read_to_string(log).unwrap_or_default();
         if what.iter().all(|wanted| text.contains(wanted)) {
@@ -55,9 +40,10 @@ fn planes_end_with_a_supervisor_that_is_killed() {
             "#!/bin/sh\necho {name} starts >> {log}\ncat > /dev/null\necho {name} ends >> {log}\n",
             log = log.display()
         );
-        write(&place(name), &script, 0o755);
+        fs::write(place(name), script).unwrap();
+        fs::set_permissions(place(name), fs::Permissions::from_mode(0o755)).unwrap();
     }
-    write(&place("gateway.yaml"), CONFIG, 0o600);
+    write(&place("gateway.yaml"), &peer_config(1));
     let mut supervisor = Command::new(place("esplanade"))
         .arg("run")
         .arg(place("gateway.yaml"))

@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-mod pair;
+mod common;
 
 use std::{
     fs,
@@ -11,8 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use common::{Bed, PATIENCE, PEERS};
 use esplanade_channel::{Command as Order, SaId};
-use pair::{Pair, Scribe};
 
 /// What a dataplane has been told of SAs.
 #[derive(Debug, Default)]
@@ -52,28 +52,29 @@ fn is_outbound(order: &Order) -> bool {
 
 /// Has the dataplane of the daemon that calls refuse the first of what `refuses`.
 fn refuse_one(refuses: fn(&Order) -> bool) {
-    let Some(pair) = Pair::start("info") else {
+    let Some(bed) = Bed::new(PEERS) else {
         return;
     };
-    let [mut waiting, mut calling] = ["2", "1"].map(|own| Scribe::wait_for(&pair.path(own)));
+    let [(_waits, mut waiting), (_calls, mut calling)] = bed.peers("info");
     let (mut at_waiting, mut at_calling) = (Told::default(), Told::default());
     let mut refused = 0;
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     while !(at_waiting.is_made_anew() && at_calling.is_made_anew()) {
         assert!(
             Instant::now() < deadline,
             "not made anew in time: {at_waiting:?} {at_calling:?}"
         );
-        at_waiting.hear(&waiting.take(|_| false));
-        at_calling.hear(&calling.take(|order| {
+        at_waiting.hear(&waiting.obey().0);
+        let (orders, _) = calling.obey_unless(|order| {
             let refuses = refused == 0 && refuses(order);
             refused += usize::from(refuses);
             refuses
-        }));
+        });
+        at_calling.hear(&orders);
         sleep(Duration::from_millis(2));
     }
     assert_eq!(refused, 1);
-    let log = fs::read_to_string(pair.path("1.log")).unwrap();
+    let log = fs::read_to_string(bed.path("1.log")).unwrap();
     let told = "peer/net: the dataplane did not install SA";
     assert!(
         log.contains(told) && log.contains("the table is full"),

@@ -3,39 +3,16 @@
 
 #![forbid(unsafe_code)]
 
-mod pair;
+mod common;
 
 use std::{
     fs,
-    process::Command,
     thread::sleep,
     time::{Duration, Instant},
 };
 
+use common::{Bed, PATIENCE, PEERS, PSK, esplanade};
 use esplanade_channel::Command as Order;
-use pair::{PSK, Pair, Scribe};
-
-/// What the command line prints.
-fn said(arguments: &[&str]) -> Vec<u8> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_esplanade"));
-    let output = command.args(arguments).output().unwrap();
-    assert!(output.status.success(), "{arguments:?}: {output:?}");
-    [output.stdout, output.stderr].concat()
-}
-
-/// Has a dataplane obey, and remember the keys that it gets.
-fn obey(scribe: &mut Scribe, keys: &mut Vec<Vec<u8>>) {
-    keys.extend(
-        scribe
-            .take(|_| false)
-            .iter()
-            .filter_map(|order| match order {
-                Order::InstallInbound(sa) => Some(sa.key.as_bytes().to_vec()),
-                Order::InstallOutbound(sa) => Some(sa.key.as_bytes().to_vec()),
-                _ => None,
-            }),
-    );
-}
 
 /// The ways in which octets get into a text: as they are, in hexadecimal, as a list of numbers.
 fn writings(secret: &[u8]) -> Vec<Vec<u8>> {
@@ -50,28 +27,36 @@ fn writings(secret: &[u8]) -> Vec<Vec<u8>> {
     ]
 }
 
+/// The key that an order brings.
+fn key(order: &Order) -> Option<Vec<u8>> {
+    match order {
+        Order::InstallInbound(sa) => Some(sa.key.as_bytes().to_vec()),
+        Order::InstallOutbound(sa) => Some(sa.key.as_bytes().to_vec()),
+        _ => None,
+    }
+}
+
 fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
 #[test]
 fn no_secret_is_logged_or_printed() {
-    let Some(pair) = Pair::start("trace") else {
+    let Some(bed) = Bed::new(PEERS) else {
         return;
     };
-    // The one that waits comes first, so that the other finds it awake.
-    let mut scribes = ["2", "1"].map(|own| (Scribe::wait_for(&pair.path(own)), Vec::new()));
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut peers = bed
+        .peers("trace")
+        .map(|(daemon, scribe)| (daemon, scribe, Vec::new()));
+    let deadline = Instant::now() + PATIENCE;
     let mut rekey = None;
-    while scribes.iter().any(|(_, keys)| keys.len() < 4) {
+    while peers.iter().any(|(_, _, keys)| keys.len() < 4) {
         assert!(Instant::now() < deadline, "no keys in time: {rekey:?}");
-        for (scribe, keys) in &mut scribes {
-            obey(scribe, keys);
+        for (_, scribe, keys) in &mut peers {
+            keys.extend(scribe.obey().0.iter().filter_map(key));
         }
-        if rekey.is_none() && scribes.iter().all(|(_, keys)| keys.len() == 2) {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_esplanade"));
-            command.args(["rekey", "peer", "--run-dir"]);
-            rekey = Some(command.arg(pair.path("1")).spawn().unwrap());
+        if rekey.is_none() && peers.iter().all(|(_, _, keys)| keys.len() == 2) {
+            rekey = Some(peers[1].0.ask(&["rekey", "peer"]));
         }
         sleep(Duration::from_millis(2));
     }
@@ -79,16 +64,20 @@ fn no_secret_is_logged_or_printed() {
     assert!(rekeyed.success(), "{rekeyed}");
 
     let mut texts = Vec::new();
-    for own in ["1", "2"] {
-        let (run_dir, config) = (pair.path(own), pair.path(&format!("{own}.yaml")));
-        let (run_dir, config) = (run_dir.to_str().unwrap(), config.to_str().unwrap());
+    let mut say = |(out, error, code): (String, String, i32)| {
+        assert_eq!(code, 0, "{error}");
+        texts.extend([out.into_bytes(), error.into_bytes()]);
+    };
+    for (own, (daemon, ..)) in ["2", "1"].into_iter().zip(&peers) {
         for command in [&["status"][..], &["sas"], &["counters", "--all"]] {
-            let line = [command, &["--run-dir", run_dir]].concat();
-            texts.push(said(&line));
-            texts.push(said(&[&line[..], &["--json"]].concat()));
+            say(daemon.esplanade(command));
+            say(daemon.esplanade(&[command, &["--json"]].concat()));
         }
-        texts.push(said(&["check", config, "--json"]));
-        let log = fs::read(pair.path(&format!("{own}.log"))).unwrap();
+        let config = bed.path(&format!("{own}.yaml"));
+        say(esplanade(&["check", config.to_str().unwrap(), "--json"]));
+    }
+    for own in ["2", "1"] {
+        let log = fs::read(bed.path(&format!("{own}.log"))).unwrap();
         assert!(
             contains(&log, b"peer/net: rekeyed"),
             "{}",
@@ -97,8 +86,8 @@ fn no_secret_is_logged_or_printed() {
         texts.push(log);
     }
     // Half a key is too much already.
-    let keys = scribes.iter().flat_map(|(_, keys)| keys);
-    let parts = keys.flat_map(|key| key.chunks_exact(8));
+    let keys = peers.iter().flat_map(|(_, _, keys)| keys);
+    let parts = keys.flat_map(|key: &Vec<u8>| key.chunks_exact(8));
     for part in parts.chain([PSK.as_bytes()]) {
         for writing in writings(part) {
             let tells = texts.iter().find(|text| contains(text, &writing));
