@@ -4,9 +4,9 @@ mod common;
 
 use std::time::Duration;
 
-use common::{UP, bed, eventually, ready, two_gateways, two_gateways_of};
+use common::{UP, bed, eventually, ready, tell, two_gateways, two_gateways_of};
 use esplanade_bench::gateway::{Site, TUNNEL};
-use esplanade_bench::testbed::{HOST_A, HOST_B, Testbed};
+use esplanade_bench::testbed::{Finished, HOST_A, HOST_B, Testbed};
 use esplanade_bench::traffic::stream::Stream;
 use esplanade_bench::traffic::transfer::{noise, transfer};
 use esplanade_bench::wire_tap::{Depth, WireTap};
@@ -65,11 +65,18 @@ fn without_extended_sequence_numbers_and_with_short_keys_it_works_as_well() {
     };
     let (a, b) = two_gateways_of(&bed, &other(Site::a()), &other(Site::b()));
     assert_eq!(bed.ping(5).expect("ping"), 5);
-    a.command(&["rekey", "--child", TUNNEL])
-        .and_then(|said| said.ok())
-        .expect("a rekey with PFS");
+    tell(&a, &["rekey", "--child", TUNNEL]);
     assert_eq!(bed.ping(5).expect("ping"), 5);
     assert!(b.sas().expect("sas").iter().all(|sa| !sa.esn));
+}
+
+/// Pings host B with packets that may not be fragmented and carry so many bytes.
+fn ping_whole(bed: &Testbed, count: u32, bytes: u32) -> Finished {
+    let (count, bytes, to) = (count.to_string(), bytes.to_string(), HOST_B.to_string());
+    let line = [
+        "ping", "-n", "-c", &count, "-W", "1", "-M", "do", "-s", &bytes, &to,
+    ];
+    bed.host_a.run(&line).expect("ping")
 }
 
 #[test]
@@ -85,22 +92,7 @@ fn full_size_tcp_flows_and_too_big_packets_are_answered() {
     assert!(a.counter("OutMssClamped").expect("a counter") >= 1);
 
     // 1500 bytes with DF: RFC 1191 3 has the router say what would fit.
-    let big = bed
-        .host_a
-        .run(&[
-            "ping",
-            "-n",
-            "-c",
-            "1",
-            "-W",
-            "1",
-            "-M",
-            "do",
-            "-s",
-            "1472",
-            &HOST_B.to_string(),
-        ])
-        .expect("ping");
+    let big = ping_whole(&bed, 1, 1472);
     let said = format!("{}{}", big.stdout, big.stderr);
     let mtu: u32 = said
         .split("mtu")
@@ -111,23 +103,7 @@ fn full_size_tcp_flows_and_too_big_packets_are_answered() {
         .unwrap_or_else(|| panic!("no \"fragmentation needed\": {said}"));
     assert!((1400..1500).contains(&mtu), "{said}");
     // What is said to fit does.
-    let fits = (mtu - 28).to_string();
-    let fitting = bed
-        .host_a
-        .run(&[
-            "ping",
-            "-n",
-            "-c",
-            "2",
-            "-W",
-            "1",
-            "-M",
-            "do",
-            "-s",
-            &fits,
-            &HOST_B.to_string(),
-        ])
-        .expect("ping");
+    let fitting = ping_whole(&bed, 2, mtu - 28);
     assert!(fitting.stdout.contains(" 2 received"), "{}", fitting.stdout);
 }
 
@@ -152,10 +128,7 @@ fn rekeys_from_either_side_lose_nothing_and_repeat_no_nonce() {
         (&b, "--child"),
         (&a, "--child"),
     ] {
-        gateway
-            .command(&["rekey", layer, TUNNEL])
-            .and_then(|said| said.ok())
-            .expect("a rekey");
+        tell(gateway, &["rekey", layer, TUNNEL]);
         if layer == "--child" {
             eventually("A to send by a new SA", || {
                 a.outbound_spi().is_ok_and(|now| now != spi)
@@ -195,17 +168,13 @@ fn a_tunnel_is_taken_down_and_brought_up_by_command() {
     }
     let bed = bed();
     let (a, b) = two_gateways(&bed);
-    a.command(&["terminate", TUNNEL])
-        .and_then(|said| said.ok())
-        .expect("terminate");
+    tell(&a, &["terminate", TUNNEL]);
     eventually("B to hear of it", || {
         b.sas().is_ok_and(|sas| sas.is_empty())
     });
     assert_eq!(bed.ping(2).expect("ping"), 0, "no tunnel, no traffic");
     // Whoever has the tunnel in his configuration may bring it up.
-    b.command(&["initiate", TUNNEL])
-        .and_then(|said| said.ok())
-        .expect("initiate");
+    tell(&b, &["initiate", TUNNEL]);
     a.wait_until_up(UP).expect("the tunnel at A");
     bed.warm_up().expect("traffic");
     assert_eq!(bed.ping(5).expect("ping"), 5);
@@ -258,9 +227,7 @@ fn a_reload_brings_a_change_without_disturbing_what_stays() {
     let (a, _b) = two_gateways(&bed);
     let spi = a.outbound_spi().expect("an SPI");
     let stream = Stream::start(&bed.host_a, (&bed.host_b, HOST_B), 1_000, 100).expect("a stream");
-    a.command(&["reload"])
-        .and_then(|said| said.ok())
-        .expect("a reload of the same");
+    tell(&a, &["reload"]);
     let text = std::fs::read_to_string(a.config()).expect("the configuration");
     std::fs::write(a.config(), format!("{text}  no-such-key: 1\n")).expect("a mistake");
     let refused = a.command(&["reload"]).expect("an answer");
@@ -319,10 +286,7 @@ fn a_reload_adds_a_prefix_although_the_privileges_are_gone() {
     )
     .expect("A");
     for gateway in [&b, &a] {
-        gateway
-            .command(&["reload"])
-            .and_then(|said| said.ok())
-            .expect("a reload");
+        tell(gateway, &["reload"]);
     }
     a.wait_until_up(UP).expect("the new child");
     eventually("traffic through the new child", || {

@@ -45,6 +45,12 @@ pub fn two_gateways_of<'a>(
     (a, b)
 }
 
+/// Has a gateway's `esplanade` do something.
+pub fn tell(gateway: &Gateway<'_>, arguments: &[&str]) {
+    let said = gateway.command(arguments).and_then(|said| said.ok());
+    said.unwrap_or_else(|error| panic!("{arguments:?}: {error:#}"));
+}
+
 /// Waits as long as a thing that is on its way may take.
 pub fn eventually(what: &str, holds: impl FnMut() -> bool) {
     testbed::wait_until(what, Duration::from_secs(10), holds).expect(what);
