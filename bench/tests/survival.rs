@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use common::{UP, bed, eventually, ready, two_gateways, two_gateways_of};
@@ -13,15 +14,31 @@ use rustix::process::Signal;
 
 #[test]
 fn the_control_plane_dies_and_returns_and_no_packet_is_lost() {
+    lose_the_control_plane(&Site::b(), None);
+}
+
+#[test]
+fn what_the_peer_narrowed_loses_no_packet_either_and_stays_narrow() {
+    let narrow = Site {
+        local_prefix: format!("{HOST_B}/32"),
+        ..Site::b()
+    };
+    lose_the_control_plane(&narrow, Some(Ipv4Addr::new(10, 2, 9, 9)));
+}
+
+/// Kills A's control plane under traffic, some of which goes beyond what B agreed to.
+fn lose_the_control_plane(site_b: &Site, beyond: Option<Ipv4Addr>) {
     if !ready() {
         return;
     }
     let bed = bed();
     let wire = bed.wire.as_ref().expect("a bridge");
-    let (a, _b) = two_gateways(&bed);
+    let (a, b) = two_gateways_of(&bed, &Site::a(), site_b);
     let tap = WireTap::start(wire, Testbed::TAP, Depth::Headers, b"").expect("a listener");
     let there = Stream::start(&bed.host_a, (&bed.host_b, HOST_B), 1_000, 200).expect("a stream");
     let back = Stream::start(&bed.host_b, (&bed.host_a, HOST_A), 1_000, 200).expect("a stream");
+    let beyond = beyond
+        .map(|to| Stream::start(&bed.host_a, (&bed.gateway_b, to), 1_000, 200).expect("a stream"));
     std::thread::sleep(Duration::from_millis(500));
 
     let old_spi = a.outbound_spi().expect("an SPI");
@@ -50,6 +67,12 @@ fn the_control_plane_dies_and_returns_and_no_packet_is_lost() {
     }
     let seen = tap.stop().expect("what was seen");
     assert_eq!((seen.repeated_nonces, seen.missed), (0, 0), "{seen:?}");
+    if let Some(beyond) = beyond {
+        beyond.stop().expect("an outcome");
+    }
+    // RFC 4301 5.2 step 4: B would have dropped what A sent by an SA that was not agreed for it.
+    let refused = b.counter("InTmplMismatch").expect("a counter");
+    assert_eq!(refused, 0);
 }
 
 #[test]
@@ -111,6 +134,16 @@ fn listen_while_sending(bed: &Testbed, disaster: impl FnOnce()) -> esplanade_ben
     tap.stop().expect("what was seen")
 }
 
+/// Kills a gateway's supervisor and both planes.
+fn kill_whole(gateway: &mut Gateway<'_>) {
+    let planes = [gateway.dataplane_id(), gateway.control_plane_id()];
+    let planes = planes.map(|id| id.expect("an id"));
+    gateway.supervisor().kill().expect("an end");
+    for plane in planes {
+        kill(plane);
+    }
+}
+
 #[test]
 fn nothing_leaves_in_the_clear_while_both_planes_are_killed() {
     if !ready() {
@@ -123,15 +156,7 @@ fn nothing_leaves_in_the_clear_while_both_planes_are_killed() {
         "the kernel would forward it in the clear"
     );
     let (mut a, b) = two_gateways(&bed);
-    let seen = listen_while_sending(&bed, || {
-        let (data, control) = (
-            a.dataplane_id().expect("id"),
-            a.control_plane_id().expect("id"),
-        );
-        a.supervisor().kill().expect("an end");
-        kill(data);
-        kill(control);
-    });
+    let seen = listen_while_sending(&bed, || kill_whole(&mut a));
     assert!(seen.only_protected(), "{seen:?}");
     assert!(
         seen.esp > 100,
@@ -195,16 +220,9 @@ fn a_peer_that_vanished_and_returns_is_let_in() {
         return;
     }
     let bed = bed();
-    let (a, b) = two_gateways(&bed);
+    let (mut a, b) = two_gateways(&bed);
     // A dies without a word; its successor knows nothing and says INITIAL_CONTACT.
-    let mut a = a;
-    let (data, control) = (
-        a.dataplane_id().expect("id"),
-        a.control_plane_id().expect("id"),
-    );
-    a.supervisor().kill().expect("an end");
-    kill(data);
-    kill(control);
+    kill_whole(&mut a);
     a.restart().expect("a restart");
     a.wait_until_up(UP).expect("the tunnel at A");
     bed.warm_up().expect("traffic");

@@ -8,13 +8,13 @@ use std::{
 
 use esplanade_channel::{
     self as channel, Command, DfPolicy, Direction, InboundSa, KeyMaterial, Label, Lifetime,
-    OutboundSa, SaId, SaRecord, WorkerId,
+    OutboundSa, PolicyId, SaId, SaRecord, WorkerId,
 };
 use esplanade_config::{Child, Config, Df, Tunnel};
 use esplanade_ike::{AdoptedChild, ChildSa, UdpPorts, config::Aead};
 
 use super::{
-    policies::{self, ChildName},
+    policies::{self, ChildName, Narrowed, Selectors},
     slots::Slots,
 };
 
@@ -28,6 +28,10 @@ const SILENCE_MS: u64 = 10_000;
 pub(super) struct Pair {
     /// Tunnel and child.
     pub(super) name: ChildName,
+    /// The policies that both serve.
+    pub(super) policy: PolicyId,
+    /// What they were agreed for, where the peer narrowed it.
+    pub(super) narrowed: Option<Narrowed>,
     /// Our name of the inbound half, and its SPI.
     pub(super) inbound: SaId,
     /// Our name of the outbound half; none for an adopted SA whose other half was not found.
@@ -59,12 +63,15 @@ pub(super) struct Children {
     pairs: BTreeMap<u32, Pair>,
     /// SAs owned by each worker.
     load: Vec<usize>,
+    /// How many pairs a peer narrowed.
+    narrowed: usize,
 }
 
 impl Children {
     /// Prepares for a dataplane of so many workers that holds nothing.
     pub(super) fn reset(&mut self, workers: usize) {
         self.pairs.clear();
+        self.narrowed = 0;
         self.load = vec![0; workers];
     }
 
@@ -98,7 +105,7 @@ impl Children {
         slots: &Slots,
         now: Instant,
     ) -> Result<[Command; 2], InstallError> {
-        let child = find(config, &sa.peer, &sa.child).ok_or(InstallError::Unknown)?;
+        let (tunnel, child) = find(config, &sa.peer, &sa.child).ok_or(InstallError::Unknown)?;
         let inbound = SaId::new(sa.inbound).ok_or(InstallError::Spi(sa.inbound))?;
         let key = |secret: &esplanade_ike::config::Secret| {
             let octets = secret.expose();
@@ -107,7 +114,9 @@ impl Children {
         let (inbound_key, outbound_key) = (key(&sa.inbound_key)?, key(&sa.outbound_key)?);
         let outbound = slots.take_partner(inbound, now).ok_or(InstallError::Full)?;
         let owner = self.least_loaded();
-        let policy = policies::group(&sa.peer, &sa.child);
+        let agreed = (sa.local_ts.clone(), sa.remote_ts.clone());
+        let narrowed = policies::narrowing(child, agreed);
+        let policy = policies::group(tunnel, child, narrowed.as_ref());
         let label = Label::new(&policies::label(&sa.peer, &sa.child));
         let encapsulation = sa.encapsulation.map(ports);
         let commands = [
@@ -145,6 +154,11 @@ impl Children {
         ];
         self.insert(Pair {
             name: (sa.peer.clone(), sa.child.clone()),
+            policy,
+            narrowed: narrowed.map(|selectors| Narrowed {
+                selectors,
+                sends: false,
+            }),
             inbound,
             outbound: Some(outbound),
             owner,
@@ -157,6 +171,7 @@ impl Children {
         if let Some(load) = self.load.get_mut(usize::from(pair.owner.0)) {
             *load += halves;
         }
+        self.narrowed += usize::from(pair.narrowed.is_some());
         self.pairs.insert(pair.inbound.value(), pair);
     }
 
@@ -173,6 +188,7 @@ impl Children {
         if let Some(load) = self.load.get_mut(usize::from(pair.owner.0)) {
             *load = load.saturating_sub(halves.len());
         }
+        self.narrowed -= usize::from(pair.narrowed.is_some());
         Some((
             pair,
             halves
@@ -182,49 +198,67 @@ impl Children {
         ))
     }
 
-    /// Takes over what an earlier control plane left in the dataplane.
+    /// The pairs that a peer narrowed: child, policies, and to what.
+    pub(super) fn narrowed(&self) -> impl Iterator<Item = (&ChildName, PolicyId, &Narrowed)> {
+        let pairs = (self.narrowed > 0).then(|| self.pairs.values());
+        let pairs = pairs.into_iter().flatten();
+        pairs.filter_map(|pair| Some((&pair.name, pair.policy, pair.narrowed.as_ref()?)))
+    }
+
+    /// From now on packets leave by this pair. Returns the command, and whether policies change their order by it.
+    pub(super) fn select(&mut self, inbound: u32) -> Option<(Command, bool)> {
+        let pair = self.pairs.get(&inbound)?;
+        let (policy, sa, name) = (pair.policy, pair.outbound?, pair.name.clone());
+        let mut reordered = false;
+        if self.narrowed > 0 {
+            for pair in self.pairs.values_mut().filter(|pair| pair.name == name) {
+                let selected = pair.inbound.value() == inbound;
+                if let Some(narrowed) = &mut pair.narrowed {
+                    reordered |= narrowed.sends != selected;
+                    narrowed.sends = selected;
+                }
+            }
+        }
+        Some((Command::SelectOutbound { policy, sa }, reordered))
+    }
+
+    /// Takes over what an earlier control plane left in the dataplane. `agreed` is what it wrote down of selectors
+    /// that peers narrowed; an SA's policy tells whether it was installed for them.
     ///
     /// Returns what the endpoint is to adopt, and the commands that remove what belongs to nothing any more.
     pub(super) fn adopt(
         &mut self,
         records: &[SaRecord],
         config: &Config,
+        agreed: &[(ChildName, Selectors)],
         slots: &Slots,
     ) -> (Vec<AdoptedChild>, Vec<Command>) {
-        let names: BTreeMap<[u8; Label::CAPACITY], (&Tunnel, ChildName)> = config
-            .tunnels
-            .iter()
-            .flat_map(|tunnel| tunnel.children.iter().map(move |child| (tunnel, child)))
-            .map(|(tunnel, child)| {
-                let label = Label::new(&policies::label(&tunnel.name, &child.name));
-                let name = (tunnel.name.clone(), child.name.clone());
-                (*label.bytes(), (tunnel, name))
-            })
-            .collect();
-        // A tunnel that has moved while nobody watched has nothing to do with an SA between its old addresses.
-        let name_of = |record: &SaRecord| {
-            let (tunnel, name) = names.get(record.label.bytes())?;
-            is_between(record, tunnel).then_some(name)
-        };
+        let known = Known::new(config, agreed);
         let mut adopted = Vec::new();
         let mut kept = BTreeSet::new();
         for record in records {
-            slots.reserve(record.sa);
+            slots.reserve(record.sa, Instant::now());
         }
         for inbound in records
             .iter()
             .filter(|record| record.direction == Direction::Inbound)
         {
-            let Some(name) = name_of(inbound) else {
+            let Some((name, narrowed)) = known.find(inbound) else {
                 continue;
             };
             let outbound = records
                 .iter()
-                .find(|record| is_partner(record, inbound) && name_of(record).is_some());
+                .find(|record| is_partner(record, inbound) && known.find(record).is_some());
+            let selected = outbound.is_some_and(|record| record.selected);
             kept.insert(inbound.sa);
             kept.extend(outbound.map(|record| record.sa));
             self.insert(Pair {
                 name: name.clone(),
+                policy: inbound.policy,
+                narrowed: narrowed.map(|selectors| Narrowed {
+                    selectors: selectors.clone(),
+                    sends: selected,
+                }),
                 inbound: inbound.sa,
                 outbound: outbound.map(|record| record.sa),
                 owner: inbound.owner,
@@ -239,24 +273,62 @@ impl Children {
                     local: ports.local,
                     remote: ports.remote,
                 }),
-                selected: outbound.is_some_and(|record| record.selected),
+                selected,
             });
         }
-        let orphans: Vec<SaId> = records
-            .iter()
-            .map(|record| record.sa)
-            .filter(|sa| !kept.contains(sa))
-            .collect();
+        let orphans = self.orphans(records);
         for sa in &orphans {
             slots.free(*sa, Instant::now());
         }
-        (
-            adopted,
-            orphans
-                .into_iter()
-                .map(|sa| Command::RemoveSa { sa })
-                .collect(),
-        )
+        (adopted, removals(orphans))
+    }
+
+    /// The commands that remove from the dataplane what no pair knows.
+    pub(super) fn clear_orphans(&self, records: &[SaRecord]) -> Vec<Command> {
+        removals(self.orphans(records))
+    }
+
+    fn orphans(&self, records: &[SaRecord]) -> Vec<SaId> {
+        let halves = |pair: &Pair| std::iter::once(pair.inbound).chain(pair.outbound);
+        let known: BTreeSet<SaId> = self.pairs.values().flat_map(halves).collect();
+        let found = records.iter().map(|record| record.sa);
+        found.filter(|sa| !known.contains(sa)).collect()
+    }
+}
+
+fn removals(sas: Vec<SaId>) -> Vec<Command> {
+    sas.into_iter().map(|sa| Command::RemoveSa { sa }).collect()
+}
+
+/// What SAs may have been agreed for, by the group of the policies that they were installed for.
+struct Known<'c>(BTreeMap<u64, (&'c Tunnel, ChildName, Option<&'c Selectors>)>);
+
+impl<'c> Known<'c> {
+    fn new(config: &'c Config, agreed: &'c [(ChildName, Selectors)]) -> Self {
+        let mut known = BTreeMap::new();
+        let all = config.tunnels.iter().flat_map(|tunnel| {
+            tunnel
+                .children
+                .iter()
+                .map(move |child| (tunnel, child, None))
+        });
+        let narrowed = agreed.iter().filter_map(|((tunnel, child), selectors)| {
+            let (tunnel, child) = find(config, tunnel, child)?;
+            Some((tunnel, child, Some(selectors)))
+        });
+        for (tunnel, child, selectors) in narrowed.chain(all) {
+            let group = policies::group(tunnel, child, selectors).group();
+            let name = (tunnel.name.clone(), child.name.clone());
+            known.insert(group, (tunnel, name, selectors));
+        }
+        Self(known)
+    }
+
+    /// The child that an SA is of, and what its peer narrowed it to.
+    fn find(&self, record: &SaRecord) -> Option<(&ChildName, Option<&'c Selectors>)> {
+        let (tunnel, name, narrowed) = self.0.get(&record.policy.group())?;
+        // A tunnel that has moved while nobody watched has nothing to do with an SA between its old addresses.
+        is_between(record, tunnel).then_some((name, *narrowed))
     }
 }
 
@@ -281,20 +353,23 @@ fn is_between(record: &SaRecord, tunnel: &Tunnel) -> bool {
 fn is_partner(outbound: &SaRecord, inbound: &SaRecord) -> bool {
     outbound.direction == Direction::Outbound
         && outbound.sa.tag() == inbound.sa.tag()
-        && outbound.label == inbound.label
+        && outbound.policy == inbound.policy
         && outbound.owner == inbound.owner
 }
 
-/// A child of the configuration.
-pub(super) fn find<'c>(config: &'c Config, tunnel: &str, child: &str) -> Option<&'c Child> {
+/// A child of the configuration, and its tunnel.
+pub(super) fn find<'c>(
+    config: &'c Config,
+    tunnel: &str,
+    child: &str,
+) -> Option<(&'c Tunnel, &'c Child)> {
     let tunnel = config
         .tunnels
         .iter()
         .find(|candidate| candidate.name == tunnel)?;
-    tunnel
-        .children
-        .iter()
-        .find(|candidate| candidate.name == child)
+    let mut children = tunnel.children.iter();
+    let child = children.find(|candidate| candidate.name == child)?;
+    Some((tunnel, child))
 }
 
 fn aead(aead: Aead) -> channel::Aead {

@@ -3,7 +3,7 @@
 use super::*;
 use esplanade_channel::{SaState, SaStatistics};
 use esplanade_config::{FileContext, NoFiles};
-use esplanade_ike::config::Secret;
+use esplanade_ike::config::{Secret, TrafficSelector};
 
 fn config() -> Config {
     let text = "dataplane:
@@ -35,6 +35,16 @@ fn slots() -> Slots {
     })
 }
 
+fn prefix(address: &str) -> TrafficSelector {
+    TrafficSelector::prefix(address.parse().unwrap(), 16).unwrap()
+}
+
+fn policy(agreed: Option<&Selectors>) -> PolicyId {
+    let config = config();
+    let (tunnel, child) = find(&config, "site-b", "lan").unwrap();
+    policies::group(tunnel, child, agreed)
+}
+
 fn child_sa(inbound: SaId, key: usize) -> ChildSa {
     ChildSa {
         peer: "site-b".into(),
@@ -48,8 +58,8 @@ fn child_sa(inbound: SaId, key: usize) -> ChildSa {
         local: "192.0.2.1".parse().unwrap(),
         remote: "192.0.2.2".parse().unwrap(),
         encapsulation: None,
-        local_ts: vec![],
-        remote_ts: vec![],
+        local_ts: vec![prefix("10.1.0.0")],
+        remote_ts: vec![prefix("10.2.0.0")],
         replaces: None,
         use_outbound_now: true,
     }
@@ -64,16 +74,16 @@ fn install(children: &mut Children, slots: &Slots) -> (Pair, [Command; 2]) {
     (children.get(inbound.value()).unwrap().clone(), commands)
 }
 
-fn record(sa: SaId, spi: u32, direction: Direction, label: &str) -> SaRecord {
+fn record(sa: SaId, spi: u32, direction: Direction) -> SaRecord {
     SaRecord {
         sa,
         spi,
         direction,
-        policy: policies::group("site-b", "lan"),
+        policy: policy(None),
         owner: WorkerId(1),
         state: SaState::Mature,
         selected: direction == Direction::Outbound,
-        label: Label::new(label),
+        label: Label::new("site-b/lan"),
         aead: channel::Aead::Aes256Gcm16,
         local: "192.0.2.1".parse().unwrap(),
         remote: "192.0.2.2".parse().unwrap(),
@@ -155,22 +165,15 @@ fn a_restarted_control_plane_finds_pairs_and_clears_what_is_nobodys() {
     children.reset(2);
     let id = |slot, tag| SaId::from_parts(slot, tag).unwrap();
     let records = [
-        record(
-            id(0, 0x300),
-            id(0, 0x300).value(),
-            Direction::Inbound,
-            "site-b/lan",
-        ),
-        record(id(1, 0x300), 0xaaaa, Direction::Outbound, "site-b/lan"),
-        record(id(2, 0x301), 0xbbbb, Direction::Outbound, "site-b/lan"),
-        record(
-            id(3, 0x302),
-            id(3, 0x302).value(),
-            Direction::Inbound,
-            "gone/lan",
-        ),
+        record(id(0, 0x300), id(0, 0x300).value(), Direction::Inbound),
+        record(id(1, 0x300), 0xaaaa, Direction::Outbound),
+        record(id(2, 0x301), 0xbbbb, Direction::Outbound),
+        SaRecord {
+            policy: PolicyId(0x700),
+            ..record(id(3, 0x302), id(3, 0x302).value(), Direction::Inbound)
+        },
     ];
-    let (adopted, commands) = children.adopt(&records, &config(), &slots);
+    let (adopted, commands) = children.adopt(&records, &config(), &[], &slots);
     assert_eq!(adopted.len(), 1);
     assert_eq!(
         (adopted[0].inbound, adopted[0].outbound),
@@ -195,14 +198,14 @@ fn a_pair_between_addresses_that_are_not_the_tunnels_is_nobodys() {
     let id = |slot| SaId::from_parts(slot, 0x300).unwrap();
     let pair = || {
         [
-            record(id(0), id(0).value(), Direction::Inbound, "site-b/lan"),
-            record(id(1), 0xaaaa, Direction::Outbound, "site-b/lan"),
+            record(id(0), id(0).value(), Direction::Inbound),
+            record(id(1), 0xaaaa, Direction::Outbound),
         ]
     };
     let adopt = |config: &Config, records: &[SaRecord]| {
         let mut children = Children::default();
         children.reset(2);
-        let (adopted, commands) = children.adopt(records, config, &slots());
+        let (adopted, commands) = children.adopt(records, config, &[], &slots());
         assert_eq!(children.iter().count(), adopted.len());
         (adopted.len(), commands)
     };
@@ -229,7 +232,7 @@ fn traffic_without_an_answer_is_noticed() {
     let (slots, now_ms) = (slots(), 100_000);
     let id = slots.take(Instant::now()).unwrap();
     let used = |direction, last_used_ms| {
-        let mut record = record(id, 7, direction, "site-b/lan");
+        let mut record = record(id, 7, direction);
         record.statistics.last_used_ms = last_used_ms;
         record
     };
@@ -249,4 +252,55 @@ fn traffic_without_an_answer_is_noticed() {
     replaced.selected = false;
     let silent = used(Direction::Inbound, 80_000);
     assert!(!is_unanswered(&replaced, &silent, now_ms));
+}
+
+#[test]
+fn a_pair_that_a_peer_narrowed_is_known_by_what_was_written_down() {
+    let id = |slot| SaId::from_parts(slot, 0x300).unwrap();
+    let agreed = (vec![prefix("10.1.0.0")], vec![prefix("10.9.0.0")]);
+    let narrowed = |record: SaRecord| SaRecord {
+        policy: policy(Some(&agreed)),
+        ..record
+    };
+    let records = [
+        narrowed(record(id(0), id(0).value(), Direction::Inbound)),
+        narrowed(record(id(1), 0xaaaa, Direction::Outbound)),
+    ];
+    let name = |child: &str| ("site-b".to_owned(), child.to_owned());
+    let adopt = |written: &[(ChildName, Selectors)]| {
+        let mut children = Children::default();
+        children.reset(2);
+        let (adopted, commands) = children.adopt(&records, &config(), written, &slots());
+        let narrowed = children.narrowed().next();
+        (
+            adopted.len(),
+            commands.len(),
+            narrowed.map(|(_, _, narrowed)| narrowed.clone()),
+        )
+    };
+    let selectors = agreed.clone();
+    let found = Narrowed {
+        selectors,
+        sends: true,
+    };
+    assert_eq!(adopt(&[(name("lan"), agreed.clone())]), (1, 0, Some(found)));
+    let other = (agreed.0.clone(), vec![prefix("10.8.0.0")]);
+    assert_eq!(
+        adopt(&[(name("lan"), other), (name("gone"), agreed.clone())]),
+        (0, 2, None)
+    );
+}
+
+#[test]
+fn what_no_pair_knows_is_removed() {
+    let (slots, mut children) = (slots(), Children::default());
+    children.reset(1);
+    let (pair, _) = install(&mut children, &slots);
+    let stranger = SaId::from_parts(9, 0x300).unwrap();
+    let records = [pair.inbound, pair.outbound.unwrap(), stranger]
+        .map(|sa| record(sa, sa.value(), Direction::Inbound));
+    assert_eq!(
+        children.clear_orphans(&records),
+        [Command::RemoveSa { sa: stranger }]
+    );
 }

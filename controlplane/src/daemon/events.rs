@@ -3,16 +3,11 @@
 
 use std::{net::SocketAddr, time::Instant};
 
-use esplanade_channel::{Command, CommandError, PolicyId, SaId, Sequence, WorkerId};
+use esplanade_channel::{CommandError, PolicyId, SaId, Sequence, WorkerId};
 use esplanade_ike::{ChildSa, CloseReason, Event, Refusal, RemovalReason};
 use tracing::{debug, info, warn};
 
-use super::{
-    children,
-    concern::Concern,
-    gateway::Gateway,
-    policies::{self, ChildName},
-};
+use super::{concern::Concern, gateway::Gateway, policies::ChildName};
 
 impl Gateway {
     /// Carries out what an event says.
@@ -102,35 +97,32 @@ impl Gateway {
         );
         self.tell_workers(&commands);
         self.troubles.remove(tunnel);
-        self.on_selectors(sa);
+        let pair = self.children.get(sa.inbound);
+        if pair.is_some_and(|pair| pair.narrowed.is_some()) {
+            self.on_narrowing();
+        }
         if sa.use_outbound_now {
             self.select(sa.inbound);
         }
     }
 
-    /// Has a child's policies be what its peer agreed to.
-    fn on_selectors(&mut self, sa: &ChildSa) {
-        let name = (sa.peer.clone(), sa.child.clone());
-        let agreed = (sa.local_ts.clone(), sa.remote_ts.clone());
-        let configured = children::find(&self.config, &name.0, &name.1).map(policies::configured);
-        let before = if configured.as_ref() == Some(&agreed) {
-            self.narrowed.remove(&name)
-        } else {
-            self.narrowed.insert(name.clone(), agreed)
+    /// Has a child's policies send by this SA from now on.
+    pub(super) fn select(&mut self, inbound: u32) {
+        let Some((command, reordered)) = self.children.select(inbound) else {
+            return;
         };
-        if self.narrowed.get(&name) != before.as_ref() {
-            self.refresh();
+        self.tell_workers(&[command]);
+        if reordered {
+            self.on_narrowing();
         }
     }
 
-    /// Has a child's policies send by this SA from now on.
-    fn select(&mut self, inbound: u32) {
-        let Some(pair) = self.children.get(inbound) else {
-            return;
-        };
-        let Some(sa) = pair.outbound else { return };
-        let policy = policies::group(&pair.name.0, &pair.name.1);
-        self.tell_workers(&[Command::SelectOutbound { policy, sa }]);
+    /// Has policies be what peers agreed to, and writes it down for the next life.
+    fn on_narrowing(&mut self) {
+        self.refresh();
+        if let Err(error) = self.agreements.store(self.children.narrowed()) {
+            warn!("what peers narrowed cannot be written down: {error}");
+        }
     }
 
     fn on_child_removed(
@@ -151,14 +143,9 @@ impl Gateway {
             if let Some(outbound) = pair.outbound {
                 self.slots.free(outbound, Instant::now());
             }
-        }
-        if !self.is_up(tunnel, child)
-            && self
-                .narrowed
-                .remove(&(tunnel.to_owned(), child.to_owned()))
-                .is_some()
-        {
-            self.refresh();
+            if pair.narrowed.is_some() {
+                self.on_narrowing();
+            }
         }
     }
 
@@ -181,6 +168,10 @@ impl Gateway {
             );
             return;
         };
+        if matches!(concern, Concern::Remove(_)) && reason == CommandError::UnknownSa {
+            // It had not come before the dataplane was out of reach.
+            return;
+        }
         let name = match concern {
             Concern::Install(sa) | Concern::Remove(sa) => self.child_of_sa(sa),
             Concern::Select(policy) | Concern::Policy(policy) => self.child_of_policy(policy),
@@ -208,14 +199,13 @@ impl Gateway {
     }
 
     fn child_of_policy(&self, policy: PolicyId) -> Option<ChildName> {
-        let tunnels = self.config.tunnels.iter();
-        let names = tunnels.flat_map(|tunnel| {
-            let children = tunnel.children.iter();
-            children.map(|child| (tunnel.name.as_str(), child.name.as_str()))
-        });
-        let mut owners = names.filter(|(tunnel, child)| policies::belongs(policy, tunnel, child));
-        let (tunnel, child) = owners.next()?;
-        Some((tunnel.to_owned(), child.to_owned()))
+        let group = policy.group();
+        let narrowed = || {
+            let mut pairs = self.children.iter();
+            pairs.find(|pair| pair.policy.group() == group)
+        };
+        let name = self.groups.get(&group);
+        name.or_else(|| narrowed().map(|pair| &pair.name)).cloned()
     }
 
     /// What was not done.

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,10 +15,11 @@ use esplanade_channel::{
     self as channel, Command, ControlChannel, Epoch, PolicyId, PortId, SaId, Setup, WorkerId,
 };
 use esplanade_config::{Config, Prefix, Role, Start};
-use esplanade_ike::{Endpoint, Settings, SystemProvider};
+use esplanade_ike::{ChildSaView, Endpoint, Settings, SystemProvider};
 use tracing::{debug, info, warn};
 
 use super::{
+    agreements::Agreements,
     children::{self, Children},
     dataplane::Dataplane,
     ike_io::{Datagram, Sockets},
@@ -27,7 +28,7 @@ use super::{
     next_hops,
     outbox::Outbox,
     picture::Picture,
-    policies::{self, ChildName, Selectors},
+    policies::{self, ChildName},
     report,
     slots::{Slots, random},
     waiters::Waiters,
@@ -118,8 +119,10 @@ pub(super) struct Gateway {
     epoch: Option<Epoch>,
     pub(super) slots: Slots,
     pub(super) children: Children,
-    /// What peers made of the selectors of children.
-    pub(super) narrowed: BTreeMap<ChildName, Selectors>,
+    /// The configuration's children, by the groups of their policies.
+    pub(super) groups: BTreeMap<u64, ChildName>,
+    /// What peers narrowed, on file.
+    pub(super) agreements: Agreements,
     /// What the dataplane was told last.
     picture: Picture,
     pub(super) monitor: Monitor,
@@ -145,6 +148,7 @@ impl Gateway {
     /// A gateway that waits for its dataplane.
     pub(super) fn new(
         config_path: PathBuf,
+        run_dir: &Path,
         config: Config,
         sockets: Sockets,
         monitor: Monitor,
@@ -169,7 +173,6 @@ impl Gateway {
             started: now,
             running: config.dataplane.clone(),
             config_path,
-            config,
             endpoint,
             awake: false,
             dataplane: None,
@@ -177,7 +180,9 @@ impl Gateway {
             epoch: None,
             slots,
             children: Children::default(),
-            narrowed: BTreeMap::new(),
+            groups: policies::groups(&config),
+            agreements: Agreements::in_directory(run_dir),
+            config,
             picture: Picture::default(),
             monitor,
             links: Links::default(),
@@ -220,6 +225,7 @@ impl Gateway {
         self.follow_links();
         let epoch = dataplane.epoch();
         let records: Vec<_> = dataplane.channel().sa_records().collect();
+        let touched = dataplane.channel().touched_slots();
         let pid = dataplane.channel().dataplane_pid();
         info!(
             "connected to the dataplane (process {pid}), which has {} SAs",
@@ -236,7 +242,11 @@ impl Gateway {
             self.awake = true;
             // Their slots are taken before the endpoint can ask for any, and no policy of today's is served by an SA
             // that is nobody's.
-            let (adopted, commands) = self.children.adopt(&records, &self.config, &self.slots);
+            self.slots.rest_below(touched, now);
+            let agreed = self.agreements.load();
+            let (adopted, commands) =
+                self.children
+                    .adopt(&records, &self.config, &agreed, &self.slots);
             self.tell_workers(&commands);
             self.synchronize();
             self.endpoint.configure(now, intent::peers(&self.config));
@@ -250,25 +260,29 @@ impl Gateway {
             warn!("the dataplane started anew: all child SAs are negotiated afresh");
             self.endpoint.dataplane_lost(now);
         } else {
-            self.synchronize();
-            self.replace_missing(&records, now);
+            self.reconcile(&records, now);
         }
     }
 
-    /// Rekeys child SAs that could not be told to a dataplane that was out of reach for a while.
-    fn replace_missing(&mut self, records: &[channel::SaRecord], now: Instant) {
+    /// Makes up for what a dataplane could not be told while it was out of reach: it loses what nobody knows any more,
+    /// sends by what was selected, and what it lacks is rekeyed.
+    fn reconcile(&mut self, records: &[channel::SaRecord], now: Instant) {
+        let commands = self.children.clear_orphans(records);
+        self.tell_workers(&commands);
+        self.synchronize();
         let there: BTreeSet<SaId> = records.iter().map(|record| record.sa).collect();
-        let missing = |pair: &&children::Pair| {
-            !there.contains(&pair.inbound) || pair.outbound.is_some_and(|sa| !there.contains(&sa))
-        };
-        let missing: Vec<u32> = self
-            .children
-            .iter()
-            .filter(missing)
-            .map(|pair| pair.inbound.value())
-            .collect();
-        for inbound in missing {
-            let _ = self.endpoint.rekey_sa(now, inbound);
+        let agreed: Vec<ChildSaView> = self.endpoint.child_sas().collect();
+        for sa in agreed {
+            let pair = self.children.get(sa.inbound);
+            let is_whole = pair.is_some_and(|pair| {
+                let mut halves = std::iter::once(pair.inbound).chain(pair.outbound);
+                halves.all(|half| there.contains(&half))
+            });
+            if !is_whole {
+                let _ = self.endpoint.rekey_sa(now, sa.inbound);
+            } else if sa.selected {
+                self.select(sa.inbound);
+            }
         }
     }
 
@@ -344,13 +358,11 @@ impl Gateway {
 
     /// A packet waits for an SA (RFC 4301 5.1): who is to start at once starts now, not at its next attempt.
     fn acquire(&mut self, policy: PolicyId, now: Instant) {
-        let wanted = self.config.tunnels.iter().find_map(|tunnel| {
-            let child = tunnel.children.iter().find(|child| {
-                let group = policies::group(&tunnel.name, &child.name).group();
-                child.start == Start::AtOnce && group == policy.group()
-            })?;
-            Some((tunnel.name.clone(), child.name.clone()))
-        });
+        let starts = |(tunnel, child): &&ChildName| {
+            let found = children::find(&self.config, tunnel, child);
+            found.is_some_and(|(_, child)| child.start == Start::AtOnce)
+        };
+        let wanted = self.groups.get(&policy.group()).filter(starts).cloned();
         if let Some(name) = wanted
             && !self.is_up(&name.0, &name.1)
             && !self.taken_down.contains(&name)
@@ -462,7 +474,7 @@ impl Gateway {
     /// What the dataplane is to know now.
     fn current_picture(&self) -> Picture {
         let mut picture = Picture::default();
-        policies::add(&mut picture, &self.config, &self.narrowed);
+        policies::add(&mut picture, &self.config, self.children.narrowed());
         next_hops::add(&mut picture, self.monitor.tables(), &self.running.ports);
         picture
     }

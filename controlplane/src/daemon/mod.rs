@@ -17,6 +17,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+mod agreements;
 mod api;
 mod children;
 mod concern;
@@ -205,7 +206,14 @@ async fn serve(
         ends: ends(options.supervised).map_err(DaemonError::Runtime)?,
         reloads: signal(SignalKind::hangup()).map_err(DaemonError::Runtime)?,
     };
-    let mut gateway = Gateway::new(options.config.clone(), config, sockets, monitor, guard);
+    let mut gateway = Gateway::new(
+        options.config.clone(),
+        &options.run_dir,
+        config,
+        sockets,
+        monitor,
+        guard,
+    );
     // Before any dataplane is told to attach its XDP programs.
     gateway
         .guard()

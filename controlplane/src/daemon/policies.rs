@@ -1,14 +1,18 @@
 //! The SPD and what XDP takes, computed from the configuration and from what peers narrowed (RFC 4301 4.4.1).
 //!
-//! A child has a *group* of policies, one for each pair of its selectors; the group's name depends on the child's name
-//! only, so the outbound SA that serves it survives a restart of the control plane. Where a peer narrowed a child's
-//! selectors (RFC 7296 2.9), the group is what was agreed, and a second group, behind it and without an SA, holds on to
-//! what was configured: its packets are dropped and counted, never sent in clear.
+//! A *group* of policies, one for each pair of selectors, is what an SA serves, and its name is a digest of the child
+//! and of the selectors that the peer agreed to. So an SA that a restarted control plane finds says itself what it was
+//! agreed for, and under whatever configuration it carries that or nothing. The group of what is configured always
+//! stands. Where a peer narrowed it (RFC 7296 2.9), the group of what was agreed stands in front of it, and packets
+//! beyond are dropped and counted, never sent in clear.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use esplanade_channel::{Policy, PolicyAction, PolicyId, Prefix, Selector};
-use esplanade_config::{Child, Config, Tunnel};
+use esplanade_config::{Child, Config, Identity, Tunnel};
 use esplanade_ike::config::TrafficSelector;
 
 use super::{intent, picture::Picture};
@@ -19,50 +23,167 @@ pub(super) type ChildName = (String, String);
 /// A child's selectors, ours and the peer's.
 pub(super) type Selectors = (Vec<TrafficSelector>, Vec<TrafficSelector>);
 
+/// What an SA was agreed for that is less than what its child is configured for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Narrowed {
+    /// What its peer agreed to.
+    pub(super) selectors: Selectors,
+    /// Whether packets leave by it; until then, and once it is replaced, it only receives.
+    pub(super) sends: bool,
+}
+
 /// What the dataplane calls a child, and the operator too.
 pub(super) fn label(tunnel: &str, child: &str) -> String {
     format!("{tunnel}/{child}")
 }
 
-/// The first policy of a child's group, for which its SAs are installed.
-pub(super) fn group(tunnel: &str, child: &str) -> PolicyId {
-    name(&[tunnel.as_bytes(), b"/", child.as_bytes()])
+/// The first policy of the group that SAs of a child are installed for, where the peer agreed to all that is
+/// configured or to this.
+///
+/// It has to be the same in every life of every version: the upper 56 bits of FNV-1a, mixed by the last steps of
+/// `MurmurHash3`, over
+/// 1. the names of the tunnel and of the child,
+/// 2. our identity and the peer's, each after the octet of its type (RFC 7296 3.5),
+/// 3. the selectors that are configured, ours and the peer's,
+/// 4. the selectors that were agreed, ours and the peer's.
+///
+/// A text comes after its length, selectors come sorted after their number; each is its protocol (256 for any), its
+/// first and its last port, and its first and its last address as one of IPv6. Numbers are big-endian, lengths of
+/// eight octets, the others of two. The mode is left out, for there is but one, the tunnel's; the outer addresses,
+/// which an SA tells itself; and the pre-shared key, which nobody should be able to guess at with a digest.
+pub(super) fn group(tunnel: &Tunnel, child: &Child, agreed: Option<&Selectors>) -> PolicyId {
+    let mut digest = Digest::default();
+    digest.text(tunnel.name.as_bytes());
+    digest.text(child.name.as_bytes());
+    digest.identity(&tunnel.local_identity);
+    digest.identity(&tunnel.remote_identity);
+    let configured = configured(child);
+    for (local, remote) in [&configured, agreed.unwrap_or(&configured)] {
+        digest.selectors(local);
+        digest.selectors(remote);
+    }
+    digest.group()
 }
 
-/// The group that holds on to what a peer narrowed away.
-fn remainder(tunnel: &str, child: &str) -> PolicyId {
-    name(&[tunnel.as_bytes(), b"/", child.as_bytes(), b"/remainder"])
-}
-
-/// Whether a policy is one of a child's.
-pub(super) fn belongs(policy: PolicyId, tunnel: &str, child: &str) -> bool {
-    [group(tunnel, child), remainder(tunnel, child)]
+/// The children of a configuration, by the groups of what they are configured for.
+pub(super) fn groups(config: &Config) -> BTreeMap<u64, ChildName> {
+    let children = config
+        .tunnels
         .iter()
-        .any(|group| group.group() == policy.group())
+        .flat_map(|tunnel| tunnel.children.iter().map(move |child| (tunnel, child)));
+    children
+        .map(|(tunnel, child)| {
+            let name = (tunnel.name.clone(), child.name.clone());
+            (group(tunnel, child, None).group(), name)
+        })
+        .collect()
 }
 
-/// FNV-1a, whose upper 56 bits name a group. It has to be the same in every life of every version.
-fn name(parts: &[&[u8]]) -> PolicyId {
-    let bytes = parts.iter().copied().flatten();
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    PolicyId(hash << 8)
+/// What a peer agreed to, unless it is all that is configured, in whatever order.
+pub(super) fn narrowing(child: &Child, agreed: Selectors) -> Option<Selectors> {
+    let configured = configured(child);
+    let all = canonical(&agreed.0) == canonical(&configured.0)
+        && canonical(&agreed.1) == canonical(&configured.1);
+    (!all).then_some(agreed)
 }
 
-/// Adds the policies, local addresses and protected prefixes of a configuration to a picture.
-pub(super) fn add(
+/// A selector as it is digested.
+type Canonical = [u8; 2 * 3 + 2 * 16];
+
+fn canonical(selectors: &[TrafficSelector]) -> Vec<Canonical> {
+    let mut list: Vec<Canonical> = selectors.iter().map(canonical_selector).collect();
+    list.sort_unstable();
+    list
+}
+
+fn canonical_selector(selector: &TrafficSelector) -> Canonical {
+    let address = |address: IpAddr| match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    };
+    let protocol = selector.protocol.map_or(256, u16::from);
+    let numbers = [protocol, selector.ports.0, selector.ports.1].map(u16::to_be_bytes);
+    let addresses = [address(selector.first), address(selector.last)];
+    let octets = numbers
+        .as_flattened()
+        .iter()
+        .chain(addresses.as_flattened());
+    let mut canonical = [0; size_of::<Canonical>()];
+    for (to, from) in canonical.iter_mut().zip(octets) {
+        *to = *from;
+    }
+    canonical
+}
+
+/// FNV-1a over what [`group`] says.
+struct Digest(u64);
+
+impl Default for Digest {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Digest {
+    fn octets(&mut self, octets: &[u8]) {
+        for octet in octets {
+            self.0 = (self.0 ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn text(&mut self, text: &[u8]) {
+        self.octets(&(text.len() as u64).to_be_bytes());
+        self.octets(text);
+    }
+
+    fn identity(&mut self, identity: &Identity) {
+        let mut typed = |kind: u8, data: &[u8]| {
+            self.octets(&[kind]);
+            self.text(data);
+        };
+        match identity {
+            Identity::Address(IpAddr::V4(address)) => typed(1, &address.octets()),
+            Identity::Fqdn(name) => typed(2, name.as_bytes()),
+            Identity::Email(name) => typed(3, name.as_bytes()),
+            Identity::Address(IpAddr::V6(address)) => typed(5, &address.octets()),
+            Identity::KeyId(octets) => typed(11, octets),
+        }
+    }
+
+    fn selectors(&mut self, selectors: &[TrafficSelector]) {
+        let list = canonical(selectors);
+        self.octets(&(list.len() as u64).to_be_bytes());
+        self.octets(list.as_flattened());
+    }
+
+    /// FNV-1a alone leaves bits of the last octets where they were.
+    fn group(self) -> PolicyId {
+        let mut hash = self.0;
+        for factor in [0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53] {
+            hash = (hash ^ (hash >> 33)).wrapping_mul(factor);
+        }
+        PolicyId((hash ^ (hash >> 33)) & !0xff)
+    }
+}
+
+/// Adds the policies, local addresses and protected prefixes of a configuration to a picture. `narrowed` are the SAs
+/// that a peer narrowed, with the group that each was installed for.
+pub(super) fn add<'n>(
     picture: &mut Picture,
     config: &Config,
-    narrowed: &BTreeMap<ChildName, Selectors>,
+    narrowed: impl Iterator<Item = (&'n ChildName, PolicyId, &'n Narrowed)>,
 ) {
+    let mut by_name: BTreeMap<&ChildName, Vec<(PolicyId, &Narrowed)>> = BTreeMap::new();
+    for (name, policy, narrowed) in narrowed {
+        by_name.entry(name).or_default().push((policy, narrowed));
+    }
     for tunnel in &config.tunnels {
         picture.addresses.insert(tunnel.local.into());
         for child in &tunnel.children {
-            let agreed = narrowed.get(&(tunnel.name.clone(), child.name.clone()));
-            picture
-                .policies
-                .extend(child_policies(tunnel, child, agreed));
+            let name = (tunnel.name.clone(), child.name.clone());
+            let narrowed = by_name.remove(&name).unwrap_or_default();
+            let policies = child_policies(tunnel, child, &narrowed);
+            picture.policies.extend(policies);
             picture.protected.extend(protected(child));
         }
     }
@@ -82,30 +203,37 @@ fn protected(child: &Child) -> BTreeSet<(Prefix, Prefix)> {
 }
 
 /// A child's selectors as IKE offers them.
-pub(super) fn configured(child: &Child) -> Selectors {
+fn configured(child: &Child) -> Selectors {
     (
         child.local.iter().map(intent::selector).collect(),
         child.remote.iter().map(intent::selector).collect(),
     )
 }
 
+/// What is configured, and in front of it what a peer narrowed it to and packets leave by. What only receives comes
+/// last: it is found by its group, never by a packet that leaves.
 fn child_policies(
     tunnel: &Tunnel,
     child: &Child,
-    agreed: Option<&Selectors>,
+    narrowed: &[(PolicyId, &Narrowed)],
 ) -> BTreeMap<PolicyId, Policy> {
-    let configured = configured(child);
-    let own = group(&tunnel.name, &child.name);
-    let priority = child.priority.saturating_mul(2);
-    match agreed {
-        Some(agreed) if *agreed != configured => {
-            let rest = remainder(&tunnel.name, &child.name);
-            let mut policies = pairs(own, priority, agreed);
-            policies.extend(pairs(rest, priority.saturating_add(1), &configured));
-            policies
+    let first = child.priority.saturating_mul(3);
+    let own = group(tunnel, child, None);
+    let mut policies = pairs(own, first.saturating_add(1), &configured(child));
+    for sends in [false, true] {
+        let priority = if sends {
+            first
+        } else {
+            first.saturating_add(2)
+        };
+        for (policy, narrowed) in narrowed.iter().filter(|(_, one)| one.sends == sends) {
+            // What was agreed under another configuration of the child carries nothing under this one.
+            if group(tunnel, child, Some(&narrowed.selectors)) == *policy {
+                policies.extend(pairs(*policy, priority, &narrowed.selectors));
+            }
         }
-        _ => pairs(own, priority, &configured),
     }
+    policies
 }
 
 /// One policy for each pair of selectors that can have traffic; at most the 256 that a group can number.

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::{
     gateway::{Gateway, guarded},
-    intent, report,
+    intent, policies, report,
     waiters::Goal,
 };
 use crate::{
@@ -255,6 +255,7 @@ impl Gateway {
         self.troubles
             .retain(|name, _| new.tunnels.iter().any(|tunnel| tunnel.name == *name));
         let tunnels = new.tunnels.len();
+        self.groups = policies::groups(&new);
         self.config = new;
         self.refresh();
         if let Err(error) = self.guard().await {

@@ -95,18 +95,21 @@ impl Slots {
         table.resting.retain(|(slot, _)| *slot < capacity);
     }
 
-    /// Marks the slot of an SA that the dataplane has already.
-    pub(super) fn reserve(&self, sa: SaId) {
+    /// Lets the slots below `count` rest as if they had been freed `now`: an earlier control plane may have freed them
+    /// a moment ago.
+    pub(super) fn rest_below(&self, count: u32, now: Instant) {
         let mut table = self.table();
+        let count = count.min(table.capacity);
+        let skipped = table.untouched..count;
+        table.untouched = table.untouched.max(count);
+        table.resting.extend(skipped.map(|slot| (slot, now)));
+    }
+
+    /// Marks the slot of an SA that the dataplane has already.
+    pub(super) fn reserve(&self, sa: SaId, now: Instant) {
         let slot = sa.slot();
-        while table.untouched <= slot && table.untouched < table.capacity {
-            let skipped = table.untouched;
-            table.untouched += 1;
-            if skipped != slot {
-                // Never used in this table's life, but perhaps before it: the front of the queue is soon enough.
-                table.resting.push_back((skipped, Instant::now()));
-            }
-        }
+        self.rest_below(slot.saturating_add(1), now);
+        let mut table = self.table();
         table.resting.retain(|(resting, _)| *resting != slot);
         table.used.insert(slot);
     }
@@ -213,11 +216,27 @@ mod tests {
     #[test]
     fn what_the_dataplane_has_is_not_given_out() {
         let slots = Slots::new(3, counting());
-        slots.reserve(SaId::from_parts(1, 0x300).unwrap());
-        let later = Instant::now() + 2 * REST;
+        let now = Instant::now();
+        slots.reserve(SaId::from_parts(1, 0x300).unwrap(), now);
+        let later = now + REST;
         let taken: Vec<u32> = std::iter::from_fn(|| slots.take(later))
             .map(SaId::slot)
             .collect();
         assert_eq!(taken, [0, 2]);
+    }
+
+    #[test]
+    fn what_an_earlier_control_plane_may_have_freed_rests_too() {
+        let slots = Slots::new(4, counting());
+        let now = Instant::now();
+        slots.rest_below(3, now);
+        slots.reserve(SaId::from_parts(1, 0x300).unwrap(), now);
+        let take = |at| slots.take(at).map(SaId::slot);
+        assert_eq!((take(now), take(now + REST / 2)), (Some(3), None));
+        let later = now + REST;
+        assert_eq!(
+            [take(later), take(later), take(later)],
+            [Some(0), Some(2), None]
+        );
     }
 }

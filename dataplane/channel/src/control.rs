@@ -195,6 +195,14 @@ impl ControlChannel {
         })
     }
 
+    /// How many slots the SA table has up to the last one that had an SA in this life of the dataplane.
+    pub fn touched_slots(&self) -> u32 {
+        let table = self.sa_table();
+        let last = (0..table.len()).rfind(|slot| table.is_touched(*slot));
+        // A table has no more slots than an SA's name can tell apart, 2^20.
+        last.map_or(0, |last| last as u32 + 1)
+    }
+
     fn sa_table(&self) -> SeqlockTable<Region, SA_WORDS> {
         SeqlockTable::new(self.layout.sa_table(&self.mapping))
     }

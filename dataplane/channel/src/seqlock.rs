@@ -55,6 +55,12 @@ impl<S: Words, const RECORD: usize> SeqlockTable<S, RECORD> {
             .map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
+    /// Whether a record was ever written.
+    pub fn is_touched(&self, index: usize) -> bool {
+        self.record(index)
+            .is_some_and(|(count, _)| count.load(Ordering::Relaxed) != 0)
+    }
+
     /// Writes `words` into a record from word `at` on, the count being word 0. What does not fit is left out.
     pub fn write(&self, index: usize, at: usize, words: &[u64]) {
         let Some((count, record)) = self.record(index) else {

@@ -1,0 +1,186 @@
+//! What peers agreed to where it is less than what is configured (RFC 7296 2.9), on file for the control plane's next
+//! life. The dataplane cannot tell it: its policies cannot be read back, and its SAs have but a digest of it.
+//!
+//! A file that is lost, old or wrong harms nobody: what it says is believed only of an SA whose digest confirms it.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::{self, Write},
+    net::IpAddr,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use esplanade_channel::PolicyId;
+use esplanade_ike::config::TrafficSelector;
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use super::policies::{ChildName, Narrowed, Selectors};
+
+/// The file in the run directory.
+const FILE: &str = "narrowed.json";
+
+/// The file.
+#[derive(Debug)]
+pub(super) struct Agreements {
+    path: PathBuf,
+    /// What it says; nothing is known of it before the first time.
+    written: Option<BTreeSet<Agreement>>,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct Agreement {
+    tunnel: String,
+    child: String,
+    local: Vec<Range>,
+    remote: Vec<Range>,
+}
+
+/// A traffic selector.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct Range {
+    protocol: Option<u8>,
+    ports: (u16, u16),
+    first: IpAddr,
+    last: IpAddr,
+}
+
+impl Agreements {
+    /// The file of a run directory.
+    pub(super) fn in_directory(run_dir: &Path) -> Self {
+        Self {
+            path: run_dir.join(FILE),
+            written: None,
+        }
+    }
+
+    /// What an earlier control plane wrote down.
+    pub(super) fn load(&self) -> Vec<(ChildName, Selectors)> {
+        let read = fs::read(&self.path)
+            .and_then(|text| Ok(serde_json::from_slice::<Vec<Agreement>>(&text)?));
+        match read {
+            Ok(list) => list.into_iter().map(Agreement::into_selectors).collect(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => {
+                let path = self.path.display();
+                warn!("{path}: {error}; child SAs that a peer narrowed are not taken over");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Writes down what is narrowed now, if that has changed.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub(super) fn store<'n>(
+        &mut self,
+        narrowed: impl Iterator<Item = (&'n ChildName, PolicyId, &'n Narrowed)>,
+    ) -> io::Result<()> {
+        // Two SAs of a child, one of which takes the other's place, mostly are agreed alike.
+        let list: BTreeSet<Agreement> = narrowed
+            .map(|(name, _, narrowed)| Agreement::new(name, &narrowed.selectors))
+            .collect();
+        if self.written.as_ref() != Some(&list) {
+            self.replace(&serde_json::to_vec(&list)?)?;
+            self.written = Some(list);
+        }
+        Ok(())
+    }
+
+    /// At no moment is there half a file.
+    fn replace(&self, text: &[u8]) -> io::Result<()> {
+        let new = self.path.with_extension("new");
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        options.open(&new)?.write_all(text)?;
+        fs::rename(&new, &self.path)
+    }
+}
+
+impl Agreement {
+    fn new((tunnel, child): &ChildName, (local, remote): &Selectors) -> Self {
+        Self {
+            tunnel: tunnel.clone(),
+            child: child.clone(),
+            local: local.iter().map(Range::from).collect(),
+            remote: remote.iter().map(Range::from).collect(),
+        }
+    }
+
+    fn into_selectors(self) -> (ChildName, Selectors) {
+        let selectors = |list: Vec<Range>| list.into_iter().map(TrafficSelector::from).collect();
+        let name = (self.tunnel, self.child);
+        (name, (selectors(self.local), selectors(self.remote)))
+    }
+}
+
+impl From<&TrafficSelector> for Range {
+    fn from(selector: &TrafficSelector) -> Self {
+        Self {
+            protocol: selector.protocol,
+            ports: selector.ports,
+            first: selector.first,
+            last: selector.last,
+        }
+    }
+}
+
+impl From<Range> for TrafficSelector {
+    fn from(range: Range) -> Self {
+        Self {
+            protocol: range.protocol,
+            ports: range.ports,
+            first: range.first,
+            last: range.last,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn narrowed(octet: u8) -> Narrowed {
+        let prefix = TrafficSelector::prefix([10, octet, 0, 0].into(), 16).unwrap();
+        let one_port = TrafficSelector {
+            protocol: Some(6),
+            ports: (443, 443),
+            ..prefix
+        };
+        Narrowed {
+            selectors: (vec![prefix], vec![prefix, one_port]),
+            sends: true,
+        }
+    }
+
+    #[test]
+    fn the_next_life_reads_what_this_one_wrote() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = |child: &str| ("site-b".to_owned(), child.to_owned());
+        let (lan, dmz) = (name("lan"), name("dmz"));
+        let (one, other) = (narrowed(1), narrowed(2));
+        let mut agreements = Agreements::in_directory(directory.path());
+        assert_eq!(agreements.load(), []);
+        let all = [(&lan, &one), (&lan, &one), (&dmz, &other)];
+        let mut store = |count: usize| {
+            let list = all.iter().take(count);
+            let list = list.map(|(name, narrowed)| (*name, PolicyId(0), *narrowed));
+            agreements.store(list).unwrap();
+            Agreements::in_directory(directory.path()).load()
+        };
+        let (one, other) = (one.selectors.clone(), other.selectors.clone());
+        assert_eq!(store(3), [(dmz.clone(), other), (lan.clone(), one)]);
+        assert_eq!(store(0), []);
+    }
+
+    #[test]
+    fn a_file_that_makes_no_sense_says_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join(FILE), "[{").unwrap();
+        assert_eq!(Agreements::in_directory(directory.path()).load(), []);
+    }
+}
