@@ -128,6 +128,22 @@ fn missing_capabilities_are_named() {
 }
 
 #[test]
+fn too_little_locked_memory_is_named() {
+    if !ready() {
+        return;
+    }
+    let bed = bed();
+    let prefix = [
+        "setpriv",
+        "--bounding-set=-ipc_lock,-sys_resource",
+        "prlimit",
+        "--memlock=65536:65536",
+    ];
+    let expected = ["locked memory", "the limit is 64 KiB", "CAP_IPC_LOCK"];
+    refused(&bed, &Site::a().yaml(), &prefix, &expected);
+}
+
+#[test]
 fn a_port_that_another_daemon_holds_is_named() {
     if !ready() {
         return;
