@@ -8,7 +8,6 @@
 //! What is shared is words, each an atomic of its own. A record is copied out, then judged; neither side trusts a
 //! count or a field that the other has written.
 
-mod allocator;
 mod command;
 mod control;
 mod counter;
@@ -29,7 +28,6 @@ mod undumpable;
 pub mod words;
 mod worker;
 
-pub use allocator::SaAllocator;
 pub use command::{
     Aead, Command, CommandError, DfPolicy, InboundSa, KeyMaterial, Lifetime, OutboundSa, Policy,
     PolicyAction, Selector, UdpPorts,
