@@ -19,6 +19,8 @@ pub(crate) struct Peer {
     pub(crate) children: BTreeSet<Arc<str>>,
     /// Where a peer without a fixed address was last known to be.
     pub(crate) last_remote: Option<std::net::SocketAddr>,
+    /// Children that the peer has deleted, until they are tried again.
+    pub(crate) deleted: BTreeSet<Arc<str>>,
     failures: u32,
     pub(crate) retry_at: Option<Instant>,
 }
@@ -34,6 +36,7 @@ impl Peer {
             wanted: config.start,
             children: children.collect(),
             last_remote: None,
+            deleted: BTreeSet::new(),
             failures: 0,
             retry_at: None,
             config: Arc::new(config),

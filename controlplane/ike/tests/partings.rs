@@ -185,11 +185,15 @@ fn a_child_that_the_peer_deletes_is_made_anew() {
 fn the_pauses_grow() {
     let mut link = kept_up();
     let made = |link: &Link| link.sides[A].dataplane.ever_installed;
+    // Traffic that waits for it does not shorten the pause.
     let kept_down = |link: &mut Link, duration: u32| {
         let before = made(link);
         for _ in 0..duration * 10 {
             let now = link.now;
             let _ = link.at(B).terminate(now, "peer", Some("lan"));
+            if link.sides[A].dataplane.installed.is_empty() {
+                link.at(A).acquire(now, "peer", "lan").unwrap();
+            }
             link.run(SECOND / 10);
         }
         made(link) - before
@@ -202,6 +206,29 @@ fn the_pauses_grow() {
     link.agree(1);
     let again = kept_down(&mut link, 60);
     assert!((3..=6).contains(&again), "{again} in a minute");
+}
+
+/// An operator does, and so does traffic where no peer has deleted anything.
+#[test]
+fn a_command_does_not_wait_for_the_pause() {
+    let mut link = kept_up();
+    let now = link.now;
+    link.at(B).terminate(now, "peer", Some("lan")).unwrap();
+    link.run(SECOND);
+    let now = link.now;
+    link.at(A).acquire(now, "peer", "lan").unwrap();
+    link.run(SECOND / 10);
+    link.agree(0);
+    let now = link.now;
+    link.at(A).initiate(now, "peer", Some("lan")).unwrap();
+    link.run(SECOND / 10);
+    link.agree(1);
+
+    let mut link = Link::new(1, Weather::fair(), [vec![peer(A)], vec![peer(B)]]);
+    let now = link.now;
+    link.at(A).acquire(now, "peer", "lan").unwrap();
+    link.run(SECOND / 10);
+    link.agree(1);
 }
 
 /// Not ours to start, or terminated by us: it stays down.

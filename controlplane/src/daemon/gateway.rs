@@ -369,7 +369,7 @@ impl Gateway {
         {
             let (tunnel, child) = name;
             debug!("{tunnel}/{child}: traffic waits for it");
-            let _ = self.endpoint.initiate(now, &tunnel, Some(&child));
+            let _ = self.endpoint.acquire(now, &tunnel, &child);
         }
     }
 

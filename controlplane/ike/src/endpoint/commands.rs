@@ -7,6 +7,7 @@ use super::Endpoint;
 use crate::children::ChildState;
 use crate::error::{CloseReason, CommandError, RemovalReason};
 use crate::gateway::SaKey;
+use crate::peers::Peer;
 use crate::sa::{State, Task};
 
 impl Endpoint {
@@ -32,6 +33,7 @@ impl Endpoint {
         }
         state.wanted = true;
         state.retry_at = None;
+        state.deleted.clear();
         match child {
             Some(child) => {
                 state.children.insert(child.into());
@@ -49,6 +51,16 @@ impl Endpoint {
         self.bring_up(now, peer);
         self.settle(now);
         Ok(())
+    }
+
+    /// Brings a child up because traffic waits for it (RFC 4301 4.4.1), and does not wait for the
+    /// next attempt. But a peer that has deleted the child is left in peace until then.
+    pub fn acquire(&mut self, now: Instant, peer: &str, child: &str) -> Result<(), CommandError> {
+        let pauses = |peer: &Peer| peer.retry_at.is_some() && peer.deleted.contains(child);
+        if self.gw.peers.get(peer).is_some_and(pauses) {
+            return Ok(());
+        }
+        self.initiate(now, peer, Some(child))
     }
 
     /// Deletes a peer's IKE SAs, or one child. Their child SAs are removed at once; the peer is told

@@ -76,6 +76,7 @@ impl Endpoint {
             .filter(|peer| due(peer.retry_at))
             .map(|peer| {
                 peer.retry_at = None;
+                peer.deleted.clear();
                 peer.config.name.clone()
             })
             .collect();

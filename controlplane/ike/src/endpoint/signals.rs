@@ -218,6 +218,7 @@ impl Endpoint {
             if now.saturating_duration_since(installed) >= settings.retry_max {
                 peer.relent();
             }
+            peer.deleted.insert(name.clone());
             peer.failed(now, settings, jitter);
         }
     }
