@@ -46,6 +46,14 @@ impl Aad {
         let [a, b, c, d, e, f, g, h, i, j, k, l] = self.bytes;
         [a, b, c, d, e, f, g, h, i, j, k, l, 0, 0, 0, 0]
     }
+
+    /// The same in two words.
+    #[inline]
+    pub(crate) const fn words(&self) -> [u64; 2] {
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = self.bytes;
+        let low = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+        [low, u32::from_ne_bytes([i, j, k, l]) as u64]
+    }
 }
 
 /// The additional data of a job: an ESP packet's, or any bytes.

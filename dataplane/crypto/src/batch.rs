@@ -1,15 +1,15 @@
 //! A burst of jobs at once. Each job says by its key which engine does it; the engines that work across packets take all of
 //! theirs together.
 
-#[cfg(target_arch = "x86_64")]
-use crate::vaes512;
 use crate::{OpenJob, SealJob, Verdict};
+#[cfg(target_arch = "x86_64")]
+use crate::{vaes256, vaes512};
 
 /// Seals all jobs. Cannot fail, and does the same again when called again.
 #[inline]
 pub fn seal_batch(jobs: &mut [SealJob<'_>]) {
     #[cfg(target_arch = "x86_64")]
-    vaes512::run(jobs, |_, _| {}, |job, _| job.run());
+    run(jobs, |_, _| {}, |job, _| job.run());
     #[cfg(not(target_arch = "x86_64"))]
     jobs.iter_mut().for_each(SealJob::run);
 }
@@ -29,7 +29,7 @@ pub fn open_batch(jobs: &mut [OpenJob<'_>], verdicts: &mut [Verdict]) {
         let (decided, _) = verdicts.split_at_mut(room);
         decided.fill(Verdict::Authentic);
         let forged = core::cell::Cell::from_mut(decided).as_slice_of_cells();
-        vaes512::run(
+        run(
             jobs,
             |job, at| {
                 job.refuse();
@@ -41,5 +41,20 @@ pub fn open_batch(jobs: &mut [OpenJob<'_>], verdicts: &mut [Verdict]) {
     #[cfg(not(target_arch = "x86_64"))]
     for (job, verdict) in jobs.iter_mut().zip(verdicts) {
         *verdict = job.run();
+    }
+}
+
+/// A burst whose first job is of one of the engines that work across packets takes that engine's way; others go alone.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn run<J: vaes256::Job + vaes512::Job>(
+    jobs: &mut [J],
+    forged: impl FnMut(&mut J, usize),
+    foreign: impl FnMut(&mut J, usize),
+) {
+    if jobs.first().and_then(vaes256::Job::schedule).is_some() {
+        vaes256::run(jobs, forged, foreign);
+    } else {
+        vaes512::run(jobs, forged, foreign);
     }
 }

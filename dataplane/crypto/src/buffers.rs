@@ -54,6 +54,17 @@ impl<'a> Buffers<'a> {
         matches!(self, Self::Apart { .. })
     }
 
+    /// The text in one piece, when it is in no segments.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(crate) fn text(&mut self) -> Option<Text<'_>> {
+        match self {
+            Self::Apart { source, out } => Some(Text::Apart { source, out }),
+            Self::InPlace(buffer) => Some(Text::InPlace(buffer)),
+            Self::Segments { .. } | Self::SegmentsInPlace(_) => None,
+        }
+    }
+
     /// Gives the text to `work` in one piece. Segments pass through a buffer on the stack, `length` bytes long: as long as
     /// the ciphertext and its ICV.
     pub(crate) fn with_text<T>(

@@ -1,12 +1,12 @@
 //! One packet to seal or to open, with its lengths checked.
 
-#[cfg(target_arch = "x86_64")]
-use crate::vaes512;
 use crate::{
     AdditionalData, Algorithm, Iv, OpeningKey, SealingKey, Trailer,
     buffers::{Buffers, MAX_SEGMENTED},
     engine::{Opening, Sealing},
 };
+#[cfg(target_arch = "x86_64")]
+use crate::{vaes256, vaes512};
 use core::fmt;
 
 /// The longest plaintext: IP's longest packet.
@@ -244,6 +244,23 @@ impl vaes512::Job for SealJob<'_> {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+impl vaes256::Job for SealJob<'_> {
+    const SEAL: bool = true;
+
+    #[inline]
+    fn schedule(&self) -> Option<&vaes256::Schedule> {
+        let schedule = self.key.vaes256()?;
+        (!self.buffers.are_segments()).then_some(schedule)
+    }
+
+    #[inline]
+    fn packet(&mut self) -> Option<vaes256::Packet<'_>> {
+        let (key, text) = (self.key.vaes256()?, self.buffers.text()?);
+        vaes256::Packet::to_seal(key, self.iv.explicit(), &self.aad, &self.trailer, text)
+    }
+}
+
 impl fmt::Debug for SealJob<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SealJob")
@@ -388,6 +405,23 @@ impl vaes512::Job for OpenJob<'_> {
             return None;
         };
         vaes512::Packet::to_open(key, self.iv, &self.aad, source, out)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl vaes256::Job for OpenJob<'_> {
+    const SEAL: bool = false;
+
+    #[inline]
+    fn schedule(&self) -> Option<&vaes256::Schedule> {
+        let schedule = self.key.vaes256()?;
+        (!self.buffers.are_segments()).then_some(schedule)
+    }
+
+    #[inline]
+    fn packet(&mut self) -> Option<vaes256::Packet<'_>> {
+        let (key, text) = (self.key.vaes256()?, self.buffers.text()?);
+        vaes256::Packet::to_open(key, self.iv, &self.aad, text)
     }
 }
 

@@ -133,6 +133,13 @@ macro_rules! key {
                 self.0.cipher.vaes512().map(|schedule| (schedule, rounds))
             }
 
+            /// The key schedule of the AVX2 kernels, when it is theirs.
+            #[cfg(target_arch = "x86_64")]
+            #[inline]
+            pub(crate) fn vaes256(&self) -> Option<&crate::vaes256::Schedule> {
+                self.0.cipher.vaes256()
+            }
+
             #[inline]
             pub(crate) fn nonce(&self, iv: [u8; 8]) -> [u8; NONCE_LEN] {
                 self.0.nonce(iv)

@@ -67,6 +67,13 @@ impl Trailer {
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.len()).unwrap_or_default()
     }
+
+    /// Its bytes and zeros behind them.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(crate) const fn padded(&self) -> &[u8; MAX_TRAILER] {
+        &self.bytes
+    }
 }
 
 #[cfg(test)]

@@ -3,12 +3,12 @@
 mod aws_lc;
 mod portable;
 
-#[cfg(target_arch = "x86_64")]
-use crate::vaes512;
 use crate::{
     AesKey, Algorithm,
     key::{NONCE_LEN, SALT_LEN},
 };
+#[cfg(target_arch = "x86_64")]
+use crate::{vaes256, vaes512};
 use core::{fmt, str::FromStr};
 
 /// An implementation of the algorithms.
@@ -18,6 +18,8 @@ pub enum EngineKind {
     Portable,
     /// On aws-lc: the fast portable one.
     AwsLc,
+    /// Our kernels for AVX2 with VAES and VPCLMULQDQ.
+    Vaes256,
     /// Our kernels for AVX-512 with VAES and VPCLMULQDQ.
     Vaes512,
 }
@@ -31,8 +33,13 @@ impl EngineKind {
     /// Those that run on this machine, the fastest first.
     pub fn available() -> &'static [Self] {
         #[cfg(target_arch = "x86_64")]
-        if vaes512::is_available() {
-            return &[Self::Vaes512, Self::AwsLc, Self::Portable];
+        {
+            if vaes512::is_available() {
+                return &[Self::Vaes512, Self::Vaes256, Self::AwsLc, Self::Portable];
+            }
+            if vaes256::is_available() {
+                return &[Self::Vaes256, Self::AwsLc, Self::Portable];
+            }
         }
         &[Self::AwsLc, Self::Portable]
     }
@@ -41,6 +48,7 @@ impl EngineKind {
     pub const fn does(self, algorithm: Algorithm) -> bool {
         match self {
             Self::Portable | Self::AwsLc => true,
+            Self::Vaes256 => matches!(algorithm, Algorithm::AesGcm(..)),
             Self::Vaes512 => matches!(
                 algorithm,
                 Algorithm::AesGcm(AesKey::Bits128 | AesKey::Bits256, _)
@@ -70,6 +78,7 @@ impl EngineKind {
         match self {
             Self::Portable => "portable",
             Self::AwsLc => "aws-lc-rs",
+            Self::Vaes256 => "vaes256",
             Self::Vaes512 => "vaes512",
         }
     }
@@ -90,8 +99,15 @@ pub struct UnknownEngine {
 }
 
 fn what_is_wrong(name: &str) -> String {
+    let lacks = |vectors: &str| {
+        format!(
+            "this CPU lacks {vectors}, VAES or VPCLMULQDQ, which the crypto engine {name} needs"
+        )
+    };
     if name == EngineKind::Vaes512.name() {
-        format!("this CPU lacks AVX-512, VAES or VPCLMULQDQ, which the crypto engine {name} needs")
+        lacks("AVX-512")
+    } else if name == EngineKind::Vaes256.name() {
+        lacks("AVX2")
     } else {
         format!("no crypto engine is called {name:?}")
     }
@@ -163,6 +179,8 @@ pub(crate) enum Cipher {
     Portable(portable::Cipher),
     AwsLc(aws_lc::Cipher),
     #[cfg(target_arch = "x86_64")]
+    Vaes256(Box<vaes256::Schedule>),
+    #[cfg(target_arch = "x86_64")]
     Vaes512(Box<vaes512::Schedule>),
 }
 
@@ -178,12 +196,17 @@ impl Cipher {
             EngineKind::Portable => portable::Cipher::new(algorithm, key).map(Self::Portable),
             EngineKind::AwsLc => aws_lc::Cipher::new(algorithm, key).map(Self::AwsLc),
             #[cfg(target_arch = "x86_64")]
+            EngineKind::Vaes256 => match algorithm {
+                Algorithm::AesGcm(..) => vaes256::Schedule::new(key, salt).map(Self::Vaes256),
+                Algorithm::ChaCha20Poly1305(_) => None,
+            },
+            #[cfg(target_arch = "x86_64")]
             EngineKind::Vaes512 => match algorithm {
                 Algorithm::AesGcm(..) => vaes512::Schedule::new(key, salt).map(Self::Vaes512),
                 Algorithm::ChaCha20Poly1305(_) => None,
             },
             #[cfg(not(target_arch = "x86_64"))]
-            EngineKind::Vaes512 => None,
+            EngineKind::Vaes256 | EngineKind::Vaes512 => None,
         }
     }
 
@@ -191,6 +214,8 @@ impl Cipher {
         match self {
             Self::Portable(_) => EngineKind::Portable,
             Self::AwsLc(_) => EngineKind::AwsLc,
+            #[cfg(target_arch = "x86_64")]
+            Self::Vaes256(_) => EngineKind::Vaes256,
             #[cfg(target_arch = "x86_64")]
             Self::Vaes512(_) => EngineKind::Vaes512,
         }
@@ -206,12 +231,24 @@ impl Cipher {
         }
     }
 
+    /// The key schedule of the AVX2 kernels, when it is theirs.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(crate) fn vaes256(&self) -> Option<&vaes256::Schedule> {
+        match self {
+            Self::Vaes256(schedule) => Some(schedule),
+            _ => None,
+        }
+    }
+
     /// `None` leaves anything in the buffer.
     #[inline]
     pub(crate) fn seal(&self, packet: Sealing<'_>) -> Option<()> {
         match self {
             Self::Portable(cipher) => cipher.seal(packet),
             Self::AwsLc(cipher) => cipher.seal(packet),
+            #[cfg(target_arch = "x86_64")]
+            Self::Vaes256(schedule) => vaes256::seal(schedule, packet),
             #[cfg(target_arch = "x86_64")]
             Self::Vaes512(schedule) => vaes512::seal(schedule, packet),
         }
@@ -223,6 +260,8 @@ impl Cipher {
         match self {
             Self::Portable(cipher) => cipher.open(packet),
             Self::AwsLc(cipher) => cipher.open(packet),
+            #[cfg(target_arch = "x86_64")]
+            Self::Vaes256(schedule) => vaes256::open(schedule, packet),
             #[cfg(target_arch = "x86_64")]
             Self::Vaes512(schedule) => vaes512::open(schedule, packet),
         }

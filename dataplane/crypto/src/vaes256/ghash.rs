@@ -1,0 +1,160 @@
+//! GHASH (SP 800-38D 6.4): sums of products in GF(2^128), reduced once for many blocks.
+
+use super::{pace::in_order, schedule::Schedule};
+use core::arch::x86_64::*;
+
+pub(super) type Block = [u8; 16];
+
+#[inline]
+#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+pub(super) fn load_block(block: &Block) -> __m128i {
+    // SAFETY: reads the 16 bytes of the reference.
+    unsafe { _mm_loadu_si128(block.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+pub(super) fn store_block(to: &mut Block, block: __m128i) {
+    // SAFETY: writes the 16 bytes of the reference.
+    unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), block) }
+}
+
+/// A block of two words.
+#[inline]
+#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+pub(super) fn element([low, high]: [u64; 2]) -> __m128i {
+    _mm_set_epi64x(high as i64, low as i64)
+}
+
+/// Blocks in the byte order of the field's elements, or back.
+#[inline]
+#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+pub(super) fn reflect(blocks: __m256i) -> __m256i {
+    _mm256_shuffle_epi8(blocks, _mm256_broadcastsi128_si256(reflection()))
+}
+
+#[inline]
+#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+pub(super) fn reflect_one(block: __m128i) -> __m128i {
+    _mm_shuffle_epi8(block, reflection())
+}
+
+#[inline]
+#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+fn reflection() -> __m128i {
+    _mm_set_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+}
+
+/// The upper half of the field's polynomial, and 1.
+#[inline]
+#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+fn polynomial() -> __m128i {
+    _mm_set_epi64x(0xc200_0000_0000_0000_u64 as i64, 1)
+}
+
+/// The hash key times x, so that products come out aligned.
+#[inline]
+#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+pub(super) fn from_cipher(h: __m128i) -> __m128i {
+    let h = reflect_one(h);
+    let carries = _mm_srli_epi64(h, 63);
+    let shifted = _mm_or_si128(_mm_slli_epi64(h, 1), _mm_bslli_si128(carries, 8));
+    // All ones when the top bit was shifted out: the polynomial is added by mask, not by branch.
+    let overflow = _mm_shuffle_epi32(_mm_srai_epi32(h, 31), 0xff);
+    _mm_xor_si128(shifted, _mm_and_si128(overflow, polynomial()))
+}
+
+/// One product, reduced.
+#[inline]
+#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+pub(super) fn multiply(a: __m128i, b: __m128i) -> __m128i {
+    let mut sums = Sums::zero();
+    sums.add(_mm256_zextsi128_si256(a), _mm256_zextsi128_si256(b));
+    _mm256_castsi256_si128(sums.reduce())
+}
+
+/// Sums of unreduced products, one in each lane.
+#[derive(Clone, Copy)]
+pub(super) struct Sums {
+    low: __m256i,
+    middle: __m256i,
+    high: __m256i,
+}
+
+impl Sums {
+    #[inline]
+    #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+    pub(super) fn zero() -> Self {
+        let zero = _mm256_setzero_si256();
+        Self {
+            low: zero,
+            middle: zero,
+            high: zero,
+        }
+    }
+
+    /// Adds a product in each lane: four multiplications of 64 bits.
+    #[inline]
+    #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+    pub(super) fn add(&mut self, blocks: __m256i, powers: __m256i) {
+        let add = |sum, product| _mm256_xor_si256(sum, product);
+        self.low = add(self.low, _mm256_clmulepi64_epi128(blocks, powers, 0x00));
+        self.middle = add(self.middle, _mm256_clmulepi64_epi128(blocks, powers, 0x01));
+        self.middle = add(self.middle, _mm256_clmulepi64_epi128(blocks, powers, 0x10));
+        self.high = add(self.high, _mm256_clmulepi64_epi128(blocks, powers, 0x11));
+    }
+
+    /// Nothing that is paced later comes before.
+    #[inline]
+    #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+    pub(super) fn pace(&mut self) {
+        self.low = in_order(self.low);
+        self.middle = in_order(self.middle);
+        self.high = in_order(self.high);
+    }
+
+    /// Reduces each lane to an element: two multiplications.
+    #[inline]
+    #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+    pub(super) fn reduce(self) -> __m256i {
+        fold(self.high, fold(self.middle, self.low))
+    }
+
+    /// The sum of both lanes, as an element.
+    #[inline]
+    #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+    pub(super) fn total(self) -> __m128i {
+        let sums = self.reduce();
+        _mm_xor_si128(
+            _mm256_castsi256_si128(sums),
+            _mm256_extracti128_si256(sums, 1),
+        )
+    }
+}
+
+/// Adds the lower 64 bits of `from`, times the polynomial, and the upper as they are.
+#[inline]
+#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+fn fold(into: __m256i, from: __m256i) -> __m256i {
+    let polynomial = _mm256_broadcastsi128_si256(polynomial());
+    let folded = _mm256_clmulepi64_epi128(polynomial, from, 0x01);
+    let swapped = _mm256_shuffle_epi32(from, 0x4e);
+    _mm256_xor_si256(_mm256_xor_si256(into, swapped), folded)
+}
+
+/// Additional data of any length as the one block that stands for it: the hash of all but the last block, plus the last.
+#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+pub(super) fn digest(schedule: &Schedule, data: &[u8]) -> [u64; 2] {
+    let mut hash = _mm_setzero_si128();
+    for chunk in data.chunks(16) {
+        let mut block = [0; 16];
+        block[..chunk.len()].copy_from_slice(chunk);
+        hash = multiply(hash, schedule.power(1));
+        hash = _mm_xor_si128(hash, reflect_one(load_block(&block)));
+    }
+    let digest = reflect_one(hash);
+    [
+        _mm_cvtsi128_si64(digest) as u64,
+        _mm_extract_epi64(digest, 1) as u64,
+    ]
+}

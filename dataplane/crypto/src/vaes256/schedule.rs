@@ -1,0 +1,182 @@
+//! What a kernel needs of a key: round keys (FIPS 197 5.2) and the powers of the hash key (SP 800-38D 6.3).
+
+use super::ghash::{self, Block};
+use core::arch::x86_64::*;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// The most round keys, those of AES-256.
+const ROUND_KEYS: usize = 15;
+/// The rounds that AES has with every length of key, but for the last.
+pub(super) const ROUNDS: usize = 9;
+/// A cache line.
+const LINE: usize = 64;
+/// The highest power of H that a kernel multiplies by: 14 blocks, the block of the lengths, and additional data before them.
+pub(super) const POWERS: usize = 16;
+
+/// A key, in eight cache lines.
+#[repr(C, align(64))]
+pub(crate) struct Schedule {
+    /// Aligned at their end, so that the last ten have the same places with every length of key. The first holds the salt
+    /// too: AES begins by adding this key to the counter block, whose salt never changes.
+    round_keys: [Block; ROUND_KEYS],
+    /// Where the first one is.
+    first: u8,
+    _rest: [u8; 15],
+    /// From the highest to H itself, so that consecutive blocks meet consecutive powers.
+    powers: [Block; POWERS],
+}
+
+const _: () = assert!(size_of::<Schedule>() == 8 * LINE);
+
+impl Schedule {
+    /// `None` when the CPU lacks the instructions or no AES key is that long.
+    pub(crate) fn new(key: &[u8], salt: [u8; 4]) -> Option<Box<Self>> {
+        if !super::is_available() || !matches!(key.len(), 16 | 24 | 32) {
+            return None;
+        }
+        let rounds = key.len() / 4 + 6;
+        let mut schedule = Box::new(Self {
+            round_keys: [[0; 16]; ROUND_KEYS],
+            first: (ROUND_KEYS - 1 - rounds) as u8,
+            _rest: [0; 15],
+            powers: [[0; 16]; POWERS],
+        });
+        // SAFETY: the features were just found.
+        unsafe { schedule.expand(key, salt) };
+        Some(schedule)
+    }
+
+    /// Fetches what a kernel reads.
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        let start = core::ptr::from_ref(self).cast::<i8>();
+        for line in 0..size_of::<Self>() / LINE {
+            // SAFETY: the CPU has SSE, and the lines are of this schedule.
+            unsafe { _mm_prefetch(start.wrapping_add(LINE * line), _MM_HINT_T0) };
+        }
+    }
+
+    /// Rounds more than AES-128 has: none, two or four.
+    #[inline]
+    pub(super) fn more_rounds(&self) -> usize {
+        ROUND_KEYS - 2 - ROUNDS - usize::from(self.first)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+    fn key(&self, at: usize) -> __m256i {
+        _mm256_broadcastsi128_si256(ghash::load_block(&self.round_keys[at]))
+    }
+
+    /// What is added to the counter block, in both lanes.
+    #[inline]
+    #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+    pub(super) fn first_key(&self) -> __m256i {
+        self.key(usize::from(self.first) % ROUND_KEYS)
+    }
+
+    /// The key of one of [`Self::more_rounds`], which come first.
+    #[inline]
+    #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+    pub(super) fn key_of_more(&self, round: usize) -> __m256i {
+        self.key((usize::from(self.first) + 1 + round) % ROUND_KEYS)
+    }
+
+    /// The key of one of nine rounds, in both lanes.
+    #[inline]
+    #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+    pub(super) fn round_key(&self, round: usize) -> __m256i {
+        self.key(ROUND_KEYS - 1 - ROUNDS + round)
+    }
+
+    /// The key of the last round, in both lanes.
+    #[inline]
+    #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+    pub(super) fn last_key(&self) -> __m256i {
+        self.key(ROUND_KEYS - 1)
+    }
+
+    /// The power of H.
+    #[inline]
+    #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+    pub(super) fn power(&self, power: usize) -> __m128i {
+        ghash::load_block(&self.powers[(POWERS - power) % POWERS])
+    }
+
+    /// Two consecutive powers, from `highest` down.
+    ///
+    /// # Safety
+    ///
+    /// `highest` is at least 2 and at most [`POWERS`].
+    #[inline]
+    #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+    pub(super) unsafe fn powers(&self, highest: usize) -> __m256i {
+        debug_assert!((2..=POWERS).contains(&highest));
+        // SAFETY: reads two of the powers, by the caller's promise.
+        unsafe { _mm256_loadu_si256(self.powers.as_ptr().add(POWERS - highest).cast()) }
+    }
+
+    #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+    fn expand(&mut self, key: &[u8], salt: [u8; 4]) {
+        let first = usize::from(self.first);
+        let keys = &mut self.round_keys[first..];
+        expand_round_keys(keys, key);
+
+        // SP 800-38D 7.1 step 1: H is the cipher of the zero block.
+        let [whitening, middle @ .., last] = keys else {
+            return;
+        };
+        let mut h = ghash::load_block(whitening);
+        for round_key in middle {
+            h = _mm_aesenc_si128(h, ghash::load_block(round_key));
+        }
+        h = _mm_aesenclast_si128(h, ghash::load_block(last));
+        let h = ghash::from_cipher(h);
+        let mut power = h;
+        for slot in self.powers.iter_mut().rev() {
+            ghash::store_block(slot, power);
+            power = ghash::multiply(power, h);
+        }
+        for (byte, salt) in whitening.iter_mut().zip(salt) {
+            *byte ^= salt;
+        }
+    }
+}
+
+/// FIPS 197 5.2. The substitution is AESENCLAST's, on a word in all columns, so that ShiftRows changes nothing:
+/// no table, no secret address.
+#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
+fn expand_round_keys(keys: &mut [Block], key: &[u8]) {
+    fn word(words: &[Block], at: usize) -> u32 {
+        let [a, b, c, d] = words[at / 4].as_chunks::<4>().0[at % 4];
+        u32::from_le_bytes([a, b, c, d])
+    }
+    let length = key.len() / 4;
+    keys.as_flattened_mut()[..key.len()].copy_from_slice(key);
+    let substitute = |word: u32| {
+        let word = _mm_set1_epi32(word as i32);
+        _mm_cvtsi128_si32(_mm_aesenclast_si128(word, _mm_setzero_si128())) as u32
+    };
+    let mut round_constant = 1;
+    for at in length..4 * keys.len() {
+        let mut next = word(keys, at - 1);
+        if at % length == 0 {
+            next = substitute(next.rotate_right(8)) ^ round_constant;
+            round_constant =
+                (round_constant << 1) ^ if round_constant & 0x80 != 0 { 0x11b } else { 0 };
+        } else if length > 6 && at % length == 4 {
+            next = substitute(next);
+        }
+        next ^= word(keys, at - length);
+        keys.as_flattened_mut()[4 * at..4 * at + 4].copy_from_slice(&next.to_le_bytes());
+    }
+}
+
+impl Drop for Schedule {
+    fn drop(&mut self) {
+        self.round_keys.zeroize();
+        self.powers.zeroize();
+    }
+}
+
+impl ZeroizeOnDrop for Schedule {}
