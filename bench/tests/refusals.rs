@@ -3,6 +3,7 @@
 mod common;
 
 use std::net::{Ipv4Addr, UdpSocket};
+use std::thread;
 use std::time::Duration;
 
 use common::{bed, ready};
@@ -11,6 +12,11 @@ use esplanade_bench::testbed::{OUTSIDE, Testbed, run, wait_until};
 use esplanade_bpf::{Role, Steering};
 use esplanade_dataplane::port::Settings;
 use esplanade_dataplane::port::xdp::XdpPort;
+use rustix::net::AddressFamily;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -141,6 +147,44 @@ fn too_little_locked_memory_is_named() {
     ];
     let expected = ["locked memory", "the limit is 64 KiB", "CAP_IPC_LOCK"];
     refused(&bed, &Site::a().yaml(), &prefix, &expected);
+}
+
+/// Has the calling thread, and every process that it starts, run on a kernel without AF_XDP: `socket` answers as one built
+/// without CONFIG_XDP_SOCKETS does.
+fn without_af_xdp() {
+    const EAFNOSUPPORT: u32 = 97;
+    let is_xdp = SeccompCondition::new(
+        0,
+        SeccompCmpArgLen::Dword,
+        SeccompCmpOp::Eq,
+        AddressFamily::XDP.as_raw().into(),
+    );
+    let rule = SeccompRule::new(vec![is_xdp.expect("a condition")]).expect("a rule");
+    let filter = SeccompFilter::new(
+        [(libc::SYS_socket, vec![rule])].into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(EAFNOSUPPORT),
+        std::env::consts::ARCH.try_into().expect("an architecture"),
+    );
+    let program: BpfProgram = filter
+        .and_then(TryInto::try_into)
+        .expect("a seccomp program");
+    seccompiler::apply_filter(&program).expect("the filter");
+}
+
+#[test]
+fn a_kernel_without_af_xdp_is_named() {
+    if !ready() {
+        return;
+    }
+    let bed = bed();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            without_af_xdp();
+            let expected = ["no AF_XDP sockets", "CONFIG_XDP_SOCKETS"];
+            refused(&bed, &Site::a().yaml(), &[], &expected);
+        });
+    });
 }
 
 #[test]
