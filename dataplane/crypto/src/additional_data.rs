@@ -65,7 +65,27 @@ pub enum AdditionalData<'a> {
     Bytes(&'a [u8]),
 }
 
+/// Additional data as an HMAC takes it: some before the text, and some behind.
+pub(crate) struct Authenticated<'a> {
+    pub(crate) before: [&'a [u8]; 2],
+    pub(crate) behind: &'a [u8],
+}
+
 impl AdditionalData<'_> {
+    /// RFC 4303 2.2.1: "the high-order 32 bits are maintained as part of the sequence number counter by both transmitter and
+    /// receiver and are included in the computation of the ICV", at the end (2.8). Other bytes come first.
+    pub(crate) fn authenticated(&self) -> Authenticated<'_> {
+        let (before, behind) = match self {
+            Self::Esp(aad) if aad.extended => {
+                let (spi, number) = aad.bytes.split_at(4);
+                let (high, low) = number.split_at(4);
+                ([spi, low], high)
+            }
+            _ => ([self.as_bytes(), &[][..]], &[][..]),
+        };
+        Authenticated { before, behind }
+    }
+
     #[inline]
     pub(crate) const fn as_bytes(&self) -> &[u8] {
         match self {

@@ -3,7 +3,7 @@
 use crate::engine::Text;
 use arrayvec::ArrayVec;
 
-/// The most that segments hold, ICV included: a jumbo frame and room to spare.
+/// The most that segments hold, ICV included, and that a packet of AES-GMAC has altogether: a jumbo frame and room to spare.
 pub const MAX_SEGMENTED: usize = 16_384 + 64;
 
 /// The buffers of a job, of which all lengths are right.
@@ -76,13 +76,14 @@ impl<'a> Buffers<'a> {
             Self::Apart { source, out } => work(Text::Apart { source, out }),
             Self::InPlace(buffer) => work(Text::InPlace(buffer)),
             Self::Segments { source, out } => {
-                let mut gathered = gather(source.iter().copied(), length)?;
+                let mut gathered = gather(source.iter().copied())?;
+                fill(&mut gathered, length)?;
                 let done = work(Text::InPlace(&mut gathered))?;
                 scatter(&gathered, out);
                 Some(done)
             }
             Self::SegmentsInPlace(segments) => {
-                let mut gathered = gather(segments.iter().map(|segment| &**segment), length)?;
+                let mut gathered = gather(segments.iter().map(|segment| &**segment))?;
                 let done = work(Text::InPlace(&mut gathered))?;
                 scatter(&gathered, segments);
                 Some(done)
@@ -106,19 +107,24 @@ fn total(segments: &[&mut [u8]]) -> usize {
     segments.iter().map(|segment| segment.len()).sum()
 }
 
-/// The segments in one piece, with zeros behind them up to `length`; `None` when they are longer than any.
-fn gather<'a>(
-    segments: impl Iterator<Item = &'a [u8]>,
-    length: usize,
-) -> Option<ArrayVec<u8, MAX_SEGMENTED>> {
-    let mut gathered = ArrayVec::new();
+/// Segments in one piece.
+type Gathered = ArrayVec<u8, MAX_SEGMENTED>;
+
+/// `None` when they are longer than any.
+pub(crate) fn gather<'a>(segments: impl IntoIterator<Item = &'a [u8]>) -> Option<Gathered> {
+    let mut gathered = Gathered::new();
     for segment in segments {
         gathered.try_extend_from_slice(segment).ok()?;
     }
+    Some(gathered)
+}
+
+/// Appends zeros up to a length.
+fn fill(gathered: &mut Gathered, length: usize) -> Option<()> {
     while gathered.len() < length {
         gathered.try_push(0).ok()?;
     }
-    Some(gathered)
+    Some(())
 }
 
 /// The start of what was gathered, as far as there is room.

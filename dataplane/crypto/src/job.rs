@@ -1,9 +1,9 @@
 //! One packet to seal or to open, with its lengths checked.
 
 use crate::{
-    AdditionalData, Algorithm, Iv, OpeningKey, SealingKey, Trailer,
+    AdditionalData, Algorithm, Iv, OpeningKey, ReceivedIv, SealingKey, Trailer,
     buffers::{Buffers, MAX_SEGMENTED},
-    engine::{Opening, Sealing},
+    iv,
 };
 #[cfg(target_arch = "x86_64")]
 use crate::{vaes256, vaes512};
@@ -34,6 +34,23 @@ pub enum JobError {
         found: usize,
         /// The length of the trailer, if there is one to be added, and of the ICV.
         behind: usize,
+    },
+    /// A cipher in CBC mode takes whole blocks.
+    #[error("{algorithm} takes whole blocks of 16 bytes, of which {found} bytes of text are none")]
+    NotInBlocks {
+        /// Which algorithm.
+        algorithm: Algorithm,
+        /// The length of plaintext and trailer, or of the ciphertext.
+        found: usize,
+    },
+    /// The IV is of the wrong kind.
+    #[error(
+        "{algorithm} takes an IV that is {}",
+        if algorithm.has_unpredictable_iv() { "drawn, not a sequence number" } else { "a sequence number, not drawn" }
+    )]
+    WrongIv {
+        /// For which algorithm.
+        algorithm: Algorithm,
     },
     /// The buffer for the result has another length than the result.
     #[error("the result takes exactly {expected} bytes, the buffer has {found}")]
@@ -143,11 +160,13 @@ impl<'a> SealJob<'a> {
         buffers: Buffers<'a>,
         trailer: Trailer,
     ) -> Result<Self, JobError> {
-        check_seal(key.algorithm(), &buffers, trailer.len())?;
+        let aad = aad.into();
+        check_iv(key.algorithm(), iv.bytes())?;
+        check_seal(key.algorithm(), &buffers, &aad, trailer.len())?;
         Ok(Self {
             key,
             iv,
-            aad: aad.into(),
+            aad,
             trailer,
             buffers,
         })
@@ -158,12 +177,8 @@ impl<'a> SealJob<'a> {
     pub(crate) fn run(&mut self) {
         let (_, length) = self.buffers.lengths();
         let sealed = self.buffers.with_text(length, |text| {
-            self.key.cipher().seal(Sealing {
-                nonce: self.key.nonce(self.iv.explicit()),
-                aad: self.aad.as_bytes(),
-                trailer: self.trailer.as_bytes(),
-                text,
-            })
+            let trailer = self.trailer.as_bytes();
+            self.key.seal(self.iv.bytes(), &self.aad, trailer, text)
         });
         // The lengths are right, so no engine has a reason to refuse. If one did, half a plaintext must not go out.
         if sealed.is_none() {
@@ -172,9 +187,23 @@ impl<'a> SealJob<'a> {
     }
 }
 
+#[inline]
+fn check_iv(algorithm: Algorithm, iv: &iv::Bytes) -> Result<(), JobError> {
+    if iv.fits(algorithm) {
+        Ok(())
+    } else {
+        Err(JobError::WrongIv { algorithm })
+    }
+}
+
 /// The lengths of a packet to be sealed.
 #[inline]
-fn check_seal(algorithm: Algorithm, buffers: &Buffers<'_>, trailer: usize) -> Result<(), JobError> {
+fn check_seal(
+    algorithm: Algorithm,
+    buffers: &Buffers<'_>,
+    aad: &AdditionalData<'_>,
+    trailer: usize,
+) -> Result<(), JobError> {
     let behind = trailer + algorithm.icv_len();
     let (source, found) = buffers.lengths();
     let plaintext = if buffers.are_one() {
@@ -185,12 +214,9 @@ fn check_seal(algorithm: Algorithm, buffers: &Buffers<'_>, trailer: usize) -> Re
         source
     };
     let expected = plaintext + behind;
-    if plaintext > MAX_PLAINTEXT {
-        return Err(too_long(plaintext, MAX_PLAINTEXT));
-    }
-    if buffers.are_segments() && expected > MAX_SEGMENTED {
-        return Err(too_long(expected, MAX_SEGMENTED));
-    }
+    check_text(plaintext, MAX_PLAINTEXT)?;
+    check_gathered(algorithm, buffers, aad, expected)?;
+    check_blocks(algorithm, plaintext + trailer)?;
     if found != expected {
         return Err(JobError::OutLength { expected, found });
     }
@@ -199,22 +225,55 @@ fn check_seal(algorithm: Algorithm, buffers: &Buffers<'_>, trailer: usize) -> Re
 
 /// The lengths of a packet to be opened.
 #[inline]
-fn check_open(algorithm: Algorithm, buffers: &Buffers<'_>) -> Result<(), JobError> {
+fn check_open(
+    algorithm: Algorithm,
+    buffers: &Buffers<'_>,
+    aad: &AdditionalData<'_>,
+) -> Result<(), JobError> {
     let behind = algorithm.icv_len();
     let (source, found) = buffers.lengths();
     let plaintext = source.checked_sub(behind).ok_or(JobError::TooShort {
         found: source,
         behind,
     })?;
-    if plaintext > MAX_PLAINTEXT + crate::MAX_TRAILER {
-        return Err(too_long(plaintext, MAX_PLAINTEXT + crate::MAX_TRAILER));
-    }
-    if buffers.are_segments() && source > MAX_SEGMENTED {
-        return Err(too_long(source, MAX_SEGMENTED));
-    }
+    check_text(plaintext, MAX_PLAINTEXT + crate::MAX_TRAILER)?;
+    check_gathered(algorithm, buffers, aad, source)?;
+    check_blocks(algorithm, plaintext)?;
     let expected = if buffers.are_one() { source } else { plaintext };
     if found != expected {
         return Err(JobError::OutLength { expected, found });
+    }
+    Ok(())
+}
+
+#[inline]
+fn check_text(found: usize, most: usize) -> Result<(), JobError> {
+    if found > most {
+        return Err(too_long(found, most));
+    }
+    Ok(())
+}
+
+/// What is put together on the stack has to have room there.
+#[inline]
+fn check_gathered(
+    algorithm: Algorithm,
+    buffers: &Buffers<'_>,
+    aad: &AdditionalData<'_>,
+    text: usize,
+) -> Result<(), JobError> {
+    let gathered = match algorithm {
+        Algorithm::AesGmac(_) => text + aad.as_bytes().len(),
+        _ if buffers.are_segments() => text,
+        _ => 0,
+    };
+    check_text(gathered, MAX_SEGMENTED)
+}
+
+#[inline]
+fn check_blocks(algorithm: Algorithm, found: usize) -> Result<(), JobError> {
+    if algorithm.has_unpredictable_iv() && !found.is_multiple_of(algorithm.alignment()) {
+        return Err(JobError::NotInBlocks { algorithm, found });
     }
     Ok(())
 }
@@ -273,7 +332,7 @@ impl fmt::Debug for SealJob<'_> {
 /// A packet to be opened. Nothing of it shows but lengths.
 pub struct OpenJob<'a> {
     key: &'a OpeningKey,
-    iv: [u8; 8],
+    iv: ReceivedIv,
     aad: AdditionalData<'a>,
     buffers: Buffers<'a>,
 }
@@ -289,7 +348,7 @@ impl<'a> OpenJob<'a> {
     #[inline]
     pub fn new(
         key: &'a OpeningKey,
-        iv: [u8; 8],
+        iv: impl Into<ReceivedIv>,
         aad: impl Into<AdditionalData<'a>>,
         ciphertext: &'a [u8],
         out: &'a mut [u8],
@@ -307,7 +366,7 @@ impl<'a> OpenJob<'a> {
     #[inline]
     pub fn in_place(
         key: &'a OpeningKey,
-        iv: [u8; 8],
+        iv: impl Into<ReceivedIv>,
         aad: impl Into<AdditionalData<'a>>,
         buffer: &'a mut [u8],
     ) -> Result<Self, JobError> {
@@ -323,7 +382,7 @@ impl<'a> OpenJob<'a> {
     #[inline]
     pub fn in_segments(
         key: &'a OpeningKey,
-        iv: [u8; 8],
+        iv: impl Into<ReceivedIv>,
         aad: impl Into<AdditionalData<'a>>,
         source: &'a [&'a [u8]],
         out: &'a mut [&'a mut [u8]],
@@ -339,7 +398,7 @@ impl<'a> OpenJob<'a> {
     #[inline]
     pub fn in_place_of_segments(
         key: &'a OpeningKey,
-        iv: [u8; 8],
+        iv: impl Into<ReceivedIv>,
         aad: impl Into<AdditionalData<'a>>,
         segments: &'a mut [&'a mut [u8]],
     ) -> Result<Self, JobError> {
@@ -349,15 +408,17 @@ impl<'a> OpenJob<'a> {
     #[inline]
     fn within(
         key: &'a OpeningKey,
-        iv: [u8; 8],
+        iv: impl Into<ReceivedIv>,
         aad: impl Into<AdditionalData<'a>>,
         buffers: Buffers<'a>,
     ) -> Result<Self, JobError> {
-        check_open(key.algorithm(), &buffers)?;
+        let (iv, aad) = (iv.into(), aad.into());
+        check_iv(key.algorithm(), iv.bytes())?;
+        check_open(key.algorithm(), &buffers, &aad)?;
         Ok(Self {
             key,
             iv,
-            aad: aad.into(),
+            aad,
             buffers,
         })
     }
@@ -367,11 +428,7 @@ impl<'a> OpenJob<'a> {
     pub(crate) fn run(&mut self) -> Verdict {
         let (length, _) = self.buffers.lengths();
         let opened = self.buffers.with_text(length, |text| {
-            self.key.cipher().open(Opening {
-                nonce: self.key.nonce(self.iv),
-                aad: self.aad.as_bytes(),
-                text,
-            })
+            self.key.open(self.iv.bytes(), &self.aad, text)
         });
         match opened {
             Some(()) => Verdict::Authentic,
@@ -404,7 +461,7 @@ impl vaes512::Job for OpenJob<'_> {
         else {
             return None;
         };
-        vaes512::Packet::to_open(key, self.iv, &self.aad, source, out)
+        vaes512::Packet::to_open(key, self.iv.bytes().number(), &self.aad, source, out)
     }
 }
 
@@ -421,7 +478,7 @@ impl vaes256::Job for OpenJob<'_> {
     #[inline]
     fn packet(&mut self) -> Option<vaes256::Packet<'_>> {
         let (key, text) = (self.key.vaes256()?, self.buffers.text()?);
-        vaes256::Packet::to_open(key, self.iv, &self.aad, text)
+        vaes256::Packet::to_open(key, self.iv.bytes().number(), &self.aad, text)
     }
 }
 
@@ -492,6 +549,40 @@ mod tests {
         )
         .unwrap_err();
         assert_eq!(error, too_long(MAX_SEGMENTED + 1, MAX_SEGMENTED));
+    }
+
+    #[test]
+    fn cbc_takes_blocks_and_an_unpredictable_iv() {
+        let algorithm = "aes-256-cbc-hmac-sha2-512-256".parse().unwrap();
+        let (engine, aad) = (EngineKind::best_for(algorithm), Aad::plain(1, 1));
+        let key = SealingKey::new(engine, algorithm, &[1; 96]).unwrap();
+        let mut generator = crate::IvGenerator::new([1; 32]);
+        let seal = |iv, length| {
+            let (plaintext, mut out) = (vec![0; length], vec![0; length + 18 + 32]);
+            let trailer = Trailer::new(&[0; 18]).unwrap();
+            SealJob::new(&key, iv, aad, &plaintext, trailer, &mut out).err()
+        };
+        assert_eq!(seal(generator.generate(), 14), None);
+        let found = 33;
+        let in_pieces = JobError::NotInBlocks { algorithm, found };
+        assert_eq!(seal(generator.generate(), 15), Some(in_pieces));
+        let error = seal(Iv::from_sequence(1), 14).unwrap();
+        assert_eq!(error, JobError::WrongIv { algorithm });
+        assert_eq!(
+            error.to_string(),
+            "aes-256-cbc-hmac-sha2-512-256 takes an IV that is drawn, not a sequence number"
+        );
+
+        let key = OpeningKey::new(engine, algorithm, &[1; 96]).unwrap();
+        let error = OpenJob::in_place(&key, [0; 16], aad, &mut [0; 65]).unwrap_err();
+        assert_eq!(error, in_pieces);
+        let error = OpenJob::in_place(&key, [0; 8], aad, &mut [0; 64]).unwrap_err();
+        assert_eq!(error, JobError::WrongIv { algorithm });
+
+        let (key, iv) = (sealing_key(), generator.generate());
+        let error = SealJob::in_place(&key, iv, aad, &mut [0; 16], Trailer::NONE).unwrap_err();
+        let algorithm = ALGORITHM;
+        assert_eq!(error, JobError::WrongIv { algorithm });
     }
 
     #[test]

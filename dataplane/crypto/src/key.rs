@@ -1,6 +1,10 @@
 //! The keys of an SA: key schedule and salt, wiped when dropped.
 
-use crate::{Algorithm, EngineKind, engine::Cipher};
+use crate::{
+    AdditionalData, Algorithm, EngineKind, IvForm,
+    engine::{Cipher, EncryptThenMac, Opening, Sealing, Text, gmac},
+    iv,
+};
 use core::fmt;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -8,7 +12,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// The key material has another length than the algorithm's.
-    #[error("{algorithm} takes {expected} bytes of key material (key and salt), not {found}")]
+    #[error("{algorithm} takes {expected} bytes of key material, not {found}")]
     Length {
         /// For which algorithm.
         algorithm: Algorithm,
@@ -27,14 +31,60 @@ pub enum KeyError {
     },
 }
 
-/// The length of the salt of all algorithms so far.
+/// The length of the longest salt.
 pub(crate) const SALT_LEN: usize = 4;
 /// Salt and explicit IV (RFC 4106 4).
 pub(crate) const NONCE_LEN: usize = 12;
 
+/// What a key does to a packet.
+enum Transform {
+    Aead(Cipher),
+    /// AES-GCM that encrypts nothing.
+    Gmac(Box<Cipher>),
+    EncryptThenMac(Box<EncryptThenMac>),
+}
+
+impl Transform {
+    /// `None` when the engine does not do the algorithm. `rest` is what follows the cipher's key: salt or integrity key.
+    fn new(engine: EngineKind, algorithm: Algorithm, key: &[u8], rest: &[u8]) -> Option<Self> {
+        if !engine.does(algorithm) {
+            return None;
+        }
+        Some(match algorithm {
+            Algorithm::EncryptThenMac(encryption, mac) => {
+                let keys = (key, rest);
+                let made = EncryptThenMac::new(engine, encryption, mac, keys)?;
+                Self::EncryptThenMac(Box::new(made))
+            }
+            Algorithm::AesGmac(aes) => {
+                let gcm = Algorithm::AesGcm(aes, IvForm::Explicit);
+                Self::Gmac(Box::new(Cipher::new(engine, gcm, key, salt(rest))?))
+            }
+            _ => Self::Aead(Cipher::new(engine, algorithm, key, salt(rest))?),
+        })
+    }
+
+    const fn engine(&self) -> EngineKind {
+        match self {
+            Self::Aead(cipher) => cipher.engine(),
+            Self::Gmac(cipher) => cipher.engine(),
+            Self::EncryptThenMac(both) => both.engine(),
+        }
+    }
+}
+
+/// A salt at the end of the longest, where the start of a nonce is.
+fn salt(bytes: &[u8]) -> [u8; SALT_LEN] {
+    let mut salt = [0; SALT_LEN];
+    for (to, from) in salt.iter_mut().rev().zip(bytes.iter().rev()) {
+        *to = *from;
+    }
+    salt
+}
+
 /// What both directions have.
 struct Key {
-    cipher: Cipher,
+    transform: Transform,
     salt: [u8; SALT_LEN],
     algorithm: Algorithm,
 }
@@ -45,21 +95,25 @@ impl Key {
         algorithm: Algorithm,
         key_material: &[u8],
     ) -> Result<Self, KeyError> {
-        let wrong_length = KeyError::Length {
-            algorithm,
-            expected: algorithm.key_material_len(),
-            found: key_material.len(),
-        };
+        let expected = algorithm.key_material_len();
         // RFC 4106 8.1: "the remaining four octets are used as the salt value in the nonce."
-        let (key, salt) = key_material
-            .split_last_chunk()
-            .filter(|(key, _)| key.len() == algorithm.key_len())
-            .ok_or(wrong_length)?;
-        let cipher = Cipher::new(engine, algorithm, key, *salt)
+        let (key, rest) = key_material
+            .split_at_checked(algorithm.key_len())
+            .filter(|_| key_material.len() == expected)
+            .ok_or(KeyError::Length {
+                algorithm,
+                expected,
+                found: key_material.len(),
+            })?;
+        let transform = Transform::new(engine, algorithm, key, rest)
             .ok_or(KeyError::Refused { engine, algorithm })?;
+        let salt = match algorithm.salt_len() {
+            0 => [0; SALT_LEN],
+            _ => salt(rest),
+        };
         Ok(Self {
-            cipher,
-            salt: *salt,
+            transform,
+            salt,
             algorithm,
         })
     }
@@ -71,17 +125,73 @@ impl Key {
         [a, b, c, d, e, f, g, h, i, j, k, l]
     }
 
+    /// `None` leaves anything in the buffer.
+    fn seal(
+        &self,
+        iv: &iv::Bytes,
+        aad: &AdditionalData<'_>,
+        trailer: &[u8],
+        text: Text<'_>,
+    ) -> Option<()> {
+        match &self.transform {
+            Transform::Aead(cipher) => cipher.seal(Sealing {
+                nonce: self.nonce(iv.number()),
+                aad: aad.as_bytes(),
+                trailer,
+                text,
+            }),
+            Transform::Gmac(cipher) => gmac::seal(cipher, &self.gmac_head(iv, aad), trailer, text),
+            Transform::EncryptThenMac(both) => {
+                both.seal(iv.on_wire(self.algorithm), aad, trailer, text)
+            }
+        }
+    }
+
+    /// `None` is a forged packet, and leaves anything in the buffer.
+    fn open(&self, iv: &iv::Bytes, aad: &AdditionalData<'_>, text: Text<'_>) -> Option<()> {
+        match &self.transform {
+            Transform::Aead(cipher) => cipher.open(Opening {
+                nonce: self.nonce(iv.number()),
+                aad: aad.as_bytes(),
+                text,
+            }),
+            Transform::Gmac(cipher) => gmac::open(cipher, &self.gmac_head(iv, aad), text),
+            Transform::EncryptThenMac(both) => both.open(iv.on_wire(self.algorithm), aad, text),
+        }
+    }
+
+    fn gmac_head<'a>(&self, iv: &'a iv::Bytes, aad: &'a AdditionalData<'_>) -> gmac::Head<'a> {
+        gmac::Head {
+            nonce: self.nonce(iv.number()),
+            aad: aad.as_bytes(),
+            iv: iv.on_wire(self.algorithm),
+        }
+    }
+
+    /// The key schedule of the AVX-512 kernels, when it is theirs, and its rounds.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    fn vaes512(&self) -> Option<(&crate::vaes512::Schedule, usize)> {
+        match &self.transform {
+            Transform::Aead(cipher) => {
+                let rounds = self.algorithm.gcm_rounds();
+                cipher.vaes512().map(|schedule| (schedule, rounds))
+            }
+            _ => None,
+        }
+    }
+
     /// All that may be shown.
     fn describe(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct(name)
             .field("algorithm", &self.algorithm)
-            .field("engine", &self.cipher.engine())
+            .field("engine", &self.transform.engine())
             .finish_non_exhaustive()
     }
 }
 
 impl Drop for Key {
-    /// The cipher wipes itself.
+    /// The transform wipes itself.
     fn drop(&mut self) {
         self.salt.zeroize();
     }
@@ -99,7 +209,7 @@ macro_rules! key {
         const _: () = assert!(size_of::<$name>() <= 64);
 
         impl $name {
-            /// The key of an engine, from the key material (key, then salt).
+            /// The key of an engine, from the key material: the cipher's key, then the salt or the integrity key.
             ///
             /// # Errors
             ///
@@ -117,32 +227,24 @@ macro_rules! key {
             /// Whose it is.
             #[inline]
             pub fn engine(&self) -> EngineKind {
-                self.0.cipher.engine()
-            }
-
-            #[inline]
-            pub(crate) fn cipher(&self) -> &Cipher {
-                &self.0.cipher
+                self.0.transform.engine()
             }
 
             /// The key schedule of the AVX-512 kernels, when it is theirs, and its rounds.
             #[cfg(target_arch = "x86_64")]
             #[inline]
             pub(crate) fn vaes512(&self) -> Option<(&crate::vaes512::Schedule, usize)> {
-                let rounds = self.0.algorithm.aes_rounds();
-                self.0.cipher.vaes512().map(|schedule| (schedule, rounds))
+                self.0.vaes512()
             }
 
             /// The key schedule of the AVX2 kernels, when it is theirs.
             #[cfg(target_arch = "x86_64")]
             #[inline]
             pub(crate) fn vaes256(&self) -> Option<&crate::vaes256::Schedule> {
-                self.0.cipher.vaes256()
-            }
-
-            #[inline]
-            pub(crate) fn nonce(&self, iv: [u8; 8]) -> [u8; NONCE_LEN] {
-                self.0.nonce(iv)
+                match &self.0.transform {
+                    Transform::Aead(cipher) => cipher.vaes256(),
+                    _ => None,
+                }
             }
         }
 
@@ -165,6 +267,31 @@ key! {
     OpeningKey
 }
 
+impl SealingKey {
+    /// `None` leaves anything in the buffer.
+    pub(crate) fn seal(
+        &self,
+        iv: &iv::Bytes,
+        aad: &AdditionalData<'_>,
+        trailer: &[u8],
+        text: Text<'_>,
+    ) -> Option<()> {
+        self.0.seal(iv, aad, trailer, text)
+    }
+}
+
+impl OpeningKey {
+    /// `None` is a forged packet, and leaves anything in the buffer.
+    pub(crate) fn open(
+        &self,
+        iv: &iv::Bytes,
+        aad: &AdditionalData<'_>,
+        text: Text<'_>,
+    ) -> Option<()> {
+        self.0.open(iv, aad, text)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,7 +300,7 @@ mod tests {
     fn a_wrong_length_is_refused_by_name() {
         for engine in EngineKind::available() {
             for algorithm in Algorithm::ALL.into_iter().filter(|kind| engine.does(*kind)) {
-                for found in (0..80).filter(|length| *length != algorithm.key_material_len()) {
+                for found in (0..120).filter(|length| *length != algorithm.key_material_len()) {
                     let error = SealingKey::new(*engine, algorithm, &vec![1; found]).unwrap_err();
                     let expected = algorithm.key_material_len();
                     assert_eq!(
@@ -191,7 +318,7 @@ mod tests {
             OpeningKey::new(EngineKind::Portable, Algorithm::AES_128_GCM_16, &[1; 16]).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "aes-128-gcm-16 takes 20 bytes of key material (key and salt), not 16"
+            "aes-128-gcm-16 takes 20 bytes of key material, not 16"
         );
     }
 

@@ -55,6 +55,28 @@ impl Trailer {
         Self { bytes, length }
     }
 
+    /// The shortest trailer that makes payload and trailer end on [so many bytes](crate::Algorithm::alignment), a power of two
+    /// up to 16.
+    #[inline]
+    pub const fn to_align(payload_len: usize, next_header: u8, alignment: usize) -> Self {
+        if alignment <= 4 {
+            return Self::for_payload(payload_len, next_header);
+        }
+        let mut bytes = [0; MAX_TRAILER];
+        let padding = (payload_len + 2).wrapping_neg() % alignment;
+        let mut at = 0;
+        while at < padding && at < MAX_TRAILER - 2 {
+            bytes[at] = at as u8 + 1;
+            at += 1;
+        }
+        bytes[at] = at as u8;
+        bytes[at + 1] = next_header;
+        Self {
+            bytes,
+            length: at as u8 + 2,
+        }
+    }
+
     /// How long it is.
     #[inline]
     #[allow(clippy::len_without_is_empty, reason = "it is not a collection")]
@@ -81,16 +103,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn payload_and_trailer_end_on_four_bytes() {
-        for payload in 0..100 {
-            let trailer = Trailer::for_payload(payload, 4);
-            assert_eq!((payload + trailer.len()) % 4, 0);
+    fn payload_and_trailer_end_as_they_should() {
+        for (payload, alignment) in (0..100).flat_map(|payload| [(payload, 4), (payload, 16)]) {
+            let trailer = Trailer::to_align(payload, 4, alignment);
+            assert_eq!((payload + trailer.len()) % alignment, 0);
             let [padding @ .., pad_length, next_header] = trailer.as_bytes() else {
                 panic!("too short");
             };
             assert_eq!(*next_header, 4);
             assert_eq!(usize::from(*pad_length), padding.len());
-            assert!(padding.len() < 4);
+            assert!(padding.len() < alignment);
             assert!(
                 padding
                     .iter()

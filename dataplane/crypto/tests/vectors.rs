@@ -1,10 +1,13 @@
 //! Published vectors: the test cases of McGrew and Viega's "The Galois/Counter Mode of Operation", appendix B, which NIST
-//! took over, and the ESP packets of draft-mcgrew-gcm-test-01.
+//! took over, the ESP packets of draft-mcgrew-gcm-test-01, and what the RFCs of the other algorithms have.
 
 mod common;
 
-use common::{hex, open, seal, split_nonce};
-use esplanade_crypto::{Algorithm, EngineKind, Trailer};
+use common::{able, hex, open, open_with_iv, seal, split_nonce};
+use esplanade_crypto::{
+    Aad, AesKey, Algorithm, ComputeJob, Encryption, EngineKind, Hmac, Integrity, IntegrityKey, Iv,
+    ReceivedIv, Trailer, compute_batch,
+};
 
 struct Vector {
     name: &'static str,
@@ -241,3 +244,136 @@ const PACKETS: [Vector; 8] = [
         icv: "d0937ba2945f669368661a329fb4c053",
     },
 ];
+
+/// RFC 7634, appendix A.
+#[test]
+fn packet_of_rfc_7634() {
+    let material = hex("808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9fa0a1a2a3");
+    let plaintext = hex(
+        "45000054a6f200004001e778c6336405c000020508005b7a3a080000553bec10\
+         0007362708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20212223\
+         2425262728292a2b2c2d2e2f303132333435363701020204",
+    );
+    let sealed = hex(
+        "24039428b97f417e3c13753a4f05087b67c352e6a7fab1b982d466ef407ae5c6\
+         14ee8099d52844eb61aa95dfab4c02f72aa71e7c4c4f64c9befe2facc638e8f3\
+         cbec163fac469b502773f6fb94e664da9165b82829f641e0\
+         76aaa8266b7fb0f7b11b369907e1ad43",
+    );
+    let (payload, trailer) = plaintext.split_at(84);
+    let trailer = Trailer::new(trailer).unwrap();
+    let (algorithm, number) = (Algorithm::CHACHA20_POLY1305, 0x1011_1213_1415_1617);
+    let aad = Aad::plain(0x0102_0304, 5);
+    for engine in able(algorithm) {
+        let found = seal(engine, algorithm, &material, number, aad, payload, trailer);
+        assert_eq!(found, sealed, "{engine}");
+        let opened = open(engine, algorithm, &material, number, aad, &sealed);
+        assert_eq!(opened.as_ref(), Some(&plaintext), "{engine}");
+    }
+}
+
+/// The ESP packets of RFC 3602, section 4, which have no ICV: cases 5 and 7. NULL with the same HMAC gives them one.
+#[test]
+fn packets_of_rfc_3602() {
+    let packets = [
+        (
+            "90d382b410eeba7ad938c46cec1a82bf",
+            Aad::plain(0x4321, 1),
+            "e96e8c08ab465763fd098d45dd3ff893",
+            "08000ebda70a00008e9c083db95b070008090a0b0c0d0e0f1011121314151617\
+             18191a1b1c1d1e1f202122232425262728292a2b2c2d2e2f3031323334353637\
+             0102030405060708090a0b0c0d0e0e01",
+            "f663c25d325c18c6a9453e194e120849a4870b66cc6b9965330013b4898dc856\
+             a4699e523a55db080b59ec3a8e4b7e52775b07d1db34ed9c538ab50c551b874a\
+             a269add047ad2d5913ac19b7cfbad4a6",
+        ),
+        (
+            "0123456789abcdef0123456789abcdef",
+            Aad::plain(0x8765, 2),
+            "f4e765244f6407adf13dc1380f673f37",
+            "45000054090400004001f988c0a87b03c0a87bc808009f76a90a0100b49c083d\
+             02a2040008090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20212223\
+             2425262728292a2b2c2d2e2f30313233343536370102030405060708090a0a04",
+            "773b5241a4c449225e4f3ce5ed611b0c237ca96cf74a93013c1b0ea1a0cf70f8\
+             e4ecaec78ac53aad7a0f022b859243c647752e94a859352b8a4d4d2decd136e5\
+             c177f132ad3fbfb2201ac9904c74ee0a109e0ca1e4dfe9d5a100b842f1c22f0d",
+        ),
+    ];
+    for mac in Hmac::ALL {
+        let cbc = Algorithm::EncryptThenMac(Encryption::AesCbc(AesKey::Bits128), mac);
+        let null = Algorithm::EncryptThenMac(Encryption::Null, mac);
+        let mac_key = vec![0x0b; mac.key_len()];
+        for (key, aad, iv, plaintext, ciphertext) in packets {
+            let material = [&hex(key), &mac_key[..]].concat();
+            let (iv, ciphertext) = (hex(iv), hex(ciphertext));
+            let covered = [aad.as_bytes(), &iv].concat();
+            for engine in able(cbc) {
+                let none = Trailer::NONE;
+                let sealed = seal(engine, null, &mac_key, 0, &covered[..], &ciphertext, none);
+                let iv = ReceivedIv::new(cbc, &iv, 0).unwrap();
+                let opened = open_with_iv(engine, cbc, &material, iv, aad, &sealed);
+                assert_eq!(opened, Some(hex(plaintext)), "{engine} {cbc}");
+            }
+        }
+    }
+}
+
+/// RFC 4868 2.7.2, test cases 1 and 2; RFC 2202 3, test case 1, which is truncated for RFC 2404.
+#[test]
+fn integrity_of_rfc_4868_and_2202() {
+    let vectors = [
+        (
+            Hmac::Sha2_256,
+            vec![0x0b; 32],
+            "Hi There",
+            "198a607eb44bfbc69903a0f1cf2bbdc5",
+        ),
+        (
+            Hmac::Sha2_256,
+            b"Jefe".repeat(8),
+            "what do ya want for nothing?",
+            "167f928588c5cc2eef8e3093caa0e87c",
+        ),
+        (
+            Hmac::Sha2_384,
+            vec![0x0b; 48],
+            "Hi There",
+            "b6a8d5636f5c6a7224f9977dcf7ee6c7fb6d0c48cbdee973",
+        ),
+        (
+            Hmac::Sha2_384,
+            b"Jefe".repeat(12),
+            "what do ya want for nothing?",
+            "2c7353974f1842fd66d53c452ca42122b28c0b594cfb184d",
+        ),
+        (
+            Hmac::Sha2_512,
+            vec![0x0b; 64],
+            "Hi There",
+            "637edc6e01dce7e6742a99451aae82df23da3e92439e590e43e761b33e910fb8",
+        ),
+        (
+            Hmac::Sha2_512,
+            b"Jefe".repeat(16),
+            "what do ya want for nothing?",
+            "cb370917ae8a7ce28cfd1d8f4705d6141c173b2a9362c15df235dfb251b15454",
+        ),
+        (
+            Hmac::Sha1,
+            vec![0x0b; 20],
+            "Hi There",
+            "b617318655057264e28bc0b6",
+        ),
+    ];
+    for engine in EngineKind::available() {
+        for (mac, key, message, icv) in &vectors {
+            let key = IntegrityKey::new(*engine, Integrity::Hmac(*mac), key).unwrap();
+            let (first, second) = message.split_at(5);
+            let segments = [first.as_bytes(), second.as_bytes()];
+            let mut found = vec![0; mac.icv_len()];
+            let iv = Iv::from_sequence(1);
+            compute_batch(&mut [ComputeJob::new(&key, iv, &segments, &mut found).unwrap()]);
+            assert_eq!(found, hex(icv), "{engine} {mac}");
+        }
+    }
+}

@@ -16,6 +16,9 @@ impl Cipher {
             Algorithm::AesGcm(AesKey::Bits192, _) => &AES_192_GCM,
             Algorithm::AesGcm(AesKey::Bits256, _) => &AES_256_GCM,
             Algorithm::ChaCha20Poly1305(_) => &CHACHA20_POLY1305,
+            Algorithm::AesCcm(..) | Algorithm::AesGmac(_) | Algorithm::EncryptThenMac(..) => {
+                return None;
+            }
         };
         let key = UnboundKey::new(algorithm, key).ok()?;
         Some(Self(LessSafeKey::new(key)))

@@ -1,7 +1,14 @@
 //! The engines: which there are, which is fastest, and what each must do.
 
 mod aws_lc;
+mod cbc;
+mod encrypt_then_mac;
+pub(crate) mod gmac;
+mod mac;
 mod portable;
+
+pub(crate) use encrypt_then_mac::EncryptThenMac;
+pub(crate) use mac::Mac;
 
 use crate::{
     AesKey, Algorithm,
@@ -47,7 +54,8 @@ impl EngineKind {
     /// Whether it does the algorithm, on a machine that it runs on.
     pub const fn does(self, algorithm: Algorithm) -> bool {
         match self {
-            Self::Portable | Self::AwsLc => true,
+            Self::Portable => true,
+            Self::AwsLc => !matches!(algorithm, Algorithm::AesCcm(..)),
             Self::Vaes256 => matches!(algorithm, Algorithm::AesGcm(..)),
             Self::Vaes512 => matches!(
                 algorithm,
@@ -143,6 +151,14 @@ pub(crate) enum Text<'a> {
 }
 
 impl<'a> Text<'a> {
+    /// The length of the source.
+    pub(crate) fn source_len(&self) -> usize {
+        match self {
+            Self::Apart { source, .. } => source.len(),
+            Self::InPlace(buffer) => buffer.len(),
+        }
+    }
+
     /// Plaintext and trailer where the ciphertext will be, with the room for the ICV behind them.
     pub(crate) fn assemble(self, trailer: &[u8], icv: usize) -> Option<&'a mut [u8]> {
         let out = match self {
@@ -174,7 +190,7 @@ pub(crate) struct Opening<'a> {
     pub(crate) text: Text<'a>,
 }
 
-/// A key schedule of one of the engines.
+/// The key schedule of an AEAD, by one of the engines.
 pub(crate) enum Cipher {
     Portable(portable::Cipher),
     AwsLc(aws_lc::Cipher),
@@ -198,12 +214,12 @@ impl Cipher {
             #[cfg(target_arch = "x86_64")]
             EngineKind::Vaes256 => match algorithm {
                 Algorithm::AesGcm(..) => vaes256::Schedule::new(key, salt).map(Self::Vaes256),
-                Algorithm::ChaCha20Poly1305(_) => None,
+                _ => None,
             },
             #[cfg(target_arch = "x86_64")]
             EngineKind::Vaes512 => match algorithm {
                 Algorithm::AesGcm(..) => vaes512::Schedule::new(key, salt).map(Self::Vaes512),
-                Algorithm::ChaCha20Poly1305(_) => None,
+                _ => None,
             },
             #[cfg(not(target_arch = "x86_64"))]
             EngineKind::Vaes256 | EngineKind::Vaes512 => None,

@@ -3,8 +3,8 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use esplanade_crypto::{
-    AdditionalData, Algorithm, EngineKind, Iv, OpenJob, OpeningKey, SealJob, SealingKey, Trailer,
-    Verdict, open_batch, seal_batch,
+    AdditionalData, Algorithm, EngineKind, Iv, IvForm, IvGenerator, OpenJob, OpeningKey,
+    ReceivedIv, SealJob, SealingKey, Trailer, Verdict, open_batch, seal_batch,
 };
 
 /// Every engine here with every algorithm that it does.
@@ -12,6 +12,18 @@ pub fn pairs() -> impl Iterator<Item = (EngineKind, Algorithm)> {
     Algorithm::ALL
         .into_iter()
         .flat_map(|algorithm| able(algorithm).map(move |engine| (engine, algorithm)))
+}
+
+/// All engines but the reference, with the algorithms that may have kernels.
+pub fn kernels() -> impl Iterator<Item = (EngineKind, Algorithm)> {
+    pairs().filter(|(engine, algorithm)| {
+        *engine != EngineKind::Portable
+            && matches!(
+                algorithm,
+                Algorithm::AesGcm(_, IvForm::Explicit)
+                    | Algorithm::ChaCha20Poly1305(IvForm::Explicit)
+            )
+    })
 }
 
 /// The engines here that do an algorithm.
@@ -65,9 +77,29 @@ impl Guarded {
     }
 }
 
+/// The IV of a packet's number: that itself, or one that it seeds.
+pub fn iv(algorithm: Algorithm, number: u64) -> Iv {
+    if algorithm.iv_len() < 16 {
+        return Iv::from_sequence(number);
+    }
+    let mut seed = [0; 32];
+    seed[..8].copy_from_slice(&number.to_le_bytes());
+    IvGenerator::new(seed).generate()
+}
+
+/// The same as its receiver has it.
+pub fn received_iv(algorithm: Algorithm, number: u64) -> ReceivedIv {
+    ReceivedIv::new(algorithm, iv(algorithm, number).on_wire(algorithm), number).unwrap()
+}
+
+/// The least trailer of a payload.
+pub fn trailer(algorithm: Algorithm, payload: usize) -> Trailer {
+    Trailer::to_align(payload, 4, algorithm.alignment())
+}
+
 /// Salt and key in the order of the key material, and the nonce's other half.
 pub fn split_nonce(key: &[u8], nonce: &[u8]) -> (Vec<u8>, u64) {
-    let (salt, iv) = nonce.split_at(4);
+    let (salt, iv) = nonce.split_at(nonce.len() - 8);
     (
         [key, salt].concat(),
         u64::from_be_bytes(iv.try_into().unwrap()),
@@ -79,7 +111,7 @@ pub fn seal<'a>(
     engine: EngineKind,
     algorithm: Algorithm,
     key_material: &[u8],
-    iv: u64,
+    number: u64,
     aad: impl Into<AdditionalData<'a>>,
     plaintext: &[u8],
     trailer: Trailer,
@@ -87,14 +119,8 @@ pub fn seal<'a>(
     let key = SealingKey::new(engine, algorithm, key_material).unwrap();
     let mut out = Guarded::new(plaintext.len() + trailer.len() + algorithm.icv_len(), 0);
     let aad: AdditionalData<'_> = aad.into();
-    let job = SealJob::new(
-        &key,
-        Iv::from_sequence(iv),
-        aad,
-        plaintext,
-        trailer,
-        out.room(),
-    );
+    let iv = iv(algorithm, number);
+    let job = SealJob::new(&key, iv, aad, plaintext, trailer, out.room());
     seal_batch(&mut [job.unwrap()]);
     out.content().to_vec()
 }
@@ -104,14 +130,27 @@ pub fn open<'a>(
     engine: EngineKind,
     algorithm: Algorithm,
     key_material: &[u8],
-    iv: u64,
+    number: u64,
+    aad: impl Into<AdditionalData<'a>>,
+    ciphertext: &[u8],
+) -> Option<Vec<u8>> {
+    let iv = received_iv(algorithm, number);
+    open_with_iv(engine, algorithm, key_material, iv, aad, ciphertext)
+}
+
+/// The same with any IV.
+pub fn open_with_iv<'a>(
+    engine: EngineKind,
+    algorithm: Algorithm,
+    key_material: &[u8],
+    iv: ReceivedIv,
     aad: impl Into<AdditionalData<'a>>,
     ciphertext: &[u8],
 ) -> Option<Vec<u8>> {
     let key = OpeningKey::new(engine, algorithm, key_material).unwrap();
     let mut out = Guarded::new(ciphertext.len() - algorithm.icv_len(), 0);
     let aad: AdditionalData<'_> = aad.into();
-    let job = OpenJob::new(&key, iv.to_be_bytes(), aad, ciphertext, out.room());
+    let job = OpenJob::new(&key, iv, aad, ciphertext, out.room());
     let mut verdicts = [Verdict::Forged];
     open_batch(&mut [job.unwrap()], &mut verdicts);
     match verdicts {
