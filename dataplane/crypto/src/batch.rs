@@ -3,7 +3,7 @@
 
 use crate::{OpenJob, SealJob, Verdict};
 #[cfg(target_arch = "x86_64")]
-use crate::{vaes256, vaes512};
+use crate::{chacha512, vaes256, vaes512};
 
 /// Seals all jobs. Cannot fail, and does the same again when called again.
 #[inline]
@@ -44,17 +44,29 @@ pub fn open_batch(jobs: &mut [OpenJob<'_>], verdicts: &mut [Verdict]) {
     }
 }
 
-/// A burst whose first job is of one of the engines that work across packets takes that engine's way; others go alone.
+/// Those of ChaCha20-Poly1305 go together, wherever in the burst they are. Of the others, a burst whose first job is of one of
+/// the engines that work across packets takes that engine's way, and what is foreign to it goes alone.
 #[cfg(target_arch = "x86_64")]
 #[inline]
-fn run<J: vaes256::Job + vaes512::Job>(
+fn run<J: chacha512::Job + vaes256::Job + vaes512::Job>(
     jobs: &mut [J],
-    forged: impl FnMut(&mut J, usize),
-    foreign: impl FnMut(&mut J, usize),
+    mut forged: impl FnMut(&mut J, usize),
+    mut alone: impl FnMut(&mut J, usize),
 ) {
+    let mut chacha = false;
+    let foreign = |job: &mut J, at| {
+        if chacha512::Job::is_ours(job) {
+            chacha = true;
+        } else {
+            alone(job, at);
+        }
+    };
     if jobs.first().and_then(vaes256::Job::schedule).is_some() {
-        vaes256::run(jobs, forged, foreign);
+        vaes256::run(jobs, &mut forged, foreign);
     } else {
-        vaes512::run(jobs, forged, foreign);
+        vaes512::run(jobs, &mut forged, foreign);
+    }
+    if chacha {
+        chacha512::run(jobs, forged);
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     iv,
 };
 #[cfg(target_arch = "x86_64")]
-use crate::{vaes256, vaes512};
+use crate::{chacha512, vaes256, vaes512};
 use core::fmt;
 
 /// The longest plaintext: IP's longest packet.
@@ -320,6 +320,23 @@ impl vaes256::Job for SealJob<'_> {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+impl chacha512::Job for SealJob<'_> {
+    const SEAL: bool = true;
+
+    #[inline]
+    fn is_ours(&self) -> bool {
+        self.key.chacha512().is_some() && !self.buffers.are_segments()
+    }
+
+    #[inline]
+    fn packet(&mut self) -> Option<chacha512::Packet<'_>> {
+        let (key, text) = (self.key.chacha512()?, self.buffers.text()?);
+        let (iv, trailer) = (self.iv.explicit(), self.trailer.as_bytes());
+        chacha512::Packet::to_seal(key, iv, self.aad.as_bytes(), trailer, text)
+    }
+}
+
 impl fmt::Debug for SealJob<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SealJob")
@@ -479,6 +496,22 @@ impl vaes256::Job for OpenJob<'_> {
     fn packet(&mut self) -> Option<vaes256::Packet<'_>> {
         let (key, text) = (self.key.vaes256()?, self.buffers.text()?);
         vaes256::Packet::to_open(key, self.iv.bytes().number(), &self.aad, text)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl chacha512::Job for OpenJob<'_> {
+    const SEAL: bool = false;
+
+    #[inline]
+    fn is_ours(&self) -> bool {
+        self.key.chacha512().is_some() && !self.buffers.are_segments()
+    }
+
+    #[inline]
+    fn packet(&mut self) -> Option<chacha512::Packet<'_>> {
+        let (key, text) = (self.key.chacha512()?, self.buffers.text()?);
+        chacha512::Packet::to_open(key, self.iv.bytes().number(), self.aad.as_bytes(), text)
     }
 }
 

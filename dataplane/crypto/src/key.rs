@@ -237,6 +237,16 @@ macro_rules! key {
                 self.0.vaes512()
             }
 
+            /// What the kernels of ChaCha20-Poly1305 need, when it is theirs.
+            #[cfg(target_arch = "x86_64")]
+            #[inline]
+            pub(crate) fn chacha512(&self) -> Option<&crate::chacha512::Schedule> {
+                match &self.0.transform {
+                    Transform::Aead(cipher) => cipher.chacha512(),
+                    _ => None,
+                }
+            }
+
             /// The key schedule of the AVX2 kernels, when it is theirs.
             #[cfg(target_arch = "x86_64")]
             #[inline]

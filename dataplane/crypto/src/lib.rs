@@ -17,6 +17,8 @@ mod additional_data;
 mod algorithm;
 mod batch;
 mod buffers;
+#[cfg(target_arch = "x86_64")]
+mod chacha512;
 mod engine;
 mod integrity;
 mod iv;

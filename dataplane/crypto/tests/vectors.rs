@@ -6,7 +6,7 @@ mod common;
 use common::{able, hex, open, open_with_iv, seal, split_nonce};
 use esplanade_crypto::{
     Aad, AesKey, Algorithm, ComputeJob, Encryption, EngineKind, Hmac, Integrity, IntegrityKey, Iv,
-    ReceivedIv, Trailer, compute_batch,
+    MAX_TRAILER, ReceivedIv, Trailer, compute_batch,
 };
 
 struct Vector {
@@ -20,13 +20,17 @@ struct Vector {
 }
 
 impl Vector {
-    /// With the last `trailer_len` bytes of the plaintext given as the trailer.
-    fn check(&self, engine: EngineKind, trailer_len: usize) {
-        let key = hex(self.key);
-        let algorithm = match key.len() {
+    /// Of AES-GCM.
+    fn algorithm(&self) -> Algorithm {
+        match hex(self.key).len() {
             16 => Algorithm::AES_128_GCM_16,
             _ => Algorithm::AES_256_GCM_16,
-        };
+        }
+    }
+
+    /// With the last `trailer_len` bytes of the plaintext given as the trailer.
+    fn check(&self, engine: EngineKind, algorithm: Algorithm, trailer_len: usize) {
+        let key = hex(self.key);
         let (key_material, iv) = split_nonce(&key, &hex(self.nonce));
         let (aad, plaintext) = (hex(self.aad), hex(self.plaintext));
         let ciphertext = [hex(self.ciphertext), hex(self.icv)].concat();
@@ -52,7 +56,7 @@ impl Vector {
 fn test_cases_of_the_mode() {
     for engine in EngineKind::available() {
         for vector in &MODE {
-            vector.check(*engine, 0);
+            vector.check(*engine, vector.algorithm(), 0);
         }
     }
 }
@@ -65,7 +69,7 @@ fn packets_of_the_draft() {
             let plaintext = hex(vector.plaintext);
             let pad_length = usize::from(plaintext[plaintext.len() - 2]);
             for trailer_len in [0, 2, pad_length + 2] {
-                vector.check(*engine, trailer_len);
+                vector.check(*engine, vector.algorithm(), trailer_len);
             }
         }
     }
@@ -247,6 +251,18 @@ const PACKETS: [Vector; 8] = [
 
 /// RFC 7634, appendix A.
 #[test]
+fn examples_of_rfc_8439() {
+    let algorithm = Algorithm::CHACHA20_POLY1305;
+    for engine in able(algorithm) {
+        for vector in &EXAMPLES {
+            for trailer_len in 0..=MAX_TRAILER {
+                vector.check(engine, algorithm, trailer_len);
+            }
+        }
+    }
+}
+
+#[test]
 fn packet_of_rfc_7634() {
     let material = hex("808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9fa0a1a2a3");
     let plaintext = hex(
@@ -377,3 +393,46 @@ fn integrity_of_rfc_4868_and_2202() {
         }
     }
 }
+
+const EXAMPLES: [Vector; 2] = [
+    Vector {
+        name: "the example (2.8.2)",
+        key: "808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f",
+        nonce: "070000004041424344454647",
+        aad: "50515253c0c1c2c3c4c5c6c7",
+        plaintext: "4c616469657320616e642047656e746c656d656e206f662074686520636c6173\
+                    73206f66202739393a204966204920636f756c64206f6666657220796f75206f\
+                    6e6c79206f6e652074697020666f7220746865206675747572652c2073756e73\
+                    637265656e20776f756c642062652069742e",
+        ciphertext: "d31a8d34648e60db7b86afbc53ef7ec2a4aded51296e08fea9e2b5a736ee62d6\
+                    3dbea45e8ca9671282fafb69da92728b1a71de0a9e060b2905d6a5b67ecd3b36\
+                    92ddbd7f2d778b8c9803aee328091b58fab324e4fad675945585808b4831d7bc\
+                    3ff4def08e4b7a9de576d26586cec64b6116",
+        icv: "1ae10b594f09e26a7e902ecbd0600691",
+    },
+    Vector {
+        name: "decryption (A.5)",
+        key: "1c9240a5eb55d38af333888604f6b5f0473917c1402b80099dca5cbc207075c0",
+        nonce: "000000000102030405060708",
+        aad: "f33388860000000000004e91",
+        plaintext: "496e7465726e65742d4472616674732061726520647261667420646f63756d65\
+                    6e74732076616c696420666f722061206d6178696d756d206f6620736978206d\
+                    6f6e74687320616e64206d617920626520757064617465642c207265706c6163\
+                    65642c206f72206f62736f6c65746564206279206f7468657220646f63756d65\
+                    6e747320617420616e792074696d652e20497420697320696e617070726f7072\
+                    6961746520746f2075736520496e7465726e65742d4472616674732061732072\
+                    65666572656e6365206d6174657269616c206f7220746f206369746520746865\
+                    6d206f74686572207468616e206173202fe2809c776f726b20696e2070726f67\
+                    726573732e2fe2809d",
+        ciphertext: "64a0861575861af460f062c79be643bd5e805cfd345cf389f108670ac76c8cb2\
+                    4c6cfc18755d43eea09ee94e382d26b0bdb7b73c321b0100d4f03b7f355894cf\
+                    332f830e710b97ce98c8a84abd0b948114ad176e008d33bd60f982b1ff37c855\
+                    9797a06ef4f0ef61c186324e2b3506383606907b6a7c02b0f9f6157b53c867e4\
+                    b9166c767b804d46a59b5216cde7a4e99040c5a40433225ee282a1b0a06c523e\
+                    af4534d7f83fa1155b0047718cbc546a0d072b04b3564eea1b422273f548271a\
+                    0bb2316053fa76991955ebd63159434ecebb4e466dae5a1073a6727627097a10\
+                    49e617d91d361094fa68f0ff77987130305beaba2eda04df997b714d6c6f2c29\
+                    a6ad5cb4022b02709b",
+        icv: "eead9d67890cbb22392336fea1851f38",
+    },
+];

@@ -15,7 +15,7 @@ use crate::{
     key::{NONCE_LEN, SALT_LEN},
 };
 #[cfg(target_arch = "x86_64")]
-use crate::{vaes256, vaes512};
+use crate::{chacha512, vaes256, vaes512};
 use core::{fmt, str::FromStr};
 
 /// An implementation of the algorithms.
@@ -27,7 +27,7 @@ pub enum EngineKind {
     AwsLc,
     /// Our kernels for AVX2 with VAES and VPCLMULQDQ.
     Vaes256,
-    /// Our kernels for AVX-512 with VAES and VPCLMULQDQ.
+    /// Our kernels for AVX-512 with VAES and VPCLMULQDQ, and for ChaCha20-Poly1305 with IFMA.
     Vaes512,
 }
 
@@ -52,15 +52,17 @@ impl EngineKind {
     }
 
     /// Whether it does the algorithm, on a machine that it runs on.
-    pub const fn does(self, algorithm: Algorithm) -> bool {
+    pub fn does(self, algorithm: Algorithm) -> bool {
         match self {
             Self::Portable => true,
             Self::AwsLc => !matches!(algorithm, Algorithm::AesCcm(..)),
             Self::Vaes256 => matches!(algorithm, Algorithm::AesGcm(..)),
-            Self::Vaes512 => matches!(
-                algorithm,
-                Algorithm::AesGcm(AesKey::Bits128 | AesKey::Bits256, _)
-            ),
+            Self::Vaes512 => match algorithm {
+                Algorithm::AesGcm(key, _) => key != AesKey::Bits192,
+                #[cfg(target_arch = "x86_64")]
+                Algorithm::ChaCha20Poly1305(_) => chacha512::is_available(),
+                _ => false,
+            },
         }
     }
 
@@ -198,6 +200,8 @@ pub(crate) enum Cipher {
     Vaes256(Box<vaes256::Schedule>),
     #[cfg(target_arch = "x86_64")]
     Vaes512(Box<vaes512::Schedule>),
+    #[cfg(target_arch = "x86_64")]
+    ChaCha512(Box<chacha512::Schedule>),
 }
 
 impl Cipher {
@@ -219,6 +223,9 @@ impl Cipher {
             #[cfg(target_arch = "x86_64")]
             EngineKind::Vaes512 => match algorithm {
                 Algorithm::AesGcm(..) => vaes512::Schedule::new(key, salt).map(Self::Vaes512),
+                Algorithm::ChaCha20Poly1305(_) => {
+                    chacha512::Schedule::new(key, salt).map(Self::ChaCha512)
+                }
                 _ => None,
             },
             #[cfg(not(target_arch = "x86_64"))]
@@ -233,7 +240,7 @@ impl Cipher {
             #[cfg(target_arch = "x86_64")]
             Self::Vaes256(_) => EngineKind::Vaes256,
             #[cfg(target_arch = "x86_64")]
-            Self::Vaes512(_) => EngineKind::Vaes512,
+            Self::Vaes512(_) | Self::ChaCha512(_) => EngineKind::Vaes512,
         }
     }
 
@@ -257,6 +264,16 @@ impl Cipher {
         }
     }
 
+    /// What the kernels of ChaCha20-Poly1305 need, when it is theirs.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(crate) fn chacha512(&self) -> Option<&chacha512::Schedule> {
+        match self {
+            Self::ChaCha512(schedule) => Some(schedule),
+            _ => None,
+        }
+    }
+
     /// `None` leaves anything in the buffer.
     #[inline]
     pub(crate) fn seal(&self, packet: Sealing<'_>) -> Option<()> {
@@ -267,6 +284,8 @@ impl Cipher {
             Self::Vaes256(schedule) => vaes256::seal(schedule, packet),
             #[cfg(target_arch = "x86_64")]
             Self::Vaes512(schedule) => vaes512::seal(schedule, packet),
+            #[cfg(target_arch = "x86_64")]
+            Self::ChaCha512(schedule) => chacha512::seal(schedule, packet),
         }
     }
 
@@ -280,6 +299,8 @@ impl Cipher {
             Self::Vaes256(schedule) => vaes256::open(schedule, packet),
             #[cfg(target_arch = "x86_64")]
             Self::Vaes512(schedule) => vaes512::open(schedule, packet),
+            #[cfg(target_arch = "x86_64")]
+            Self::ChaCha512(schedule) => chacha512::open(schedule, packet),
         }
     }
 }

@@ -1,0 +1,158 @@
+//! Enciphers and deciphers: the same thing. Sixteen blocks of one packet go together while there are so many; what is left
+//! of the packets waits until it is sixteen blocks, whosoever they are.
+
+use super::{
+    chacha::{BLOCK, LANES, States, turn},
+    packet::Packet,
+};
+use core::arch::x86_64::*;
+
+/// RFC 8439 2.8: "the ChaCha20 encryption function is called to encrypt the plaintext, using the same key and nonce, and with
+/// the initial counter set to 1."
+const FIRST_COUNT: u32 = 1;
+
+/// Where the key stream is made.
+#[repr(C, align(64))]
+pub(super) struct KeyStream {
+    /// Of sixteen blocks of one packet.
+    whole: States,
+    /// Of sixteen blocks of any.
+    pub(super) mixed: States,
+    /// The key stream of the latter.
+    stream: [[u8; BLOCK]; LANES],
+}
+
+impl KeyStream {
+    pub(super) const fn new() -> Self {
+        Self {
+            whole: States::new(),
+            mixed: States::new(),
+            stream: [[0; BLOCK]; LANES],
+        }
+    }
+}
+
+/// Blocks that wait: packets, and which of their blocks.
+struct Waiting<'a> {
+    blocks: [(&'a Packet<'a>, usize); LANES],
+    count: usize,
+}
+
+/// Enciphers or deciphers the packets.
+///
+/// # Safety
+///
+/// The CPU has the features.
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512ifma,avx512vbmi2,bmi2")]
+pub(super) unsafe fn run<'a>(
+    key_stream: &mut KeyStream,
+    mut packets: impl Iterator<Item = &'a Packet<'a>>,
+) {
+    let Some(first) = packets.next() else {
+        return;
+    };
+    let mut waiting = Waiting {
+        blocks: [(first, 0); LANES],
+        count: 0,
+    };
+    for packet in core::iter::once(first).chain(packets) {
+        let whole = packet.body / (LANES * BLOCK);
+        if whole > 0 {
+            key_stream.whole.set_all(packet.schedule, packet.iv);
+        }
+        for group in 0..whole {
+            key_stream
+                .whole
+                .set_counts(FIRST_COUNT + (LANES * group) as u32);
+            let stream = turn(&key_stream.whole.stream());
+            for (at, stream) in stream.into_iter().enumerate() {
+                // SAFETY: so many whole blocks are in the packet's body.
+                unsafe { whole_block(packet, (LANES * group + at) * BLOCK, stream) };
+            }
+        }
+        for block in LANES * whole..packet.length.div_ceil(BLOCK) {
+            waiting.blocks[waiting.count] = (packet, block);
+            let count = FIRST_COUNT + block as u32;
+            key_stream
+                .mixed
+                .set_lane(waiting.count, count, packet.schedule.salt, packet.iv);
+            waiting.count += 1;
+            if waiting.count == LANES {
+                // SAFETY: the blocks are in their packets.
+                unsafe { mixed_blocks(key_stream, &waiting) };
+                waiting.count = 0;
+            }
+        }
+    }
+    if waiting.count > 0 {
+        // SAFETY: the blocks are in their packets.
+        unsafe { mixed_blocks(key_stream, &waiting) };
+    }
+}
+
+/// # Safety
+///
+/// So many blocks as are counted are in their packets.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512ifma,avx512vbmi2,bmi2")]
+unsafe fn mixed_blocks(key_stream: &mut KeyStream, waiting: &Waiting<'_>) {
+    let schedules = waiting.blocks.map(|(packet, _)| packet.schedule);
+    key_stream.mixed.set_keys(&schedules);
+    let stream = turn(&key_stream.mixed.stream());
+    for (row, stream) in key_stream.stream.iter_mut().zip(stream) {
+        // SAFETY: writes the 64 bytes of the reference.
+        unsafe { _mm512_storeu_si512(row.as_mut_ptr().cast(), stream) };
+    }
+    for ((packet, block), stream) in waiting.blocks[..waiting.count]
+        .iter()
+        .zip(&key_stream.stream)
+    {
+        let offset = block * BLOCK;
+        // SAFETY: reads the 64 bytes of the reference; the block is in the packet.
+        unsafe {
+            let stream = _mm512_loadu_si512(stream.as_ptr().cast());
+            if offset + BLOCK <= packet.body {
+                whole_block(packet, offset, stream);
+            } else {
+                last_block(packet, offset, stream);
+            }
+        }
+    }
+}
+
+/// # Safety
+///
+/// All 64 bytes from `offset` are of the packet's body.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512ifma,avx512vbmi2,bmi2")]
+unsafe fn whole_block(packet: &Packet<'_>, offset: usize, stream: __m512i) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let text = _mm512_loadu_si512(packet.source.add(offset).cast());
+        _mm512_storeu_si512(
+            packet.out.add(offset).cast(),
+            _mm512_xor_si512(text, stream),
+        );
+    }
+}
+
+/// A block in which the body ends, or which begins behind it.
+///
+/// # Safety
+///
+/// `offset` is less than the packet's length.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512ifma,avx512vbmi2,bmi2")]
+unsafe fn last_block(packet: &Packet<'_>, offset: usize, stream: __m512i) {
+    let mask = _bzhi_u64(!0, (packet.length - offset).min(BLOCK) as u32);
+    let body = packet.body as isize - offset as isize;
+    let body_mask = _bzhi_u64(mask, body.max(0) as u32);
+    // SAFETY: what is in the masks is of the body, of the trailer, and of the room for both; the rest is not touched.
+    unsafe {
+        let text = _mm512_maskz_loadu_epi8(body_mask, packet.source.wrapping_add(offset).cast());
+        let trailer = packet.trailer.wrapping_offset(-body).cast();
+        let text = _mm512_mask_loadu_epi8(text, mask & !body_mask, trailer);
+        let out = packet.out.wrapping_add(offset).cast();
+        _mm512_mask_storeu_epi8(out, mask, _mm512_xor_si512(text, stream));
+    }
+}
