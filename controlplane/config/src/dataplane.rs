@@ -63,6 +63,8 @@ pub(crate) fn read(section: &Reader<'_>, problems: &mut Problems<'_>) -> Datapla
         engine: match section.word("engine", problems) {
             Some(1) => Some(Engine::Portable),
             Some(2) => Some(Engine::AwsLc),
+            Some(3) => Some(Engine::Vaes256),
+            Some(4) => Some(Engine::Vaes512),
             _ => defaults.engine,
         },
         sa_capacity: number("sa-capacity", defaults.sa_capacity, problems),

@@ -120,7 +120,12 @@ static DATAPLANE: Section = Section {
             "Keep unreachable routes in the kernel, so that protected traffic never leaves in the clear, whatever has died.",
         )
         .default("on"),
-        field("engine", Kind::Word(&["auto", "portable", "aws-lc-rs"]), "Which code encrypts packets.").default("auto"),
+        field(
+            "engine",
+            Kind::Word(&["auto", "portable", "aws-lc-rs", "vaes256", "vaes512"]),
+            "Which code encrypts packets: `auto` is the fastest that the CPU runs, and one that it does not run is refused.",
+        )
+        .default("auto"),
         field(
             "sa-capacity",
             Kind::Number(SA_CAPACITY.0, SA_CAPACITY.1),

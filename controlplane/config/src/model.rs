@@ -50,10 +50,14 @@ pub enum Polling {
 /// The packet cipher's engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
-    /// RustCrypto's aes-gcm: everywhere, slowest.
+    /// The RustCrypto crates: everywhere, slowest.
     Portable,
     /// aws-lc-rs.
     AwsLc,
+    /// Our own kernels for AVX2 with VAES.
+    Vaes256,
+    /// Our own kernels for AVX-512 with VAES.
+    Vaes512,
 }
 
 impl fmt::Display for Engine {
@@ -61,6 +65,8 @@ impl fmt::Display for Engine {
         f.write_str(match self {
             Self::Portable => "portable",
             Self::AwsLc => "aws-lc-rs",
+            Self::Vaes256 => "vaes256",
+            Self::Vaes512 => "vaes512",
         })
     }
 }

@@ -191,3 +191,13 @@ fn the_schema_knows_every_level() {
     assert_eq!(child["required"], serde_json::json!(["local", "remote"]));
     assert_eq!(schema["additionalProperties"], false);
 }
+
+#[test]
+fn engines_are_read_as_they_are_shown() {
+    for name in ["auto", "portable", "aws-lc-rs", "vaes256", "vaes512"] {
+        let ports = "ports: { lan: { interface: eth1, role: inside }, wan: { interface: eth2, role: outside } }";
+        let config = parse(&format!("dataplane:\n  engine: {name}\n  {ports}\n")).unwrap();
+        let shown = config.dataplane.engine.map(|engine| engine.to_string());
+        assert_eq!(shown.unwrap_or("auto".into()), name);
+    }
+}

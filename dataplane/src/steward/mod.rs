@@ -4,6 +4,7 @@
 //! Ports come with the setup, and the control plane asks for them only once the kernel's guard stands: so XDP is never
 //! attached to a gateway that could leak.
 
+mod engine;
 mod opening;
 mod signals;
 mod steering;
@@ -17,7 +18,6 @@ use esplanade_bpf::Steering;
 use esplanade_channel::{
     Connection, Epoch, Event, Facts, Listener, Peer, Segment, Setup, WorkerEnd, WorkerId,
 };
-use esplanade_crypto::{EngineKind, UnknownEngine};
 use opening::Opened;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -215,7 +215,8 @@ impl<E: std::error::Error> From<E> for Unbuilt {
 
 impl Plant {
     fn build(setup: &Setup) -> Result<Self, Unbuilt> {
-        let engine = engine(setup)?;
+        let forced = std::env::var_os(engine::VARIABLE);
+        let engine = engine::choose(forced.as_deref(), setup.engine.as_deref())?;
         let Opened {
             steering,
             ports,
@@ -327,14 +328,6 @@ impl Drop for Plant {
             // One that panicked has said so on standard error.
             let _ = worker.join();
         }
-    }
-}
-
-/// The engine that a setup asks for by name, or the fastest that this machine has.
-fn engine(setup: &Setup) -> Result<EngineKind, UnknownEngine> {
-    match &setup.engine {
-        Some(name) => name.parse(),
-        None => Ok(EngineKind::best()),
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub mod batch;
+
 use esplanade_crypto::{
     AdditionalData, Algorithm, EngineKind, Iv, IvForm, IvGenerator, OpenJob, OpeningKey,
     ReceivedIv, SealJob, SealingKey, Trailer, Verdict, open_batch, seal_batch,
