@@ -20,11 +20,14 @@ fn batches_allocate_nothing() {
     ah();
 }
 
-/// What it allocates.
-fn allocations(work: impl FnOnce()) -> usize {
-    let region = Region::new(ALLOCATOR);
-    work();
-    region.change().allocations
+/// What it allocates each time: the test harness's own thread may allocate meanwhile, but not again and again.
+fn allocations(mut work: impl FnMut()) -> usize {
+    let once = |_| {
+        let region = Region::new(ALLOCATOR);
+        work();
+        region.change().allocations
+    };
+    (0..8).map(once).min().unwrap_or_default()
 }
 
 const LENGTH: usize = 1400;
