@@ -44,8 +44,8 @@ pub fn open_batch(jobs: &mut [OpenJob<'_>], verdicts: &mut [Verdict]) {
     }
 }
 
-/// Those of ChaCha20-Poly1305 go together, wherever in the burst they are. Of the others, a burst whose first job is of one of
-/// the engines that work across packets takes that engine's way, and what is foreign to it goes alone.
+/// Each engine that works across packets takes its own together, wherever in the burst they are, the first job's engine
+/// first; the others go alone.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 fn run<J: chacha512::Job + vaes256::Job + vaes512::Job>(
@@ -53,18 +53,26 @@ fn run<J: chacha512::Job + vaes256::Job + vaes512::Job>(
     mut forged: impl FnMut(&mut J, usize),
     mut alone: impl FnMut(&mut J, usize),
 ) {
-    let mut chacha = false;
+    let (mut chacha, mut other_vaes) = (false, false);
     let foreign = |job: &mut J, at| {
         if chacha512::Job::is_ours(job) {
             chacha = true;
+        } else if vaes256::Job::schedule(job).is_some() || vaes512::Job::is_ours(job) {
+            other_vaes = true;
         } else {
             alone(job, at);
         }
     };
     if jobs.first().and_then(vaes256::Job::schedule).is_some() {
         vaes256::run(jobs, &mut forged, foreign);
+        if other_vaes {
+            vaes512::run(jobs, &mut forged, |_, _| {});
+        }
     } else {
         vaes512::run(jobs, &mut forged, foreign);
+        if other_vaes {
+            vaes256::run(jobs, &mut forged, |_, _| {});
+        }
     }
     if chacha {
         chacha512::run(jobs, forged);

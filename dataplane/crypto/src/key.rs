@@ -181,6 +181,16 @@ impl Key {
         }
     }
 
+    /// The key schedule of the AVX2 kernels, when it is theirs.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    fn vaes256(&self) -> Option<&crate::vaes256::Schedule> {
+        match &self.transform {
+            Transform::Aead(cipher) => cipher.vaes256(),
+            _ => None,
+        }
+    }
+
     /// All that may be shown.
     fn describe(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct(name)
@@ -251,10 +261,7 @@ macro_rules! key {
             #[cfg(target_arch = "x86_64")]
             #[inline]
             pub(crate) fn vaes256(&self) -> Option<&crate::vaes256::Schedule> {
-                match &self.0.transform {
-                    Transform::Aead(cipher) => cipher.vaes256(),
-                    _ => None,
-                }
+                self.0.vaes256()
             }
         }
 

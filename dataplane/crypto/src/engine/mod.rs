@@ -56,7 +56,7 @@ impl EngineKind {
         match self {
             Self::Portable => true,
             Self::AwsLc => !matches!(algorithm, Algorithm::AesCcm(..)),
-            Self::Vaes256 => matches!(algorithm, Algorithm::AesGcm(..)),
+            Self::Vaes256 => matches!(algorithm, Algorithm::AesGcm(..) | Algorithm::AesGmac(_)),
             Self::Vaes512 => match algorithm {
                 Algorithm::AesGcm(key, _) => key != AesKey::Bits192,
                 #[cfg(target_arch = "x86_64")]
@@ -339,5 +339,18 @@ mod tests {
             "aws-lc-rs, portable",
         );
         assert!(error.starts_with(start) && error.ends_with(end), "{error}");
+    }
+
+    #[test]
+    fn an_engine_that_the_cpu_lacks_says_what_it_needs() {
+        for (engine, vectors) in [
+            (EngineKind::Vaes512, "AVX-512"),
+            (EngineKind::Vaes256, "AVX2"),
+        ] {
+            let expected = format!(
+                "this CPU lacks {vectors}, VAES or VPCLMULQDQ, which the crypto engine {engine} needs"
+            );
+            assert_eq!(what_is_wrong(engine.name()), expected);
+        }
     }
 }

@@ -28,8 +28,8 @@ const BURST: usize = 64;
 /// How many packets ahead keys are fetched.
 const AHEAD: usize = 4;
 
-/// Short packets by their vectors, none to seven, and by the key's length.
-const KINDS: usize = (end::MOST + 1) * 3;
+/// Short packets by their vectors, and by the key's length.
+const KINDS: usize = (PAIRED + 1) * 3;
 
 /// Runs the jobs that are this engine's, and gives the others to `foreign`. Calls `forged` for each that is not authentic.
 #[inline]
@@ -95,14 +95,16 @@ impl<'a> Waiting<'a> {
             self.differ |= u64::from(alone::<J>(&packet)) << at;
             return;
         }
-        let kind = vectors * 3 + packet.schedule.more_rounds() / 2;
-        let Some((first, first_at)) = self.packets[kind].take() else {
-            self.packets[kind] = Some((packet, at));
-            return;
-        };
-        let forged = pair::<J>(vectors, &first, &packet);
-        self.differ |= u64::from(forged & 1) << first_at;
-        self.differ |= u64::from(forged >> 1) << at;
+        let kind = vectors * 3 + packet.schedule.twos_more();
+        let slot = &mut self.packets[kind];
+        if let Some((first, first_at)) = slot {
+            let forged = pair::<J>(vectors, first, &packet);
+            self.differ |= u64::from(forged & 1) << *first_at;
+            self.differ |= u64::from(forged >> 1) << at;
+            *slot = None;
+        } else {
+            *slot = Some((packet, at));
+        }
     }
 
     /// Those that wait in vain.

@@ -3,8 +3,8 @@
 
 use super::{
     counter::Counter,
-    ghash::{Sums, element, reflect, reflect_one},
-    pace::{block_in_order, each, each_round, in_order},
+    ghash::{Sums, reflect, reflect_one},
+    pace::{block_in_order, each, each_round, each_two_more, in_order},
     packet::Packet,
     schedule::ROUNDS,
     text::{self, VECTOR},
@@ -33,7 +33,7 @@ impl<'a> End<'a> {
     #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
     pub(super) fn whole(packet: &'a Packet<'a>) -> Self {
         let counter = Counter::new(packet.schedule, packet.iv);
-        let additional = reflect_one(element(packet.additional));
+        let additional = reflect_one(packet.additional);
         let mut end = Self::behind(packet, counter, 0, additional);
         end.power += 1;
         end
@@ -84,7 +84,7 @@ impl<'a> End<'a> {
         let schedule = self.packet.schedule;
         let mut sums = Sums::zero();
         sums.add(
-            _mm256_set_m128i(element(self.packet.lengths), self.prior),
+            _mm256_set_m128i(self.packet.lengths, self.prior),
             _mm256_set_m128i(schedule.power(1), schedule.power(self.power)),
         );
         sums
@@ -125,22 +125,27 @@ pub(super) unsafe fn run<const SEAL: bool, const N: usize, const V: usize>(
     each!(i < N, {
         sums[i] = ends[i].rest();
     });
-    for round in 0..ends[0].packet.schedule.more_rounds() {
-        each!(i < N, {
-            let key = ends[i].packet.schedule.key_of_more(round);
+    macro_rules! aes {
+        ($i:ident, $key:expr) => {
+            let key = $key;
             each!(v < V, {
-                state[i][v] = in_order(_mm256_aesenc_epi128(state[i][v], key));
+                state[$i][v] = in_order(_mm256_aesenc_epi128(state[$i][v], key));
             });
-            mask[i] = block_in_order(_mm_aesenc_si128(mask[i], _mm256_castsi256_si128(key)));
-        });
+            mask[$i] = block_in_order(_mm_aesenc_si128(mask[$i], _mm256_castsi256_si128(key)));
+        };
     }
+    let twos_more = ends[0].packet.schedule.twos_more();
+    each_two_more!(twos_more, BEFORE, {
+        let keys = ends.map(|end| end.packet.schedule.two_keys::<BEFORE>());
+        each!(n < 2, {
+            each!(i < N, {
+                aes!(i, keys[i][n]);
+            });
+        });
+    });
     each_round!(round, {
         each!(i < N, {
-            let key = ends[i].packet.schedule.round_key(round);
-            each!(v < V, {
-                state[i][v] = in_order(_mm256_aesenc_epi128(state[i][v], key));
-            });
-            mask[i] = block_in_order(_mm_aesenc_si128(mask[i], _mm256_castsi256_si128(key)));
+            aes!(i, ends[i].packet.schedule.round_key(round));
         });
         if !SEAL {
             each!(i < N, {

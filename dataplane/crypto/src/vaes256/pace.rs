@@ -45,4 +45,18 @@ macro_rules! each_round {
         each!(@ $at, 9, $body, 0 1 2 3 4 5 6 7 8)
     };
 }
-pub(super) use {each, each_round};
+
+/// A body for each two rounds that a longer key has more; it knows by a constant how many are still to come.
+macro_rules! each_two_more {
+    ($twos:expr, $before:ident, $body:block) => {
+        if $twos > 1 {
+            const $before: usize = 1;
+            $body
+        }
+        if $twos > 0 {
+            const $before: usize = 0;
+            $body
+        }
+    };
+}
+pub(super) use {each, each_round, each_two_more};

@@ -2,7 +2,7 @@
 
 use super::{ghash, schedule::Schedule};
 use crate::{AdditionalData, MAX_TRAILER, Trailer, algorithm::ICV_LEN, engine::Text};
-use core::marker::PhantomData;
+use core::{arch::x86_64::*, marker::PhantomData};
 
 /// One packet to seal or to open.
 ///
@@ -19,9 +19,9 @@ pub(crate) struct Packet<'a> {
     pub(super) length: usize,
     pub(super) out: *mut u8,
     /// The additional data, or what stands for it, as one block.
-    pub(super) additional: [u64; 2],
+    pub(super) additional: __m128i,
     /// The last block that GHASH takes, as an element: the lengths in bits (SP 800-38D 7.1 step 5).
-    pub(super) lengths: [u64; 2],
+    pub(super) lengths: __m128i,
     _buffers: PhantomData<(&'a [u8], &'a mut [u8])>,
 }
 
@@ -58,7 +58,7 @@ impl<'a> Packet<'a> {
             length,
             out,
             additional,
-            lengths: [8 * length as u64, additional_bits],
+            lengths: words([8 * length as u64, additional_bits]),
             _buffers: PhantomData,
         })
     }
@@ -92,17 +92,24 @@ impl<'a> Packet<'a> {
             length,
             out,
             additional,
-            lengths: [8 * length as u64, additional_bits],
+            lengths: words([8 * length as u64, additional_bits]),
             _buffers: PhantomData,
         })
     }
 }
 
+/// Written by one store: two narrow ones would hold up the kernel's wide load.
+#[inline]
+fn words([low, high]: [u64; 2]) -> __m128i {
+    // SAFETY: every x86-64 has SSE2.
+    unsafe { _mm_set_epi64x(high as i64, low as i64) }
+}
+
 /// Additional data as one block, and its length in bits.
 #[inline]
-fn one_block(schedule: &Schedule, additional: &AdditionalData<'_>) -> ([u64; 2], u64) {
+fn one_block(schedule: &Schedule, additional: &AdditionalData<'_>) -> (__m128i, u64) {
     match additional {
-        AdditionalData::Esp(aad) => (aad.words(), 8 * aad.as_bytes().len() as u64),
+        AdditionalData::Esp(aad) => (words(aad.words()), 8 * aad.as_bytes().len() as u64),
         // SAFETY: a schedule exists only where the features do.
         AdditionalData::Bytes(bytes) => (
             unsafe { ghash::digest(schedule, bytes) },

@@ -56,10 +56,10 @@ impl Schedule {
         }
     }
 
-    /// Rounds more than AES-128 has: none, two or four.
+    /// The rounds that it has more than AES-128, in twos: none, one or two.
     #[inline]
-    pub(super) fn more_rounds(&self) -> usize {
-        ROUND_KEYS - 2 - ROUNDS - usize::from(self.first)
+    pub(super) fn twos_more(&self) -> usize {
+        (ROUND_KEYS - 2 - ROUNDS - usize::from(self.first)) / 2
     }
 
     #[inline]
@@ -72,14 +72,20 @@ impl Schedule {
     #[inline]
     #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
     pub(super) fn first_key(&self) -> __m256i {
-        self.key(usize::from(self.first) % ROUND_KEYS)
+        let at = usize::from(self.first);
+        debug_assert!(at < ROUND_KEYS);
+        // SAFETY: it was made from the number of rounds.
+        _mm256_broadcastsi128_si256(ghash::load_block(unsafe {
+            self.round_keys.get_unchecked(at)
+        }))
     }
 
-    /// The key of one of [`Self::more_rounds`], which come first.
+    /// The keys of the last or last but one of [`Self::twos_more`], which come first.
     #[inline]
     #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
-    pub(super) fn key_of_more(&self, round: usize) -> __m256i {
-        self.key((usize::from(self.first) + 1 + round) % ROUND_KEYS)
+    pub(super) fn two_keys<const BEFORE: usize>(&self) -> [__m256i; 2] {
+        let at = ROUND_KEYS - 3 - ROUNDS - 2 * BEFORE;
+        [self.key(at), self.key(at + 1)]
     }
 
     /// The key of one of nine rounds, in both lanes.
