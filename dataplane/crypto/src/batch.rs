@@ -45,7 +45,7 @@ pub fn open_batch(jobs: &mut [OpenJob<'_>], verdicts: &mut [Verdict]) {
 }
 
 /// Each engine that works across packets takes its own together, wherever in the burst they are, the first job's engine
-/// first; the others go alone.
+/// first; the others go alone, and so do those of ChaCha20-Poly1305 if they are too few.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 fn run<J: chacha512::Job + vaes256::Job + vaes512::Job>(
@@ -53,10 +53,10 @@ fn run<J: chacha512::Job + vaes256::Job + vaes512::Job>(
     mut forged: impl FnMut(&mut J, usize),
     mut alone: impl FnMut(&mut J, usize),
 ) {
-    let (mut chacha, mut other_vaes) = (false, false);
+    let (mut chacha, mut other_vaes) = (0, false);
     let foreign = |job: &mut J, at| {
         if chacha512::Job::is_ours(job) {
-            chacha = true;
+            chacha += 1;
         } else if vaes256::Job::schedule(job).is_some() || vaes512::Job::is_ours(job) {
             other_vaes = true;
         } else {
@@ -74,7 +74,11 @@ fn run<J: chacha512::Job + vaes256::Job + vaes512::Job>(
             vaes256::run(jobs, &mut forged, |_, _| {});
         }
     }
-    if chacha {
+    if chacha >= chacha512::WORTHWHILE {
         chacha512::run(jobs, forged);
+    } else if chacha > 0 {
+        let few = jobs.iter_mut().enumerate();
+        few.filter(|(_, job)| chacha512::Job::is_ours(*job))
+            .for_each(|(at, job)| alone(job, at));
     }
 }

@@ -51,21 +51,27 @@ impl Drop for Edged {
     }
 }
 
-/// The buffers of two packets: one at a lower edge, one at an upper.
-struct Buffers([Edged; 2]);
+/// So many packets are enough for kernels that are for bursts.
+const PACKETS: usize = 4;
+
+/// The buffers of packets, at a lower edge and at an upper by turns.
+struct Buffers([Edged; PACKETS]);
 
 impl Buffers {
     fn new() -> Self {
-        Self([Edged::new(), Edged::new()])
+        Self([(); PACKETS].map(|()| Edged::new()))
     }
 
-    fn of(&mut self, length: usize) -> [&mut [u8]; 2] {
-        let [lower, upper] = &mut self.0;
-        [lower.bytes(0, length), upper.bytes(ROOM - length, length)]
+    fn of(&mut self, length: usize) -> [&mut [u8]; PACKETS] {
+        let mut starts = [0, ROOM - length].into_iter().cycle();
+        self.0.each_mut().map(|edged| {
+            let start = starts.next().expect("it goes round");
+            edged.bytes(start, length)
+        })
     }
 
     /// The same, which begin with `content`.
-    fn holding(&mut self, content: &[u8], length: usize) -> [&mut [u8]; 2] {
+    fn holding(&mut self, content: &[u8], length: usize) -> [&mut [u8]; PACKETS] {
         let buffers = self.of(length);
         buffers.map(|buffer| {
             buffer[..content.len()].copy_from_slice(content);
@@ -121,7 +127,7 @@ fn check_seal(engine: EngineKind, algorithm: Algorithm, packet: &Packet) {
         .collect();
     seal_batch(&mut jobs);
     drop(jobs);
-    assert_eq!(outs.of(length), [&packet.sealed[..]; 2]);
+    assert_eq!(outs.of(length), [&packet.sealed[..]; PACKETS]);
 
     let buffers = outs.holding(plaintext, length).into_iter();
     let mut jobs: Vec<_> = buffers
@@ -129,7 +135,7 @@ fn check_seal(engine: EngineKind, algorithm: Algorithm, packet: &Packet) {
         .collect();
     seal_batch(&mut jobs);
     drop(jobs);
-    assert_eq!(outs.of(length), [&packet.sealed[..]; 2], "in place");
+    assert_eq!(outs.of(length), [&packet.sealed[..]; PACKETS], "in place");
 }
 
 fn check_open(engine: EngineKind, algorithm: Algorithm, packet: &Packet) {
@@ -143,20 +149,20 @@ fn check_open(engine: EngineKind, algorithm: Algorithm, packet: &Packet) {
     let mut jobs: Vec<_> = buffers
         .map(|(source, out)| OpenJob::new(&key, iv, AAD, source, out).unwrap())
         .collect();
-    let mut verdicts = [Verdict::Forged; 2];
+    let mut verdicts = [Verdict::Forged; PACKETS];
     open_batch(&mut jobs, &mut verdicts);
     drop(jobs);
-    assert_eq!(verdicts, [Verdict::Authentic; 2]);
-    assert_eq!(outs.of(text.len()), [&text[..]; 2]);
+    assert_eq!(verdicts, [Verdict::Authentic; PACKETS]);
+    assert_eq!(outs.of(text.len()), [&text[..]; PACKETS]);
 
     let buffers = sources.of(sealed.len()).into_iter();
     let mut jobs: Vec<_> = buffers
         .map(|buffer| OpenJob::in_place(&key, iv, AAD, buffer).unwrap())
         .collect();
-    let mut verdicts = [Verdict::Forged; 2];
+    let mut verdicts = [Verdict::Forged; PACKETS];
     open_batch(&mut jobs, &mut verdicts);
     drop(jobs);
-    assert_eq!(verdicts, [Verdict::Authentic; 2], "in place");
+    assert_eq!(verdicts, [Verdict::Authentic; PACKETS], "in place");
     for opened in sources.of(sealed.len()) {
         assert_eq!(opened[..text.len()], text, "in place");
     }

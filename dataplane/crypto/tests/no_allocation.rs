@@ -32,9 +32,9 @@ fn allocations(mut work: impl FnMut()) -> usize {
 
 const LENGTH: usize = 1400;
 
-/// All kinds of keys in one batch, every second packet in segments, every third one forged.
+/// All kinds of keys in one batch, two packets of each, first in segments and then not, every third one forged.
 fn esp() {
-    let kinds: Vec<_> = pairs().collect();
+    let kinds: Vec<_> = pairs().chain(pairs()).collect();
     let material = |algorithm: Algorithm| pattern(algorithm.key_material_len(), 1);
     let plaintext = pattern(LENGTH, 2);
     let aad = Aad::plain(256, 1);

@@ -6,12 +6,10 @@ use super::{
     hash::{Powers, SIDE_BY_SIDE},
     one_time::OneTimeKeys,
     packet::{ICV, Packet},
-    schedule::Schedule,
     tags::tags,
     text::{self, KeyStream},
 };
-use crate::engine::{Opening, Sealing};
-use core::{arch::x86_64::*, mem::MaybeUninit, slice};
+use core::{arch::x86_64::*, mem::MaybeUninit};
 
 /// A job of a burst.
 pub(crate) trait Job {
@@ -25,6 +23,8 @@ pub(crate) trait Job {
     fn packet(&mut self) -> Option<Packet<'_>>;
 }
 
+/// The fewest jobs that are faster together than one by one, with other kernels: a packet by itself leaves most lanes empty.
+pub(crate) const WORTHWHILE: usize = 4;
 /// The most packets in a burst.
 const BURST: usize = 64;
 /// The most bytes of text at a time, unless sixteen packets have more: with the ciphertexts, half of the nearest cache.
@@ -59,24 +59,6 @@ pub(crate) fn run<J: Job>(jobs: &mut [J], mut forged: impl FnMut(&mut J, usize))
             forged(&mut burst[place], first + place);
         }
     }
-}
-
-/// Seals one packet by itself; `None` when its lengths do not fit each other.
-pub(crate) fn seal(schedule: &Schedule, packet: Sealing<'_>) -> Option<()> {
-    let [_, _, _, _, iv @ ..] = packet.nonce;
-    let packet = Packet::to_seal(schedule, iv, packet.aad, packet.trailer, packet.text)?;
-    // SAFETY: a schedule exists only where the features do.
-    unsafe { run_burst::<true>(slice::from_ref(&packet)) };
-    Some(())
-}
-
-/// Opens one packet by itself; `None` when it is forged.
-pub(crate) fn open(schedule: &Schedule, packet: Opening<'_>) -> Option<()> {
-    let [_, _, _, _, iv @ ..] = packet.nonce;
-    let packet = Packet::to_open(schedule, iv, packet.aad, packet.text)?;
-    // SAFETY: a schedule exists only where the features do.
-    let forged = unsafe { run_burst::<false>(slice::from_ref(&packet)) };
-    (forged == 0).then_some(())
 }
 
 /// What must not stay behind: key streams, one-time keys and their powers.

@@ -61,33 +61,36 @@ impl States {
         Self(words)
     }
 
-    /// Gives a lane its count and nonce.
+    /// Gives each lane the last words of its state: a count, and the nonce.
     #[inline]
-    pub(super) fn set_lane(&mut self, lane: usize, count: u32, salt: u32, iv: u64) {
-        let words = [count, salt, iv as u32, (iv >> 32) as u32];
-        for (row, word) in self.0[COUNT..].iter_mut().zip(words) {
-            row[lane % LANES] = word;
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512ifma,avx512vbmi2,bmi2")]
+    pub(super) fn set_starts(&mut self, starts: &[&[u32; 4]; LANES]) {
+        let four = |first: usize| {
+            let [a, b, c, d] = [0, 4, 8, 12].map(|lane| load_start(starts[first + lane]));
+            let low = _mm512_inserti32x4(_mm512_castsi128_si512(a), b, 1);
+            _mm512_inserti32x4(_mm512_inserti32x4(low, c, 2), d, 3)
+        };
+        let words = turn_words([four(0), four(1), four(2), four(3)]);
+        for (row, words) in self.0[COUNT..].iter_mut().zip(words) {
+            store(row, words);
         }
+    }
+
+    /// Gives the lanes their counts.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512ifma,avx512vbmi2,bmi2")]
+    pub(super) fn set_counts(&mut self, counts: __m512i) {
+        store(&mut self.0[COUNT], counts);
     }
 
     /// Gives all lanes the same key and nonce.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512ifma,avx512vbmi2,bmi2")]
-    pub(super) fn set_all(&mut self, schedule: &Schedule, iv: u64) {
+    pub(super) fn set_all(&mut self, schedule: &Schedule, start: &[u32; 4]) {
         self.set_key(schedule);
-        let nonce = [schedule.salt, iv as u32, (iv >> 32) as u32];
-        for (row, word) in self.0[COUNT + 1..].iter_mut().zip(nonce) {
-            store(row, _mm512_set1_epi32(word as i32));
+        for (row, word) in self.0[COUNT..].iter_mut().zip(start) {
+            store(row, _mm512_set1_epi32(*word as i32));
         }
-    }
-
-    /// Gives the lanes consecutive counts.
-    #[inline]
-    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512ifma,avx512vbmi2,bmi2")]
-    pub(super) fn set_counts(&mut self, first: u32) {
-        let lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-        let counts = _mm512_add_epi32(_mm512_set1_epi32(first as i32), lanes);
-        store(&mut self.0[COUNT], counts);
     }
 
     /// Gives all lanes the same key.
@@ -161,6 +164,14 @@ pub(super) fn turn(words: &Words) -> Words {
     ]
 }
 
+/// Consecutive counts.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512ifma,avx512vbmi2,bmi2")]
+pub(super) fn counts(first: u32) -> __m512i {
+    let lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    _mm512_add_epi32(_mm512_set1_epi32(first as i32), lanes)
+}
+
 /// Transposes four by four words of 32 bits within each lane of 128 bits.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512ifma,avx512vbmi2,bmi2")]
@@ -197,7 +208,7 @@ fn turn_lanes([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512ifma,avx512vbmi2,bmi2")]
-fn load(row: &[u32; LANES]) -> __m512i {
+pub(super) fn load(row: &[u32; LANES]) -> __m512i {
     // SAFETY: reads the 64 bytes of the reference.
     unsafe { _mm512_loadu_si512(row.as_ptr().cast()) }
 }
@@ -207,6 +218,13 @@ fn load(row: &[u32; LANES]) -> __m512i {
 fn load_key(key: &[u32; 8]) -> __m256i {
     // SAFETY: reads the 32 bytes of the reference.
     unsafe { _mm256_loadu_si256(key.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512ifma,avx512vbmi2,bmi2")]
+fn load_start(start: &[u32; 4]) -> __m128i {
+    // SAFETY: reads the 16 bytes of the reference.
+    unsafe { _mm_loadu_si128(start.as_ptr().cast()) }
 }
 
 #[inline]
@@ -230,8 +248,7 @@ mod tests {
         }
         key
     };
-    const SALT: [u8; 4] = [0, 0, 0, 9];
-    const IV: [u8; 8] = [0, 0, 0, 0x4a, 0, 0, 0, 0];
+    const START: [u32; 4] = [1, 0x0900_0000, 0x4a00_0000, 0];
     const WORDS: [u32; 16] = [
         0xe4e7_f110,
         0x1559_3bd1,
@@ -255,12 +272,9 @@ mod tests {
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512ifma,avx512vbmi2,bmi2")]
     fn lane_of_mixed(lane: usize, this: &Schedule, other: &Schedule) -> [[u32; 16]; 2] {
         let mut states = States::new();
-        let mut schedules = [other; LANES];
-        schedules[lane] = this;
-        for lane in 0..LANES {
-            states.set_lane(lane, lane as u32, 7, 8);
-        }
-        states.set_lane(lane, 1, this.salt, u64::from_le_bytes(IV));
+        let (mut schedules, mut starts) = ([other; LANES], [&[5, 6, 7, 8]; LANES]);
+        (schedules[lane], starts[lane]) = (this, &START);
+        states.set_starts(&starts);
         states.set_keys(&schedules);
         lane_of(&states, lane)
     }
@@ -268,8 +282,8 @@ mod tests {
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512ifma,avx512vbmi2,bmi2")]
     fn lane_of_one_packet(lane: usize, this: &Schedule) -> [[u32; 16]; 2] {
         let mut states = States::new();
-        states.set_all(this, u64::from_le_bytes(IV));
-        states.set_counts(1_u32.wrapping_sub(lane as u32));
+        states.set_all(this, &START);
+        states.set_counts(counts(1_u32.wrapping_sub(lane as u32)));
         lane_of(&states, lane)
     }
 
@@ -288,7 +302,7 @@ mod tests {
     #[test]
     fn the_block_of_the_rfc_in_each_lane() {
         let (Some(this), Some(other)) = (
-            Schedule::new(&KEY, SALT),
+            Schedule::new(&KEY, [9; 4]),
             Schedule::new(&[0x42; 32], [1; 4]),
         ) else {
             return;

@@ -14,7 +14,7 @@ mod schedule;
 mod tags;
 mod text;
 
-pub(crate) use burst::{Job, open, run, seal};
+pub(crate) use burst::{Job, WORTHWHILE, run};
 pub(crate) use packet::Packet;
 pub(crate) use schedule::Schedule;
 

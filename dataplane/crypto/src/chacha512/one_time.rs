@@ -24,12 +24,10 @@ impl OneTimeKeys {
         let Some(first) = packets.first() else {
             return;
         };
-        let mut schedules = [first.schedule; LANES];
-        for (lane, (packet, schedule)) in packets.iter().zip(&mut schedules).enumerate() {
-            states.set_lane(lane, 0, packet.schedule.salt, packet.iv);
-            *schedule = packet.schedule;
-        }
-        states.set_keys(&schedules);
+        let mut all = [*first; LANES];
+        all[..packets.len()].copy_from_slice(packets);
+        states.set_starts(&all.map(|packet| &packet.start));
+        states.set_keys(&all.map(|packet| packet.schedule));
         for (row, words) in self.0.iter_mut().zip(states.stream()) {
             store(row, words);
         }

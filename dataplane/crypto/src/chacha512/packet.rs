@@ -13,8 +13,8 @@ use core::marker::PhantomData;
 #[derive(Clone, Copy)]
 pub(crate) struct Packet<'a> {
     pub(super) schedule: &'a Schedule,
-    /// The second and third word of the nonce.
-    pub(super) iv: u64,
+    /// The last words of ChaCha20's state: the count, here zero, and the nonce, which is salt and IV (RFC 7634 2).
+    pub(super) start: [u32; 4],
     pub(super) additional: &'a [u8],
     pub(super) source: *const u8,
     pub(super) body: usize,
@@ -26,6 +26,12 @@ pub(crate) struct Packet<'a> {
 
 /// The ICV's length.
 pub(super) const ICV: usize = 16;
+
+#[inline]
+fn start(schedule: &Schedule, [a, b, c, d, e, f, g, h]: [u8; 8]) -> [u32; 4] {
+    let iv = [[a, b, c, d], [e, f, g, h]].map(u32::from_le_bytes);
+    [0, schedule.salt, iv[0], iv[1]]
+}
 
 impl<'a> Packet<'a> {
     /// A packet to seal; `None` when its lengths do not fit each other.
@@ -51,7 +57,7 @@ impl<'a> Packet<'a> {
         };
         (length == body + trailer.len()).then_some(Self {
             schedule,
-            iv: u64::from_le_bytes(iv),
+            start: start(schedule, iv),
             additional,
             source,
             body,
@@ -86,7 +92,7 @@ impl<'a> Packet<'a> {
         };
         Some(Self {
             schedule,
-            iv: u64::from_le_bytes(iv),
+            start: start(schedule, iv),
             additional,
             source,
             body: length,

@@ -2,7 +2,7 @@
 //! of the packets waits until it is sixteen blocks, whosoever they are.
 
 use super::{
-    chacha::{BLOCK, LANES, States, turn},
+    chacha::{BLOCK, LANES, States, counts, load, turn},
     packet::Packet,
 };
 use core::arch::x86_64::*;
@@ -32,10 +32,11 @@ impl KeyStream {
     }
 }
 
-/// Blocks that wait: packets, and which of their blocks.
+/// Blocks that wait: packets, which of their blocks, and the counts of these.
 struct Waiting<'a> {
     blocks: [(&'a Packet<'a>, usize); LANES],
     count: usize,
+    counts: [u32; LANES],
 }
 
 /// Enciphers or deciphers the packets.
@@ -54,52 +55,67 @@ pub(super) unsafe fn run<'a>(
     let mut waiting = Waiting {
         blocks: [(first, 0); LANES],
         count: 0,
+        counts: [0; LANES],
     };
     for packet in core::iter::once(first).chain(packets) {
         let whole = packet.body / (LANES * BLOCK);
-        if whole > 0 {
-            key_stream.whole.set_all(packet.schedule, packet.iv);
-        }
-        for group in 0..whole {
-            key_stream
-                .whole
-                .set_counts(FIRST_COUNT + (LANES * group) as u32);
-            let stream = turn(&key_stream.whole.stream());
-            for (at, stream) in stream.into_iter().enumerate() {
-                // SAFETY: so many whole blocks are in the packet's body.
-                unsafe { whole_block(packet, (LANES * group + at) * BLOCK, stream) };
-            }
-        }
+        // SAFETY: so many whole blocks are in the packet's body.
+        unsafe { whole_groups(key_stream, packet, whole) };
         for block in LANES * whole..packet.length.div_ceil(BLOCK) {
+            fetch(packet, block * BLOCK);
             waiting.blocks[waiting.count] = (packet, block);
-            let count = FIRST_COUNT + block as u32;
-            key_stream
-                .mixed
-                .set_lane(waiting.count, count, packet.schedule.salt, packet.iv);
+            waiting.counts[waiting.count] = FIRST_COUNT + block as u32;
             waiting.count += 1;
             if waiting.count == LANES {
                 // SAFETY: the blocks are in their packets.
-                unsafe { mixed_blocks(key_stream, &waiting) };
+                unsafe { mixed_group(key_stream, &waiting) };
                 waiting.count = 0;
             }
         }
     }
     if waiting.count > 0 {
         // SAFETY: the blocks are in their packets.
-        unsafe { mixed_blocks(key_stream, &waiting) };
+        unsafe { mixed_group(key_stream, &waiting) };
     }
 }
 
+/// The packet's first blocks, in groups of sixteen.
+///
+/// # Safety
+///
+/// So many whole blocks are in the packet's body.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512ifma,avx512vbmi2,bmi2")]
+unsafe fn whole_groups(key_stream: &mut KeyStream, packet: &Packet<'_>, groups: usize) {
+    let states = &mut key_stream.whole;
+    if groups > 0 {
+        states.set_all(packet.schedule, &packet.start);
+    }
+    for first in (0..groups).map(|group| LANES * group) {
+        for block in first..first + LANES {
+            fetch(packet, block * BLOCK);
+        }
+        states.set_counts(counts(FIRST_COUNT + first as u32));
+        for (block, stream) in (first..).zip(turn(&states.stream())) {
+            // SAFETY: the caller's promise.
+            unsafe { whole_block(packet, block * BLOCK, stream) };
+        }
+    }
+}
+
+/// The blocks that wait.
+///
 /// # Safety
 ///
 /// So many blocks as are counted are in their packets.
-#[inline]
+#[inline(never)]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512ifma,avx512vbmi2,bmi2")]
-unsafe fn mixed_blocks(key_stream: &mut KeyStream, waiting: &Waiting<'_>) {
-    let schedules = waiting.blocks.map(|(packet, _)| packet.schedule);
-    key_stream.mixed.set_keys(&schedules);
-    let stream = turn(&key_stream.mixed.stream());
-    for (row, stream) in key_stream.stream.iter_mut().zip(stream) {
+unsafe fn mixed_group(key_stream: &mut KeyStream, waiting: &Waiting<'_>) {
+    let states = &mut key_stream.mixed;
+    states.set_starts(&waiting.blocks.map(|(packet, _)| &packet.start));
+    states.set_keys(&waiting.blocks.map(|(packet, _)| packet.schedule));
+    states.set_counts(load(&waiting.counts));
+    for (row, stream) in key_stream.stream.iter_mut().zip(turn(&states.stream())) {
         // SAFETY: writes the 64 bytes of the reference.
         unsafe { _mm512_storeu_si512(row.as_mut_ptr().cast(), stream) };
     }
@@ -117,6 +133,16 @@ unsafe fn mixed_blocks(key_stream: &mut KeyStream, waiting: &Waiting<'_>) {
                 last_block(packet, offset, stream);
             }
         }
+    }
+}
+
+/// Fetches a block's place: it is needed once the key stream is there.
+#[inline]
+fn fetch(packet: &Packet<'_>, offset: usize) {
+    // SAFETY: a prefetch touches nothing, and every CPU with AVX-512 has it.
+    unsafe {
+        _mm_prefetch(packet.source.wrapping_add(offset).cast(), _MM_HINT_T0);
+        _mm_prefetch(packet.out.wrapping_add(offset).cast(), _MM_HINT_ET0);
     }
 }
 

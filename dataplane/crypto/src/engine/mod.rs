@@ -201,7 +201,10 @@ pub(crate) enum Cipher {
     #[cfg(target_arch = "x86_64")]
     Vaes512(Box<vaes512::Schedule>),
     #[cfg(target_arch = "x86_64")]
-    ChaCha512(Box<chacha512::Schedule>),
+    ChaCha512 {
+        burst: Box<chacha512::Schedule>,
+        alone: Box<aws_lc::Cipher>,
+    },
 }
 
 impl Cipher {
@@ -223,9 +226,10 @@ impl Cipher {
             #[cfg(target_arch = "x86_64")]
             EngineKind::Vaes512 => match algorithm {
                 Algorithm::AesGcm(..) => vaes512::Schedule::new(key, salt).map(Self::Vaes512),
-                Algorithm::ChaCha20Poly1305(_) => {
-                    chacha512::Schedule::new(key, salt).map(Self::ChaCha512)
-                }
+                Algorithm::ChaCha20Poly1305(_) => Some(Self::ChaCha512 {
+                    burst: chacha512::Schedule::new(key, salt)?,
+                    alone: aws_lc::Cipher::new(algorithm, key).map(Box::new)?,
+                }),
                 _ => None,
             },
             #[cfg(not(target_arch = "x86_64"))]
@@ -240,7 +244,7 @@ impl Cipher {
             #[cfg(target_arch = "x86_64")]
             Self::Vaes256(_) => EngineKind::Vaes256,
             #[cfg(target_arch = "x86_64")]
-            Self::Vaes512(_) | Self::ChaCha512(_) => EngineKind::Vaes512,
+            Self::Vaes512(_) | Self::ChaCha512 { .. } => EngineKind::Vaes512,
         }
     }
 
@@ -269,7 +273,7 @@ impl Cipher {
     #[inline]
     pub(crate) fn chacha512(&self) -> Option<&chacha512::Schedule> {
         match self {
-            Self::ChaCha512(schedule) => Some(schedule),
+            Self::ChaCha512 { burst, .. } => Some(burst),
             _ => None,
         }
     }
@@ -285,7 +289,7 @@ impl Cipher {
             #[cfg(target_arch = "x86_64")]
             Self::Vaes512(schedule) => vaes512::seal(schedule, packet),
             #[cfg(target_arch = "x86_64")]
-            Self::ChaCha512(schedule) => chacha512::seal(schedule, packet),
+            Self::ChaCha512 { alone, .. } => alone.seal(packet),
         }
     }
 
@@ -300,7 +304,7 @@ impl Cipher {
             #[cfg(target_arch = "x86_64")]
             Self::Vaes512(schedule) => vaes512::open(schedule, packet),
             #[cfg(target_arch = "x86_64")]
-            Self::ChaCha512(schedule) => chacha512::open(schedule, packet),
+            Self::ChaCha512 { alone, .. } => alone.open(packet),
         }
     }
 }
