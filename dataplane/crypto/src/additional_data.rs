@@ -3,7 +3,8 @@
 /// The additional data of an ESP packet, by value: SPI and sequence number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Aad {
-    bytes: [u8; 12],
+    /// With zeros behind it, as GHASH takes it: put together here, long before a kernel loads it in one piece.
+    bytes: [u8; 16],
     extended: bool,
 }
 
@@ -14,7 +15,7 @@ impl Aad {
         let [a, b, c, d] = spi.to_be_bytes();
         let [e, f, g, h] = sequence.to_be_bytes();
         Self {
-            bytes: [a, b, c, d, e, f, g, h, 0, 0, 0, 0],
+            bytes: [a, b, c, d, e, f, g, h, 0, 0, 0, 0, 0, 0, 0, 0],
             extended: false,
         }
     }
@@ -25,7 +26,7 @@ impl Aad {
         let [a, b, c, d] = spi.to_be_bytes();
         let [e, f, g, h, i, j, k, l] = sequence.to_be_bytes();
         Self {
-            bytes: [a, b, c, d, e, f, g, h, i, j, k, l],
+            bytes: [a, b, c, d, e, f, g, h, i, j, k, l, 0, 0, 0, 0],
             extended: true,
         }
     }
@@ -33,8 +34,8 @@ impl Aad {
     /// The 8 or 12 bytes.
     #[inline]
     pub const fn as_bytes(&self) -> &[u8] {
-        let (plain, _) = self.bytes.split_at(8);
-        if self.extended { &self.bytes } else { plain }
+        let (bytes, _) = self.bytes.split_at(if self.extended { 12 } else { 8 });
+        bytes
     }
 }
 
@@ -43,16 +44,17 @@ impl Aad {
     /// With zeros behind it, as GHASH takes it.
     #[inline]
     pub(crate) const fn padded(&self) -> [u8; 16] {
-        let [a, b, c, d, e, f, g, h, i, j, k, l] = self.bytes;
-        [a, b, c, d, e, f, g, h, i, j, k, l, 0, 0, 0, 0]
+        self.bytes
     }
 
     /// The same in two words.
     #[inline]
     pub(crate) const fn words(&self) -> [u64; 2] {
-        let [a, b, c, d, e, f, g, h, i, j, k, l] = self.bytes;
-        let low = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
-        [low, u32::from_ne_bytes([i, j, k, l]) as u64]
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.bytes;
+        [
+            u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+            u64::from_ne_bytes([i, j, k, l, m, n, o, p]),
+        ]
     }
 }
 
@@ -77,7 +79,7 @@ impl AdditionalData<'_> {
     pub(crate) fn authenticated(&self) -> Authenticated<'_> {
         let (before, behind) = match self {
             Self::Esp(aad) if aad.extended => {
-                let (spi, number) = aad.bytes.split_at(4);
+                let (spi, number) = aad.as_bytes().split_at(4);
                 let (high, low) = number.split_at(4);
                 ([spi, low], high)
             }

@@ -251,12 +251,11 @@ impl Algorithm {
         matches!(self, Self::EncryptThenMac(Encryption::AesCbc(_), _))
     }
 
-    /// Of AES-GCM, for the kernels that sort packets by them.
+    /// The rounds of AES-GCM's cipher, 0 for what is not AES-GCM.
     #[cfg(target_arch = "x86_64")]
-    #[inline]
-    pub(crate) const fn gcm_rounds(self) -> usize {
+    pub(crate) const fn gcm_rounds(self) -> u8 {
         match self {
-            Self::AesGcm(key, _) => key.rounds(),
+            Self::AesGcm(key, _) => key.rounds() as u8,
             _ => 0,
         }
     }

@@ -87,6 +87,9 @@ struct Key {
     transform: Transform,
     salt: [u8; SALT_LEN],
     algorithm: Algorithm,
+    /// Of AES in GCM, for the kernels that sort packets by them, so that nothing has to be asked of the algorithm.
+    #[cfg(target_arch = "x86_64")]
+    rounds: u8,
 }
 
 impl Key {
@@ -115,6 +118,8 @@ impl Key {
             transform,
             salt,
             algorithm,
+            #[cfg(target_arch = "x86_64")]
+            rounds: algorithm.gcm_rounds(),
         })
     }
 
@@ -174,7 +179,7 @@ impl Key {
     fn vaes512(&self) -> Option<(&crate::vaes512::Schedule, usize)> {
         match &self.transform {
             Transform::Aead(cipher) => {
-                let rounds = self.algorithm.gcm_rounds();
+                let rounds = usize::from(self.rounds);
                 cipher.vaes512().map(|schedule| (schedule, rounds))
             }
             _ => None,
