@@ -10,7 +10,7 @@ use esplanade_crypto::{
     open_batch, seal_batch,
 };
 
-use super::ipsec_mb::IpsecMb;
+use super::{ipsec_mb, ipsec_mb_chacha};
 
 /// The most packets in a batch.
 pub const BATCH: usize = 64;
@@ -82,11 +82,19 @@ pub fn candidates(
         }
         all.push(Box::new(Engine::new(*engine, algorithm, sas)?));
     }
-    match IpsecMb::load(ipsec_mb, algorithm, sas) {
-        Ok(library) => all.push(Box::new(library)),
+    match intels(algorithm, sas, ipsec_mb) {
+        Ok(library) => all.push(library),
         Err(reason) => eprintln!("Without Intel's multi-buffer library: {reason:#}"),
     }
     Ok(all)
+}
+
+/// Intel's multi-buffer library.
+fn intels(algorithm: Algorithm, sas: usize, path: &Path) -> Result<Box<dyn Candidate>> {
+    Ok(match algorithm {
+        Algorithm::ChaCha20Poly1305(_) => Box::new(ipsec_mb_chacha::IpsecMb::load(path, sas)?),
+        _ => Box::new(ipsec_mb::IpsecMb::load(path, algorithm, sas)?),
+    })
 }
 
 /// A key for each SA.

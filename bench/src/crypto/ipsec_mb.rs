@@ -1,4 +1,4 @@
-//! Intel's multi-buffer library by its direct interface, found when the bench runs: nothing of it is needed to build.
+//! Intel's multi-buffer library and AES-GCM by its direct interface, found when the bench runs: nothing of it is needed to build.
 #![allow(
     unsafe_code,
     reason = "a library in C, with kernels that take pointers"
@@ -56,7 +56,7 @@ pub struct IpsecMb {
 }
 
 /// SPI and sequence number.
-const AAD: [u8; 8] = [0x10, 0, 0, 1, 0, 0, 0, 1];
+pub const AAD: [u8; 8] = [0x10, 0, 0, 1, 0, 0, 0, 1];
 /// What the key material's last four bytes are, unless an SA's number reaches so far.
 const SALT: u32 = 0x4242_4242;
 

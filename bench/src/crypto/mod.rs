@@ -6,6 +6,7 @@
 
 mod candidate;
 mod ipsec_mb;
+mod ipsec_mb_chacha;
 mod machine;
 mod plot;
 mod report;
@@ -30,6 +31,9 @@ pub struct Options {
         default_value = "64,128,256,512,1024,1420,8900,imix"
     )]
     bytes: Vec<String>,
+    /// The algorithms.
+    #[arg(long, value_delimiter = ',', default_values_t = MEASURED)]
+    algorithms: Vec<Algorithm>,
     /// How many SAs take turns.
     #[arg(long, value_delimiter = ',', default_value = "1,10000")]
     sas: Vec<usize>,
@@ -78,7 +82,7 @@ pub fn run(options: &Options) -> Result<()> {
     let machine = Machine::measure();
     println!("{machine}\n");
     let mut rows = Vec::new();
-    for algorithm in MEASURED {
+    for algorithm in options.algorithms.iter().copied() {
         for sas in &options.sas {
             for bytes in &options.bytes {
                 let lengths = lengths(bytes, options.batch)?;
