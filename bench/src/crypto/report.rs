@@ -1,122 +1,150 @@
 //! A line for each measurement, for people and for programs.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::Path;
-
-use anyhow::Result;
-use esplanade_crypto::Algorithm;
 use serde::Serialize;
 
 use super::candidate::Direction;
-use super::machine::Machine;
-use super::median;
+use super::plan::{Case, name};
+use crate::timing::{Bytes, Machine, Summary, mean};
 
 /// One measurement.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Row {
     bench: &'static str,
     pub engine: &'static str,
-    #[serde(skip)]
-    kind: Algorithm,
     pub algorithm: String,
-    pub direction: &'static str,
+    pub direction: Direction,
     pub bytes: Bytes,
     pub sas: usize,
-    in_place: bool,
+    pub in_place: bool,
+    pub beyond_l2: bool,
     batch: usize,
     pub ns_per_packet: f64,
     /// The distance of the quartiles, as a share of the median.
     spread: f64,
 }
 
-/// A length, or a mixture.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(untagged)]
-pub enum Bytes {
-    Length(usize),
-    Mixture(String),
-}
-
 impl Row {
-    pub fn new(
-        engine: &'static str,
-        kind: Algorithm,
-        direction: Direction,
-        bytes: &str,
-        sas: usize,
-        batch: usize,
-        times: &mut [f64],
-    ) -> Self {
-        let ns_per_packet = median(times);
-        let quartile = |part: usize| {
-            times
-                .get(times.len() * part / 4)
-                .copied()
-                .unwrap_or(f64::NAN)
-        };
+    pub fn new(engine: &'static str, case: &Case, direction: Direction, result: Summary) -> Self {
         Self {
             bench: "crypto",
             engine,
-            kind,
-            algorithm: kind.to_string(),
-            direction: match direction {
-                Direction::Seal => "seal",
-                Direction::Open => "open",
-            },
-            bytes: bytes
-                .parse()
-                .map_or_else(|_| Bytes::Mixture(bytes.to_owned()), Bytes::Length),
-            sas,
-            in_place: false,
-            batch,
-            ns_per_packet,
-            spread: (quartile(3) - quartile(1)) / ns_per_packet,
+            algorithm: name(case.algorithm),
+            direction,
+            bytes: case.bytes,
+            sas: case.sas,
+            in_place: case.in_place,
+            beyond_l2: case.beyond_l2,
+            batch: case.batch,
+            ns_per_packet: result.median,
+            spread: result.spread,
         }
-    }
-
-    /// A line of the table. `reference` is what Intel's library needs.
-    pub fn print(&self, machine: &Machine, lengths: &[usize], reference: Option<f64>) {
-        let packets = lengths.len() as f64;
-        let mean = lengths.iter().sum::<usize>() as f64 / packets;
-        let bytes = match &self.bytes {
-            Bytes::Length(length) => length.to_string(),
-            Bytes::Mixture(name) => name.clone(),
-        };
-        let ratio = reference.map_or(String::new(), |reference| {
-            format!("  x{:.2}", reference / self.ns_per_packet)
-        });
-        let bounds: Option<f64> = lengths
-            .iter()
-            .map(|length| machine.bound(self.kind, *length))
-            .sum();
-        let of_bound = bounds.map_or(String::new(), |sum| {
-            format!("  {:.2} of the bound", sum / packets / self.ns_per_packet)
-        });
-        println!(
-            "{} {} {bytes:>5} B {:>5} SAs  {:<10} {:8.1} ns +-{:2.0} %  {:5.2} cycles/B  {:6.1} Gbit/s{ratio}{of_bound}",
-            self.algorithm,
-            self.direction,
-            self.sas,
-            self.engine,
-            self.ns_per_packet,
-            50.0 * self.spread,
-            self.ns_per_packet / machine.cycle / mean,
-            8.0 * mean / self.ns_per_packet,
-        );
     }
 }
 
-/// JSON lines.
-///
-/// # Errors
-///
-/// The file cannot be written.
-pub fn write_json(rows: &[Row], path: &Path) -> Result<()> {
-    let mut file = BufWriter::new(File::create(path)?);
-    for row in rows {
-        serde_json::to_writer(&mut file, row)?;
-        writeln!(file)?;
+/// Lines under headings.
+#[derive(Default)]
+pub struct Table {
+    heading: String,
+}
+
+impl Table {
+    /// One more line. `reference` is what Intel's library needs.
+    pub fn print(&mut self, row: &Row, case: &Case, machine: &Machine, reference: Option<f64>) {
+        let heading = heading(case);
+        if self.heading != heading {
+            println!("\n{heading}\n{COLUMNS}");
+            self.heading = heading;
+        }
+        println!("{}", line(row, case, machine, reference));
     }
-    Ok(file.flush()?)
+}
+
+const COLUMNS: &str =
+    "      bytes engine            ns    +-  cycles/B   Gbit/s  x ipsec-mb  of bound";
+
+fn heading(case: &Case) -> String {
+    format!(
+        "{}, {}, frames {} the L2 cache, {} {}, batches of {}",
+        name(case.algorithm),
+        if case.in_place {
+            "in place"
+        } else {
+            "out of place"
+        },
+        if case.beyond_l2 { "beyond" } else { "within" },
+        case.sas,
+        if case.sas == 1 { "SA" } else { "SAs" },
+        case.batch,
+    )
+}
+
+fn line(row: &Row, case: &Case, machine: &Machine, reference: Option<f64>) -> String {
+    let lengths = case.lengths();
+    let (mean, nanoseconds) = (mean(&lengths), row.ns_per_packet);
+    let bounds = lengths
+        .iter()
+        .map(|length| machine.bound(case.algorithm, *length));
+    let bound = bounds
+        .sum::<Option<f64>>()
+        .map(|sum| sum / lengths.len() as f64);
+    let share =
+        |of: Option<f64>| of.map_or("-".to_owned(), |of| format!("{:.2}", of / nanoseconds));
+    format!(
+        "{} {:>6} {:<10} {nanoseconds:>9.1} {:>3.0} % {:>9.2} {:>8.1} {:>12} {:>9}",
+        row.direction.name(),
+        row.bytes,
+        row.engine,
+        50.0 * row.spread,
+        nanoseconds / machine.cycle / mean,
+        8.0 * mean / nanoseconds,
+        share(reference),
+        share(bound),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use esplanade_crypto::Algorithm;
+
+    fn case() -> Case {
+        Case {
+            algorithm: Algorithm::AES_128_GCM_16,
+            sas: 1,
+            bytes: Bytes::Length(100),
+            in_place: false,
+            beyond_l2: false,
+            batch: 64,
+        }
+    }
+
+    fn row() -> Row {
+        let result = Summary {
+            median: 20.0,
+            spread: 0.1,
+        };
+        Row::new("vaes512", &case(), Direction::Seal, result)
+    }
+
+    #[test]
+    fn json_has_the_names_that_others_read() {
+        assert_eq!(
+            serde_json::to_string(&row()).unwrap(),
+            "{\"bench\":\"crypto\",\"engine\":\"vaes512\",\"algorithm\":\"aes-128-gcm\",\"direction\":\"seal\",\
+             \"bytes\":100,\"sas\":1,\"in_place\":false,\"beyond_l2\":false,\"batch\":64,\"ns_per_packet\":20.0,\"spread\":0.1}"
+        );
+    }
+
+    #[test]
+    fn a_line_has_all_that_follows_from_the_time() {
+        let machine = Machine::of_one_gigahertz();
+        assert_eq!(
+            line(&row(), &case(), &machine, Some(30.0)),
+            "seal    100 vaes512         20.0   5 %      0.20     40.0         1.50         -"
+        );
+        assert_eq!(
+            heading(&case()),
+            "aes-128-gcm, out of place, frames within the L2 cache, 1 SA, batches of 64"
+        );
+    }
 }

@@ -8,11 +8,11 @@
 mod gateway;
 
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use esplanade_channel::Aead;
 use esplanade_crypto::EngineKind;
@@ -24,7 +24,7 @@ use esplanade_wire::{
 };
 use serde::Serialize;
 
-use crate::crypto::{Machine, lengths, median};
+use crate::timing::{Bytes, JsonLines, Machine, Summary, mean, pin};
 use gateway::{Gateway, Keys, MAX_TUNNELS, Site};
 
 /// What to measure.
@@ -32,7 +32,7 @@ use gateway::{Gateway, Keys, MAX_TUNNELS, Site};
 pub struct Options {
     /// Bytes of the inner IP packets; `imix` is 7:4:1 of 64, 570 and 1420.
     #[arg(long, value_delimiter = ',', default_value = "64,512,1420,imix")]
-    bytes: Vec<String>,
+    bytes: Vec<Bytes>,
     /// How many tunnels take turns, in random order; each has a policy and two SAs.
     #[arg(long, value_delimiter = ',', default_value = "1,10000")]
     sas: Vec<u32>,
@@ -85,7 +85,7 @@ struct Row<'a> {
     direction: &'static str,
     engine: &'static str,
     algorithm: &'static str,
-    bytes: &'a str,
+    bytes: Bytes,
     sas: u32,
     policies: u32,
     workers: u32,
@@ -116,57 +116,41 @@ pub fn run(options: &Options) -> Result<()> {
                 .all(|sas| (1..=MAX_TUNNELS).contains(sas)),
         "there is at least one round, and there are 1 to {MAX_TUNNELS} tunnels"
     );
-    if !core_affinity::set_for_current(core_affinity::CoreId { id: options.core }) {
-        bail!("cannot run on core {}", options.core);
-    }
+    pin(options.core)?;
     let engine = options.engine.unwrap_or_else(EngineKind::best);
     let machine = Machine::measure();
-    let name = machine_name();
-    println!("{name}; {machine}; engine {engine}\n");
-    let mut json = match &options.json {
-        Some(path) => {
-            Some(BufWriter::new(File::create(path).with_context(|| {
-                format!("cannot write {}", path.display())
-            })?))
-        }
-        None => None,
-    };
+    println!("{machine}; engine {engine}\n");
+    let mut json = JsonLines::create(options.json.as_deref())?;
     for algorithm in &options.algorithm {
         for sas in &options.sas {
             let mut pair = Pair::new(engine, *algorithm, *sas)?;
             for bytes in &options.bytes {
-                let mean = mean(&lengths(bytes, BURST)?);
-                let times = pair.measure(bytes, options.rounds)?;
-                for (direction, mut times) in ["outbound", "inbound"].into_iter().zip(times) {
-                    let nanoseconds = median(&mut times);
-                    let quartile = |part: usize| times.get(times.len() * part / 4);
-                    let spread = quartile(3)
-                        .zip(quartile(1))
-                        .map_or(0.0, |(high, low)| high - low);
+                let mean = mean(&bytes.lengths(BURST));
+                let times = pair.measure(*bytes, options.rounds)?;
+                for (direction, times) in ["outbound", "inbound"].into_iter().zip(times) {
+                    let Summary { median, spread } = Summary::of(&times);
                     let row = Row {
                         bench: "pipeline",
                         direction,
                         engine: engine.name(),
                         algorithm: algorithm.name(),
-                        bytes,
+                        bytes: *bytes,
                         sas: *sas,
                         policies: *sas,
                         workers: 1,
-                        mpps: 1e3 / nanoseconds,
-                        gbps: 8.0 * mean / nanoseconds,
-                        cycles_per_packet: nanoseconds / machine.cycle,
-                        spread: spread / nanoseconds,
-                        machine: &name,
+                        mpps: 1e3 / median,
+                        gbps: 8.0 * mean / median,
+                        cycles_per_packet: median / machine.cycle,
+                        spread,
+                        machine: &machine.name,
                     };
                     row.print();
-                    if let Some(json) = &mut json {
-                        writeln!(json, "{}", serde_json::to_string(&row)?)?;
-                    }
+                    json.write(&row)?;
                 }
             }
         }
     }
-    Ok(())
+    json.finish()
 }
 
 impl Row<'_> {
@@ -225,8 +209,8 @@ impl Pair {
     }
 
     /// Nanoseconds a packet of each turn, outbound and inbound.
-    fn measure(&mut self, bytes: &str, rounds: usize) -> Result<[Vec<f64>; 2]> {
-        let lengths = lengths(bytes, BURST)?;
+    fn measure(&mut self, bytes: Bytes, rounds: usize) -> Result<[Vec<f64>; 2]> {
+        let lengths = bytes.lengths(BURST);
         // Both gateways learn their next hops, and the frames come into the cache.
         for _ in 0..4 {
             self.burst(&lengths, true)?;
@@ -327,18 +311,6 @@ fn packet(tunnel: u32, length: usize) -> Result<Vec<u8>> {
     Ok(frame)
 }
 
-fn mean(lengths: &[usize]) -> f64 {
-    lengths.iter().sum::<usize>() as f64 / lengths.len() as f64
-}
-
-/// What the kernel calls this CPU.
-fn machine_name() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let line = info.lines().find(|line| line.starts_with("model name"));
-    line.and_then(|line| line.split_once(": "))
-        .map_or_else(|| "unknown CPU".to_owned(), |(_, name)| name.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -347,8 +319,8 @@ mod tests {
     fn packets_go_through_both_gateways_as_they_are() {
         for algorithm in [Transform::Aes128Gcm, Transform::Aes256Gcm] {
             let mut pair = Pair::new(EngineKind::best(), algorithm, 100).unwrap();
-            for bytes in ["64", "1420", "imix"] {
-                pair.burst(&lengths(bytes, BURST).unwrap(), true).unwrap();
+            for bytes in [Bytes::Length(64), Bytes::Length(1420), Bytes::IMIX] {
+                pair.burst(&bytes.lengths(BURST), true).unwrap();
             }
         }
     }

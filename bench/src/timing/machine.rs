@@ -13,6 +13,10 @@ use esplanade_crypto::{Algorithm, EngineKind};
 
 /// Measured once.
 pub struct Machine {
+    /// What the kernel calls the CPU.
+    pub name: String,
+    /// Bytes of a core's second-level cache.
+    pub l2: usize,
     /// Nanoseconds a cycle.
     pub cycle: f64,
     /// Nanoseconds of a round of AES for four blocks, of four 64-bit products in one vector, and of both in the ratio of
@@ -32,6 +36,8 @@ impl Machine {
     pub fn measure() -> Self {
         let vectors = EngineKind::available().contains(&EngineKind::Vaes512);
         Self {
+            name: name(),
+            l2: l2().unwrap_or(2 << 20),
             // IMUL takes three cycles on every x86-64 of the last ten years.
             cycle: best(1_000, || multiply_chain(1_000)) / 12.0,
             rates: vectors.then(|| Rates {
@@ -40,6 +46,17 @@ impl Machine {
                 both: best(1_000, || rounds_and_products(1_000)) / 14.0,
             }),
             clock_reading: best(1, || {}),
+        }
+    }
+
+    #[cfg(test)]
+    pub fn of_one_gigahertz() -> Self {
+        Self {
+            name: "a test".to_owned(),
+            l2: 1 << 20,
+            cycle: 1.0,
+            rates: None,
+            clock_reading: 0.0,
         }
     }
 
@@ -64,7 +81,8 @@ impl Machine {
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "clock {:.2} GHz", 1.0 / self.cycle)?;
+        let (name, clock, l2) = (&self.name, 1.0 / self.cycle, self.l2 >> 10);
+        write!(f, "{name}; clock {clock:.2} GHz; L2 {l2} KiB")?;
         if let Some(rates) = &self.rates {
             let cycles = |nanoseconds: f64| nanoseconds / self.cycle;
             write!(
@@ -77,6 +95,20 @@ impl fmt::Display for Machine {
         }
         Ok(())
     }
+}
+
+fn name() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = info.lines().find(|line| line.starts_with("model name"));
+    line.and_then(|line| line.split_once(": "))
+        .map_or_else(|| "unknown CPU".to_owned(), |(_, name)| name.to_owned())
+}
+
+/// What the kernel says of the first core, in KiB.
+fn l2() -> Option<usize> {
+    let size = std::fs::read_to_string("/sys/devices/system/cpu/cpu0/cache/index2/size").ok()?;
+    let kib: usize = size.trim().strip_suffix('K')?.parse().ok()?;
+    Some(kib << 10)
 }
 
 /// Nanoseconds of one of `n` steps, the best of many tries.
