@@ -37,17 +37,19 @@ impl Direction {
 }
 
 /// All that do the algorithm, with a key for each SA and direction. `engines` are their names; all when there is none.
+/// `batch_only` leaves the building of our jobs out of their time.
 pub fn candidates(
     algorithm: Algorithm,
     sas: usize,
     engines: &[String],
+    batch_only: bool,
     peers: &Peers,
 ) -> Result<Vec<Box<dyn Candidate>>> {
     let wanted = |name: &str| engines.is_empty() || engines.iter().any(|engine| engine == name);
     let mut all: Vec<Box<dyn Candidate>> = Vec::new();
     for engine in EngineKind::available() {
         if engine.does(algorithm) && wanted(engine.name()) {
-            all.push(Box::new(Engine::new(*engine, algorithm, sas)?));
+            all.push(Box::new(Engine::new(*engine, algorithm, sas, batch_only)?));
         }
     }
     all.extend(peers.candidates(algorithm, sas, wanted));

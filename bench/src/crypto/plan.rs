@@ -39,6 +39,7 @@ pub struct Plan {
     places: Vec<Place>,
     frames: Vec<Frames>,
     batch: usize,
+    batch_only: bool,
     pub rounds: usize,
     /// How long each direction of each case may take.
     pub share: Duration,
@@ -54,6 +55,8 @@ pub struct Case {
     pub in_place: bool,
     pub beyond_l2: bool,
     pub batch: usize,
+    /// Whether the building of our jobs is left out.
+    pub batch_only: bool,
 }
 
 const ALGORITHMS: [Algorithm; 3] = [
@@ -115,6 +118,7 @@ impl Plan {
                 },
             ),
             batch: options.batch,
+            batch_only: options.batch_only,
             rounds: options.rounds.unwrap_or(if quick { 11 } else { 31 }),
             share: Duration::ZERO,
             seconds: options.seconds.unwrap_or(if quick { 20.0 } else { 180.0 }),
@@ -139,6 +143,7 @@ impl Plan {
                 in_place: place == Place::InPlace,
                 beyond_l2: frames == Frames::BeyondL2,
                 batch: self.batch,
+                batch_only: self.batch_only,
             })
         })
     }
@@ -226,6 +231,7 @@ mod tests {
             in_place: false,
             beyond_l2: false,
             batch: 5,
+            batch_only: false,
         };
         let lengths = case(algorithm("aes-128-cbc-hmac-sha1-96").unwrap()).lengths();
         assert_eq!(lengths, [64, 576, 64, 64, 1424]);

@@ -18,6 +18,8 @@ pub struct Row {
     pub in_place: bool,
     pub beyond_l2: bool,
     batch: usize,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    batch_only: bool,
     pub ns_per_packet: f64,
     /// The distance of the quartiles, as a share of the median.
     spread: f64,
@@ -35,6 +37,7 @@ impl Row {
             in_place: case.in_place,
             beyond_l2: case.beyond_l2,
             batch: case.batch,
+            batch_only: case.batch_only,
             ns_per_packet: result.median,
             spread: result.spread,
         }
@@ -64,7 +67,7 @@ const COLUMNS: &str =
 
 fn heading(case: &Case) -> String {
     format!(
-        "{}, {}, frames {} the L2 cache, {} {}, batches of {}",
+        "{}, {}, frames {} the L2 cache, {} {}, batches of {}{}",
         name(case.algorithm),
         if case.in_place {
             "in place"
@@ -75,6 +78,11 @@ fn heading(case: &Case) -> String {
         case.sas,
         if case.sas == 1 { "SA" } else { "SAs" },
         case.batch,
+        if case.batch_only {
+            ", our jobs built before"
+        } else {
+            ""
+        },
     )
 }
 
@@ -115,6 +123,7 @@ mod tests {
             in_place: false,
             beyond_l2: false,
             batch: 64,
+            batch_only: false,
         }
     }
 
