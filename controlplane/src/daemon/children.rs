@@ -55,6 +55,9 @@ pub(super) enum InstallError {
     /// Too long a key.
     #[error("the dataplane takes no keys of {0} bytes")]
     Key(usize),
+    /// Its policies would have the name of another child's.
+    #[error("the selectors that its peer narrowed it to give its policies the name of {0}'s")]
+    Alike(String),
 }
 
 /// Every pair, by the SPI of its inbound half.
@@ -112,11 +115,15 @@ impl Children {
             KeyMaterial::new(octets).ok_or(InstallError::Key(octets.len()))
         };
         let (inbound_key, outbound_key) = (key(&sa.inbound_key)?, key(&sa.outbound_key)?);
-        let outbound = slots.take_partner(inbound, now).ok_or(InstallError::Full)?;
-        let owner = self.least_loaded();
+        let name = (sa.peer.clone(), sa.child.clone());
         let agreed = (sa.local_ts.clone(), sa.remote_ts.clone());
         let narrowed = policies::narrowing(child, agreed);
         let policy = policies::group(tunnel, child, narrowed.as_ref());
+        if narrowed.is_some() {
+            self.refuse_alike(policy, &name, config)?;
+        }
+        let outbound = slots.take_partner(inbound, now).ok_or(InstallError::Full)?;
+        let owner = self.least_loaded();
         let label = Label::new(&policies::label(&sa.peer, &sa.child));
         let encapsulation = sa.encapsulation.map(ports);
         let commands = [
@@ -153,7 +160,7 @@ impl Children {
             }),
         ];
         self.insert(Pair {
-            name: (sa.peer.clone(), sa.child.clone()),
+            name,
             policy,
             narrowed: narrowed.map(|selectors| Narrowed {
                 selectors,
@@ -164,6 +171,27 @@ impl Children {
             owner,
         });
         Ok(commands)
+    }
+
+    /// Refuses the group of another child. A group is named by a digest that is easily made to collide, and of an SA that
+    /// was narrowed the peer has had its say in what is digested: it could choose selectors that have another tunnel's
+    /// packets leave by its own SA.
+    fn refuse_alike(
+        &self,
+        policy: PolicyId,
+        name: &ChildName,
+        config: &Config,
+    ) -> Result<(), InstallError> {
+        let group = policy.group();
+        let configured = policies::groups(config);
+        let alike = self.pairs.values();
+        let alike = alike.filter(|pair| pair.policy.group() == group);
+        let names = alike.map(|pair| &pair.name);
+        let mut others = configured.get(&group).into_iter().chain(names);
+        match others.find(|other| *other != name) {
+            Some((tunnel, child)) => Err(InstallError::Alike(policies::label(tunnel, child))),
+            None => Ok(()),
+        }
     }
 
     fn insert(&mut self, pair: Pair) {

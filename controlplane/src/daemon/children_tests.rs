@@ -115,6 +115,27 @@ fn both_halves_have_one_owner_and_one_policy_group() {
 }
 
 #[test]
+fn what_is_narrowed_to_the_group_of_another_child_is_refused() {
+    let (slots, mut children) = (slots(), Children::default());
+    children.reset(2);
+    let now = Instant::now();
+    let narrow = |children: &mut Children| {
+        let inbound = slots.take(now).unwrap();
+        let mut sa = child_sa(inbound, 36);
+        sa.remote_ts = vec![TrafficSelector::prefix("10.2.3.0".parse().unwrap(), 24).unwrap()];
+        let outcome = children.install(&sa, &config(), &slots, now);
+        (inbound.value(), outcome)
+    };
+    let (first, outcome) = narrow(&mut children);
+    outcome.unwrap();
+    // The same child's next SA has the same group.
+    narrow(&mut children).1.unwrap();
+    children.pairs.get_mut(&first).unwrap().name.0 = "site-c".to_owned();
+    let refused = narrow(&mut children).1.unwrap_err();
+    assert_eq!(refused, InstallError::Alike("site-c/lan".to_owned()));
+}
+
+#[test]
 fn the_least_loaded_worker_is_chosen() {
     let (slots, mut children) = (slots(), Children::default());
     children.reset(2);
