@@ -7,7 +7,8 @@
 //! pairs that are protected: with two tunnels, it also stops what goes from the one's local prefix to the other's remote
 //! one. Where a remote prefix covers a network that is attached to the gateway itself (a remote of 0.0.0.0/0 covers all
 //! of them), a `throw` route for that network sends the lookup on to the main table: otherwise the gateway could not
-//! answer the hosts of its own LAN.
+//! answer the hosts of its own LAN. Parts of it that are routed elsewhere stay unreachable: the kernel would forward to
+//! them in the clear.
 //!
 //! *In.* For every protected pair and every outside interface a rule of the same preference `from REMOTE to LOCAL iif
 //! INTERFACE blackhole` drops what claims to come from behind the peer and did not come through the tunnel, whatever
@@ -47,6 +48,8 @@ pub struct Wanted {
     pub pairs: BTreeSet<(Prefix, Prefix)>,
     /// The networks that are directly on the gateway's inside ports.
     pub attached: BTreeSet<Prefix>,
+    /// The parts of these that routes of the kernel's lead to by other interfaces.
+    pub elsewhere: BTreeSet<Prefix>,
     /// The interfaces of the gateway's outside ports, by name, whether they exist or not.
     pub outside: BTreeSet<String>,
 }

@@ -78,15 +78,20 @@ pub(super) fn wanted_guard(
         .ports
         .iter()
         .filter(|port| port.role == Role::Outside);
+    let (attached, elsewhere) = attached(tables, dataplane);
     Wanted {
         pairs,
-        attached: attached(tables, dataplane),
+        attached,
+        elsewhere,
         outside: outside.map(|port| port.interface.clone()).collect(),
     }
 }
 
-/// The networks that are directly on inside ports.
-fn attached(tables: &Tables, dataplane: &esplanade_config::Dataplane) -> BTreeSet<Prefix> {
+/// The networks that are directly on inside ports, and what of them is not.
+fn attached(
+    tables: &Tables,
+    dataplane: &esplanade_config::Dataplane,
+) -> (BTreeSet<Prefix>, BTreeSet<Prefix>) {
     let ports = next_hops::ports(tables, &dataplane.ports);
     let role = |port: &PortId| {
         let port = dataplane.ports.get(usize::from(port.0));
@@ -95,12 +100,18 @@ fn attached(tables: &Tables, dataplane: &esplanade_config::Dataplane) -> BTreeSe
     let inside = ports
         .iter()
         .filter(|(_, port)| role(port) == Some(Role::Inside));
-    let networks = inside.flat_map(|(index, _)| tables.attached(*index));
-    let prefixes = networks.filter_map(|(address, length)| match address {
+    let inside: BTreeSet<u32> = inside.map(|(index, _)| *index).collect();
+    let prefix = |(address, length): (IpAddr, u8)| match address {
         IpAddr::V4(address) => Prefix::containing(address, length),
         IpAddr::V6(_) => None,
-    });
-    prefixes.collect()
+    };
+    let (mut networks, mut elsewhere) = (BTreeSet::new(), BTreeSet::new());
+    for network in inside.iter().flat_map(|index| tables.attached(*index)) {
+        networks.extend(prefix(network));
+        let parts = next_hops::elsewhere(tables, network, |index| inside.contains(index));
+        elsewhere.extend(parts.filter_map(prefix));
+    }
+    (networks, elsewhere)
 }
 
 /// All state of the daemon.

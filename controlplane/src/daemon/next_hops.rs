@@ -86,13 +86,7 @@ fn inside(
         let port = port.and_then(|port| configured.get(port));
         port.is_some_and(|port| port.role == config::Role::Inside)
     };
-    let leaves_elsewhere = |(network, length): (IpAddr, u8)| {
-        tables.routes.iter().any(|((address, longer), route)| {
-            *longer > length
-                && contains(network, length, *address)
-                && route.interface.is_some_and(|index| !is_inside(&index))
-        })
-    };
+    let leaves_elsewhere = |network| elsewhere(tables, network, is_inside).next().is_some();
     let networks = ports
         .keys()
         .filter(|index| is_inside(index))
@@ -105,6 +99,23 @@ fn inside(
         .filter(|(address, _)| address.is_ipv4())
         .filter_map(|(address, length)| Prefix::new(address, length))
         .collect()
+}
+
+/// The parts of a network that longer routes lead to by other than inside interfaces.
+pub(super) fn elsewhere(
+    tables: &Tables,
+    (network, length): (IpAddr, u8),
+    is_inside: impl Fn(&u32) -> bool,
+) -> impl Iterator<Item = (IpAddr, u8)> {
+    let parts = tables
+        .routes
+        .iter()
+        .filter(move |((address, longer), route)| {
+            *longer > length
+                && contains(network, length, *address)
+                && route.interface.is_some_and(|index| !is_inside(&index))
+        });
+    parts.map(|(prefix, _)| *prefix)
 }
 
 /// What fits into the 16 bits of an IP length; loopback has more.

@@ -34,7 +34,15 @@ impl Part {
             };
             remote.iter().any(covers) && !remote.contains(attached)
         });
-        let mut parts: BTreeSet<Self> = covered.map(|prefix| Self::Throw(*prefix)).collect();
+        let thrown: BTreeSet<Prefix> = covered.copied().collect();
+        let kept = wanted.elsewhere.iter().filter(|part| {
+            let within = |network: &Prefix| {
+                network.length() < part.length() && network.contains(part.address())
+            };
+            thrown.iter().any(within)
+        });
+        let mut parts: BTreeSet<Self> = kept.map(|prefix| Self::Unreachable(*prefix)).collect();
+        parts.extend(thrown.iter().map(|prefix| Self::Throw(*prefix)));
         parts.extend(remote.iter().map(|prefix| Self::Unreachable(*prefix)));
         for (local, remote) in &wanted.pairs {
             for local in rule_prefixes(*local) {
@@ -95,6 +103,7 @@ mod tests {
             pairs: pairs.iter().copied().collect(),
             attached: attached.iter().copied().collect(),
             outside: ["wan".to_owned()].into(),
+            ..Wanted::default()
         };
         Part::all(&wanted).iter().map(Part::to_string).collect()
     }
@@ -126,13 +135,31 @@ mod tests {
     }
 
     #[test]
+    fn parts_of_an_attached_network_that_are_elsewhere_are_not_let_through() {
+        let (local, any) = (prefix([10, 1, 0, 0], 16), prefix([0, 0, 0, 0], 0));
+        let part = prefix([10, 1, 9, 0], 24);
+        let wanted = |remote| Wanted {
+            pairs: [(local, remote)].into(),
+            attached: [local].into(),
+            elsewhere: [part].into(),
+            outside: BTreeSet::new(),
+        };
+        let parts = Part::all(&wanted(any));
+        assert!(parts.contains(&Part::Throw(local)));
+        assert!(parts.contains(&Part::Unreachable(part)));
+        // Where nothing is let through, nothing has to be held back.
+        let parts = Part::all(&wanted(prefix([10, 2, 0, 0], 16)));
+        assert!(!parts.contains(&Part::Unreachable(part)));
+    }
+
+    #[test]
     fn what_comes_in_is_dropped_by_pair_and_interface() {
         let (near, far) = (prefix([10, 1, 0, 0], 16), prefix([10, 2, 0, 0], 16));
         let other = prefix([10, 3, 0, 0], 16);
         let wanted = Wanted {
             pairs: [(near, far), (near, other)].into(),
             outside: ["eth2".to_owned(), "eth3".to_owned()].into(),
-            attached: BTreeSet::new(),
+            ..Wanted::default()
         };
         let parts: Vec<String> = Part::all(&wanted).iter().map(Part::to_string).collect();
         assert_eq!(
