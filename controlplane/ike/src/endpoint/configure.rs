@@ -109,6 +109,17 @@ impl Endpoint {
         {
             let child_name: Arc<str> = child.name.as_str().into();
             let again = config.child(&child.name).is_some();
+            // What is being made was offered as it was configured before: it is deleted when it comes.
+            for key in self.sas.of_peer(&name) {
+                self.with(now, key, |sa, gw| {
+                    if sa.is_making(&child_name) {
+                        sa.unwish(&child_name);
+                        if again {
+                            sa.enqueue(gw, Task::NewChild(child_name.clone()));
+                        }
+                    }
+                });
+            }
             for inbound in self.gw.children.of_name(&peer_name, &child_name) {
                 let live = self
                     .gw
