@@ -117,7 +117,8 @@ impl Slots {
     /// Frees the slot of an SA that is gone.
     pub(super) fn free(&self, sa: SaId, now: Instant) {
         let mut table = self.table();
-        if table.used.remove(&sa.slot()) {
+        // One of a dataplane that had more is not given out again.
+        if table.used.remove(&sa.slot()) && sa.slot() < table.capacity {
             table.resting.push_back((sa.slot(), now));
         }
     }
@@ -211,6 +212,17 @@ mod tests {
         slots.free(sa, now);
         assert!(slots.take(now + REST).is_some());
         assert!(slots.take(now + REST).is_none());
+    }
+
+    #[test]
+    fn a_slot_that_is_freed_once_the_table_is_smaller_is_not_given_out() {
+        let slots = Slots::new(2, counting());
+        let now = Instant::now();
+        let _first = slots.take(now).unwrap();
+        let second = slots.take(now).unwrap();
+        slots.resize(1);
+        slots.free(second, now);
+        assert_eq!(slots.take(now + REST), None);
     }
 
     #[test]
