@@ -263,7 +263,6 @@ impl Children {
     ) -> (Vec<AdoptedChild>, Vec<Command>) {
         let known = Known::new(config, agreed);
         let mut adopted = Vec::new();
-        let mut kept = BTreeSet::new();
         for record in records {
             slots.reserve(record.sa, Instant::now());
         }
@@ -278,8 +277,6 @@ impl Children {
                 .iter()
                 .find(|record| is_partner(record, inbound) && known.find(record).is_some());
             let selected = outbound.is_some_and(|record| record.selected);
-            kept.insert(inbound.sa);
-            kept.extend(outbound.map(|record| record.sa));
             self.insert(Pair {
                 name: name.clone(),
                 policy: inbound.policy,
