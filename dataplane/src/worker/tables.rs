@@ -60,6 +60,7 @@ impl Tables {
             Command::InstallOutbound(sa) => self.install_outbound(sa),
             Command::RemoveSa { sa } => {
                 let sa = identifier(*sa)?;
+                self.spd.deselect(sa.get());
                 let known = self.inbound.remove(sa).is_some() | self.outbound.remove(sa).is_some();
                 known.then_some(()).ok_or(CommandError::UnknownSa)
             }

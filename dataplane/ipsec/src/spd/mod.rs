@@ -135,6 +135,8 @@ pub struct Spd {
     groups: Vec<Group>,
     free_groups: Vec<u32>,
     group_of: HashMap<u64, u32>,
+    /// The place of the group that uses an outbound SA.
+    user_of: HashMap<u32, u32>,
     generation: u32,
     cache: FlowCache,
     capacity: usize,
@@ -152,6 +154,7 @@ impl Spd {
             groups: vec![Group::FREE; capacity],
             free_groups: (0..capacity as u32).rev().collect(),
             group_of: HashMap::with_capacity(2 * capacity),
+            user_of: HashMap::with_capacity(2 * capacity),
             generation: 1,
             cache: FlowCache::new(flows, seed),
             capacity,
@@ -223,8 +226,22 @@ impl Spd {
     pub fn select(&mut self, id: PolicyId, sa: u32) -> Result<(), UnknownPolicy> {
         let index = *self.group_of.get(&id.group()).ok_or(UnknownPolicy)?;
         let group = self.groups.get_mut(index as usize).ok_or(UnknownPolicy)?;
-        group.outbound = Some(sa);
+        if let Some(before) = group.outbound.replace(sa)
+            && self.user_of.get(&before) == Some(&index)
+        {
+            self.user_of.remove(&before);
+        }
+        self.user_of.insert(sa, index);
         Ok(())
+    }
+
+    /// Makes no group use this outbound SA: it is gone, and another child's may get its identifier one day.
+    pub fn deselect(&mut self, sa: u32) {
+        let index = self.user_of.remove(&sa);
+        let group = index.and_then(|index| self.groups.get_mut(index as usize));
+        if let Some(group) = group.filter(|group| group.outbound == Some(sa)) {
+            group.outbound = None;
+        }
     }
 
     /// The first policy that matches a flow.
@@ -373,6 +390,11 @@ impl Spd {
         }
         if group.first == NONE {
             self.group_of.remove(&group.name);
+            if let Some(sa) = group.outbound
+                && self.user_of.get(&sa) == Some(&rule.group)
+            {
+                self.user_of.remove(&sa);
+            }
             *group = Group::FREE;
             self.free_groups.push(rule.group);
         }
@@ -472,6 +494,49 @@ mod tests {
                 .rfind(|(name, _)| *name == policy.id.group());
             Some((*policy, selected.map(|(_, sa)| *sa)))
         }
+    }
+
+    #[test]
+    fn no_group_uses_an_sa_that_is_gone() {
+        let any = AddressRange::new(Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::BROADCAST.into());
+        let selector = Selector {
+            local: any.unwrap(),
+            remote: any.unwrap(),
+            local_ports: PortRange::ANY,
+            remote_ports: PortRange::ANY,
+            protocol: None,
+        };
+        let mut spd = Spd::new(CAPACITY, 4, 3);
+        let (one, other) = (PolicyId(0x100), PolicyId(0x200));
+        for id in [one, other] {
+            let (priority, action) = (1, Action::Protect);
+            let policy = Policy {
+                id,
+                priority,
+                action,
+                selector,
+            };
+            spd.set(policy).unwrap();
+        }
+        spd.select(one, 7).unwrap();
+        spd.select(one, 8).unwrap();
+        spd.select(other, 9).unwrap();
+        // Its successor had its place already.
+        spd.deselect(7);
+        assert_eq!((spd.selected(one), spd.selected(other)), (Some(8), Some(9)));
+        spd.deselect(8);
+        assert_eq!((spd.selected(one), spd.selected(other)), (None, Some(9)));
+        spd.remove(other).unwrap();
+        spd.set(Policy {
+            id: other,
+            priority: 1,
+            action: Action::Protect,
+            selector,
+        })
+        .unwrap();
+        spd.deselect(9);
+        spd.select(other, 9).unwrap();
+        assert_eq!(spd.selected(other), Some(9));
     }
 
     #[test]
