@@ -173,8 +173,8 @@ impl Children {
         Ok(commands)
     }
 
-    /// Refuses the group of another child. A group is named by a digest that is easily made to collide, and of an SA that
-    /// was narrowed the peer has had its say in what is digested: it could choose selectors that have another tunnel's
+    /// Refuses the group of another child. The 56 bits of a digest are a name and no proof, and of an SA that was narrowed
+    /// the peer has had its say in what is digested: with much work it could choose selectors that have another tunnel's
     /// packets leave by its own SA.
     fn refuse_alike(
         &self,

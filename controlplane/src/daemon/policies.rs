@@ -11,6 +11,7 @@ use std::{
     net::IpAddr,
 };
 
+use aws_lc_rs::digest;
 use esplanade_channel::{Policy, PolicyAction, PolicyId, Prefix, Selector};
 use esplanade_config::{Child, Config, Identity, Tunnel};
 use esplanade_ike::config::TrafficSelector;
@@ -40,8 +41,7 @@ pub(super) fn label(tunnel: &str, child: &str) -> String {
 /// The first policy of the group that SAs of a child are installed for, where the peer agreed to all that is
 /// configured or to this.
 ///
-/// It has to be the same in every life of every version: the upper 56 bits of FNV-1a, mixed by the last steps of
-/// `MurmurHash3`, over
+/// It has to be the same in every life of every version: the first 56 bits of SHA-256 over
 /// 1. the names of the tunnel and of the child,
 /// 2. our identity and the peer's, each after the octet of its type (RFC 7296 3.5),
 /// 3. the selectors that are configured, ours and the peer's,
@@ -115,20 +115,18 @@ fn canonical_selector(selector: &TrafficSelector) -> Canonical {
     canonical
 }
 
-/// FNV-1a over what [`group`] says.
-struct Digest(u64);
+/// SHA-256 over what [`group`] says.
+struct Digest(digest::Context);
 
 impl Default for Digest {
     fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
+        Self(digest::Context::new(&digest::SHA256))
     }
 }
 
 impl Digest {
     fn octets(&mut self, octets: &[u8]) {
-        for octet in octets {
-            self.0 = (self.0 ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3);
-        }
+        self.0.update(octets);
     }
 
     fn text(&mut self, text: &[u8]) {
@@ -156,13 +154,10 @@ impl Digest {
         self.octets(list.as_flattened());
     }
 
-    /// FNV-1a alone leaves bits of the last octets where they were.
     fn group(self) -> PolicyId {
-        let mut hash = self.0;
-        for factor in [0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53] {
-            hash = (hash ^ (hash >> 33)).wrapping_mul(factor);
-        }
-        PolicyId((hash ^ (hash >> 33)) & !0xff)
+        let digest = self.0.finish();
+        let first = digest.as_ref().first_chunk().copied().unwrap_or_default();
+        PolicyId(u64::from_be_bytes(first) & !0xff)
     }
 }
 
