@@ -547,6 +547,46 @@ fn the_guard_stops_what_the_kernel_would_forward() {
     assert!(!forwards("10.2.0.5") && forwards("10.3.0.5"));
 }
 
+/// Both planes are dead and everything is protected: what is on the LAN is reached, what only looks like it is not.
+#[test]
+fn the_guard_keeps_a_part_of_the_lan_that_is_routed_elsewhere() {
+    let Some((a, _b)) = forwarding() else { return };
+    a.ip("addr add 10.1.0.1/16 dev lan");
+    a.ip("route add 10.1.9.0/24 via 192.0.2.2");
+    let forwards = |to: &str| {
+        let words = [
+            "-n", &a.name, "route", "get", to, "from", "10.1.0.5", "iif", "lan",
+        ];
+        let output = Command::new("ip").args(words).output().unwrap();
+        output.status.success()
+    };
+    let (lan, any) = (prefix([10, 1, 0, 0], 16), prefix([0, 0, 0, 0], 0));
+    let without_parts = Wanted {
+        pairs: [(lan, any)].into(),
+        attached: [lan, prefix([10, 1, 0, 0], 24)].into(),
+        ..one_pair()
+    };
+    let wanted = Wanted {
+        elsewhere: [prefix([10, 1, 9, 0], 24)].into(),
+        ..without_parts.clone()
+    };
+    a.run(async || {
+        std::fs::write("/proc/sys/net/ipv4/conf/lan/rp_filter", "0").unwrap();
+        let guard = Guard::open().unwrap();
+        guard.apply(&without_parts).await.unwrap();
+        assert!(forwards("10.1.9.5") && forwards("10.1.8.5"));
+        guard.apply(&wanted).await.unwrap();
+        assert_eq!(guard.look(&wanted).await.unwrap(), Standing::default());
+    });
+    assert!(!forwards("10.1.9.5"), "in the clear by another interface");
+    assert!(forwards("10.1.8.5") && forwards("10.1.0.9"), "on the LAN");
+    assert!(!forwards("10.2.0.5"), "through the tunnel only");
+    // The gateway itself answers its LAN, and is not heard elsewhere.
+    assert!(a.ip("route get 10.1.8.5 from 10.1.0.1").contains("dev lan"));
+    a.run(async || Guard::open().unwrap().apply(&without_parts).await.unwrap());
+    assert!(forwards("10.1.9.5"), "and the part goes with its route");
+}
+
 #[test]
 fn the_holder_of_a_port_is_looked_for_in_ones_own_namespace() {
     let Some((a, b)) = joined() else { return };

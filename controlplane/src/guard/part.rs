@@ -7,13 +7,13 @@ use esplanade_config::Prefix;
 use super::{TABLE, Wanted};
 
 /// One thing that the guard puts into the kernel. In the order in which they are put there: no rule leads to a table
-/// that is not complete yet.
+/// that is not complete yet, and no network is let through before its parts are kept.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
-    /// A route that sends the lookup on to the main table.
-    Throw(Prefix),
     /// A route that ends the lookup.
     Unreachable(Prefix),
+    /// A route that sends the lookup on to the main table.
+    Throw(Prefix),
     /// A rule that has what comes from a local prefix looked up in our table.
     Outgoing(Prefix),
     /// A rule that drops what comes in by an outside interface as if from a remote prefix to a local one.
@@ -118,9 +118,9 @@ mod tests {
         assert_eq!(
             everything[..3],
             [
+                "unreachable 0.0.0.0/0",
                 "throw 10.1.0.0/24",
-                "throw 172.16.0.0/24",
-                "unreachable 0.0.0.0/0"
+                "throw 172.16.0.0/24"
             ]
         );
         let narrow = words(
