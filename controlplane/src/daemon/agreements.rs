@@ -28,6 +28,8 @@ pub(super) struct Agreements {
     path: PathBuf,
     /// What it says; nothing is known of it before the first time.
     written: Option<BTreeSet<Agreement>>,
+    /// What is narrowed may be something else by now.
+    changed: bool,
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -53,7 +55,13 @@ impl Agreements {
         Self {
             path: run_dir.join(FILE),
             written: None,
+            changed: false,
         }
+    }
+
+    /// Takes note that something else is narrowed now.
+    pub(super) fn change(&mut self) {
+        self.changed = true;
     }
 
     /// What an earlier control plane wrote down.
@@ -71,7 +79,7 @@ impl Agreements {
         }
     }
 
-    /// Writes down what is narrowed now, if that has changed.
+    /// Writes down what is narrowed now, if that has [changed](Self::change).
     ///
     /// # Errors
     ///
@@ -80,6 +88,9 @@ impl Agreements {
         &mut self,
         narrowed: impl Iterator<Item = (&'n ChildName, PolicyId, &'n Narrowed)>,
     ) -> io::Result<()> {
+        if !std::mem::take(&mut self.changed) {
+            return Ok(());
+        }
         // Two SAs of a child, one of which takes the other's place, mostly are agreed alike.
         let list: BTreeSet<Agreement> = narrowed
             .map(|(name, _, narrowed)| Agreement::new(name, &narrowed.selectors))
@@ -166,15 +177,20 @@ mod tests {
         let mut agreements = Agreements::in_directory(directory.path());
         assert_eq!(agreements.load(), []);
         let all = [(&lan, &one), (&lan, &one), (&dmz, &other)];
-        let mut store = |count: usize| {
+        let mut store = |count: usize, changed: bool| {
             let list = all.iter().take(count);
             let list = list.map(|(name, narrowed)| (*name, PolicyId(0), *narrowed));
+            if changed {
+                agreements.change();
+            }
             agreements.store(list).unwrap();
             Agreements::in_directory(directory.path()).load()
         };
         let (one, other) = (one.selectors.clone(), other.selectors.clone());
-        assert_eq!(store(3), [(dmz.clone(), other), (lan.clone(), one)]);
-        assert_eq!(store(0), []);
+        let written = [(dmz.clone(), other), (lan.clone(), one)];
+        assert_eq!(store(3, true), written);
+        assert_eq!(store(0, false), written);
+        assert_eq!(store(0, true), []);
     }
 
     #[test]

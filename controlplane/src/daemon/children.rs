@@ -64,6 +64,10 @@ pub(super) enum InstallError {
 #[derive(Debug, Default)]
 pub(super) struct Children {
     pairs: BTreeMap<u32, Pair>,
+    /// The same, by child.
+    by_name: BTreeMap<ChildName, BTreeSet<u32>>,
+    /// The same, by the group of their policies.
+    by_group: BTreeSet<(u64, u32)>,
     /// SAs owned by each worker.
     load: Vec<usize>,
     /// How many pairs a peer narrowed.
@@ -73,9 +77,10 @@ pub(super) struct Children {
 impl Children {
     /// Prepares for a dataplane of so many workers that holds nothing.
     pub(super) fn reset(&mut self, workers: usize) {
-        self.pairs.clear();
-        self.narrowed = 0;
-        self.load = vec![0; workers];
+        *self = Self {
+            load: vec![0; workers],
+            ..Self::default()
+        };
     }
 
     /// The pair of an inbound SPI.
@@ -96,7 +101,13 @@ impl Children {
         self.pairs.values()
     }
 
-    /// The commands that install a child SA on the least loaded worker.
+    /// The pairs whose policies are of one group.
+    pub(super) fn of_group(&self, group: u64) -> impl Iterator<Item = &Pair> {
+        let members = self.by_group.range((group, 0)..=(group, u32::MAX));
+        members.filter_map(|(_, inbound)| self.pairs.get(inbound))
+    }
+
+    /// The commands that install a child SA on the least loaded worker. `groups` are those of the configuration.
     ///
     /// # Errors
     ///
@@ -105,6 +116,7 @@ impl Children {
         &mut self,
         sa: &ChildSa,
         config: &Config,
+        groups: &BTreeMap<u64, ChildName>,
         slots: &Slots,
         now: Instant,
     ) -> Result<[Command; 2], InstallError> {
@@ -120,7 +132,7 @@ impl Children {
         let narrowed = policies::narrowing(child, agreed);
         let policy = policies::group(tunnel, child, narrowed.as_ref());
         if narrowed.is_some() {
-            self.refuse_alike(policy, &name, config)?;
+            self.refuse_alike(policy, &name, groups)?;
         }
         let outbound = slots.take_partner(inbound, now).ok_or(InstallError::Full)?;
         let owner = self.least_loaded();
@@ -180,14 +192,11 @@ impl Children {
         &self,
         policy: PolicyId,
         name: &ChildName,
-        config: &Config,
+        groups: &BTreeMap<u64, ChildName>,
     ) -> Result<(), InstallError> {
         let group = policy.group();
-        let configured = policies::groups(config);
-        let alike = self.pairs.values();
-        let alike = alike.filter(|pair| pair.policy.group() == group);
-        let names = alike.map(|pair| &pair.name);
-        let mut others = configured.get(&group).into_iter().chain(names);
+        let names = self.of_group(group).map(|pair| &pair.name);
+        let mut others = groups.get(&group).into_iter().chain(names);
         match others.find(|other| *other != name) {
             Some((tunnel, child)) => Err(InstallError::Alike(policies::label(tunnel, child))),
             None => Ok(()),
@@ -199,8 +208,12 @@ impl Children {
         if let Some(load) = self.load.get_mut(usize::from(pair.owner.0)) {
             *load += halves;
         }
+        let inbound = pair.inbound.value();
         self.narrowed += usize::from(pair.narrowed.is_some());
-        self.pairs.insert(pair.inbound.value(), pair);
+        self.by_group.insert((pair.policy.group(), inbound));
+        let alike = self.by_name.entry(pair.name.clone()).or_default();
+        alike.insert(inbound);
+        self.pairs.insert(inbound, pair);
     }
 
     fn least_loaded(&self) -> WorkerId {
@@ -217,6 +230,13 @@ impl Children {
             *load = load.saturating_sub(halves.len());
         }
         self.narrowed -= usize::from(pair.narrowed.is_some());
+        self.by_group.remove(&(pair.policy.group(), inbound));
+        if let Some(alike) = self.by_name.get_mut(&pair.name) {
+            alike.remove(&inbound);
+            if alike.is_empty() {
+                self.by_name.remove(&pair.name);
+            }
+        }
         Some((
             pair,
             halves
@@ -229,24 +249,34 @@ impl Children {
     /// The pairs that a peer narrowed: child, policies, and to what.
     pub(super) fn narrowed(&self) -> impl Iterator<Item = (&ChildName, PolicyId, &Narrowed)> {
         let pairs = (self.narrowed > 0).then(|| self.pairs.values());
-        let pairs = pairs.into_iter().flatten();
-        pairs.filter_map(|pair| Some((&pair.name, pair.policy, pair.narrowed.as_ref()?)))
+        narrowed(pairs.into_iter().flatten())
     }
 
-    /// From now on packets leave by this pair. Returns the command, and whether policies change their order by it.
-    pub(super) fn select(&mut self, inbound: u32) -> Option<(Command, bool)> {
+    /// Those whose policies are of this group.
+    pub(super) fn narrowed_to(
+        &self,
+        group: PolicyId,
+    ) -> impl Iterator<Item = (&ChildName, PolicyId, &Narrowed)> {
+        narrowed(self.of_group(group.group()))
+    }
+
+    /// From now on packets leave by this pair. Returns the command, and the groups whose policies change their order by
+    /// it, this pair's first.
+    pub(super) fn select(&mut self, inbound: u32) -> Option<(Command, Vec<PolicyId>)> {
         let pair = self.pairs.get(&inbound)?;
-        let (policy, sa, name) = (pair.policy, pair.outbound?, pair.name.clone());
-        let mut reordered = false;
-        if self.narrowed > 0 {
-            for pair in self.pairs.values_mut().filter(|pair| pair.name == name) {
-                let selected = pair.inbound.value() == inbound;
-                if let Some(narrowed) = &mut pair.narrowed {
-                    reordered |= narrowed.sends != selected;
-                    narrowed.sends = selected;
-                }
+        let (policy, sa) = (pair.policy, pair.outbound?);
+        let mut reordered = Vec::new();
+        for sibling in self.by_name.get(&pair.name).into_iter().flatten() {
+            let selected = *sibling == inbound;
+            if let Some(pair) = self.pairs.get_mut(sibling)
+                && let Some(narrowed) = &mut pair.narrowed
+                && narrowed.sends != selected
+            {
+                narrowed.sends = selected;
+                reordered.push(pair.policy);
             }
         }
+        reordered.sort_by_key(|group| *group != policy);
         Some((Command::SelectOutbound { policy, sa }, reordered))
     }
 
@@ -355,6 +385,13 @@ impl<'c> Known<'c> {
         // A tunnel that has moved while nobody watched has nothing to do with an SA between its old addresses.
         is_between(record, tunnel).then_some((name, *narrowed))
     }
+}
+
+/// Those of some pairs that a peer narrowed: child, policies, and to what.
+fn narrowed<'p>(
+    pairs: impl Iterator<Item = &'p Pair>,
+) -> impl Iterator<Item = (&'p ChildName, PolicyId, &'p Narrowed)> {
+    pairs.filter_map(|pair| Some((&pair.name, pair.policy, pair.narrowed.as_ref()?)))
 }
 
 /// Whether a child SA sends and hears nothing: its outbound half is in use, its inbound half has not been for long.

@@ -27,6 +27,10 @@ tunnels:
     Config::parse(text, &context).unwrap_or_else(|problems| panic!("{problems:#?}"))
 }
 
+fn groups() -> BTreeMap<u64, ChildName> {
+    policies::groups(&config())
+}
+
 fn slots() -> Slots {
     let mut next = 0x2ff;
     Slots::new(64, move || {
@@ -69,7 +73,7 @@ fn install(children: &mut Children, slots: &Slots) -> (Pair, [Command; 2]) {
     let now = Instant::now();
     let inbound = slots.take(now).unwrap();
     let commands = children
-        .install(&child_sa(inbound, 36), &config(), slots, now)
+        .install(&child_sa(inbound, 36), &config(), &groups(), slots, now)
         .unwrap();
     (children.get(inbound.value()).unwrap().clone(), commands)
 }
@@ -123,7 +127,7 @@ fn what_is_narrowed_to_the_group_of_another_child_is_refused() {
         let inbound = slots.take(now).unwrap();
         let mut sa = child_sa(inbound, 36);
         sa.remote_ts = vec![TrafficSelector::prefix("10.2.3.0".parse().unwrap(), 24).unwrap()];
-        let outcome = children.install(&sa, &config(), &slots, now);
+        let outcome = children.install(&sa, &config(), &groups(), &slots, now);
         (inbound.value(), outcome)
     };
     let (first, outcome) = narrow(&mut children);
@@ -133,6 +137,51 @@ fn what_is_narrowed_to_the_group_of_another_child_is_refused() {
     children.pairs.get_mut(&first).unwrap().name.0 = "site-c".to_owned();
     let refused = narrow(&mut children).1.unwrap_err();
     assert_eq!(refused, InstallError::Alike("site-c/lan".to_owned()));
+    // Two pairs, and the inbound half that came to nothing.
+    assert_eq!(format!("{slots:?}"), "Slots(5 of 64 in use)");
+}
+
+#[test]
+fn selecting_tells_whose_policies_change_their_order() {
+    let (slots, mut children) = (slots(), Children::default());
+    children.reset(2);
+    let mut pair = |remote: Option<&str>| {
+        let inbound = slots.take(Instant::now()).unwrap();
+        let mut sa = child_sa(inbound, 36);
+        if let Some(remote) = remote {
+            sa.remote_ts = vec![TrafficSelector::prefix(remote.parse().unwrap(), 24).unwrap()];
+        }
+        let (config, groups) = (config(), groups());
+        children
+            .install(&sa, &config, &groups, &slots, Instant::now())
+            .unwrap();
+        inbound.value()
+    };
+    let pairs = [
+        pair(Some("10.2.3.0")),
+        pair(Some("10.2.3.0")),
+        pair(Some("10.2.4.0")),
+        pair(None),
+    ];
+    let [one, again, other, _] = pairs.map(|inbound| children.get(inbound).unwrap().policy);
+    assert_eq!(one, again);
+    let mut select = |place: usize| children.select(pairs[place]).unwrap().1;
+    assert_eq!(select(0), [one]);
+    assert_eq!(select(0), []);
+    assert_eq!(select(2), [other, one]);
+    assert_eq!(select(1), [one, other]);
+    assert_eq!(select(3), [one]);
+    let sends = |group| {
+        children
+            .narrowed_to(group)
+            .filter(|(_, _, one)| one.sends)
+            .count()
+    };
+    assert_eq!((sends(one), sends(other)), (0, 0));
+    for inbound in pairs {
+        children.remove(inbound).unwrap();
+    }
+    assert!(children.by_name.is_empty() && children.by_group.is_empty());
 }
 
 #[test]
@@ -175,7 +224,8 @@ fn what_cannot_be_installed_takes_no_slot() {
     children.reset(1);
     let inbound = slots.take(Instant::now()).unwrap();
     let before = format!("{slots:?}");
-    let wrong = children.install(&child_sa(inbound, 65), &config(), &slots, Instant::now());
+    let (sa, now) = (child_sa(inbound, 65), Instant::now());
+    let wrong = children.install(&sa, &config(), &groups(), &slots, now);
     assert_eq!(wrong, Err(InstallError::Key(65)));
     assert_eq!(format!("{slots:?}"), before);
 }

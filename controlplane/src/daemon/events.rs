@@ -73,7 +73,9 @@ impl Gateway {
             debug!("{tunnel}/{child}: agreed, but the dataplane is away");
             return;
         }
-        let commands = match self.children.install(sa, &self.config, &self.slots, now) {
+        let (config, groups) = (&self.config, &self.groups);
+        let outcome = self.children.install(sa, config, groups, &self.slots, now);
+        let commands = match outcome {
             Ok(commands) => commands,
             Err(error) => {
                 warn!("{tunnel}/{child}: cannot be installed: {error}");
@@ -97,9 +99,12 @@ impl Gateway {
         );
         self.tell_workers(&commands);
         self.troubles.remove(tunnel);
-        let pair = self.children.get(sa.inbound);
-        if pair.is_some_and(|pair| pair.narrowed.is_some()) {
-            self.on_narrowing();
+        if let Some(pair) = self.children.get(sa.inbound)
+            && pair.narrowed.is_some()
+        {
+            let group = pair.policy;
+            self.regroup(group);
+            self.agreements.change();
         }
         if sa.use_outbound_now {
             self.select(sa.inbound);
@@ -112,16 +117,8 @@ impl Gateway {
             return;
         };
         self.tell_workers(&[command]);
-        if reordered {
-            self.on_narrowing();
-        }
-    }
-
-    /// Has policies be what peers agreed to, and writes it down for the next life.
-    fn on_narrowing(&mut self) {
-        self.refresh();
-        if let Err(error) = self.agreements.store(self.children.narrowed()) {
-            warn!("what peers narrowed cannot be written down: {error}");
+        for group in reordered {
+            self.regroup(group);
         }
     }
 
@@ -144,7 +141,8 @@ impl Gateway {
                 self.slots.free(outbound, Instant::now());
             }
             if pair.narrowed.is_some() {
-                self.on_narrowing();
+                self.regroup(pair.policy);
+                self.agreements.change();
             }
         }
     }
@@ -200,10 +198,7 @@ impl Gateway {
 
     fn child_of_policy(&self, policy: PolicyId) -> Option<ChildName> {
         let group = policy.group();
-        let narrowed = || {
-            let mut pairs = self.children.iter();
-            pairs.find(|pair| pair.policy.group() == group)
-        };
+        let narrowed = || self.children.of_group(group).next();
         let name = self.groups.get(&group);
         name.or_else(|| narrowed().map(|pair| &pair.name)).cloned()
     }

@@ -507,6 +507,13 @@ impl Gateway {
         self.picture = picture;
     }
 
+    /// Has the policies of one group be what a peer has narrowed a child to, and those of the rest what they are.
+    pub(super) fn regroup(&mut self, group: PolicyId) {
+        let policies = policies::of_group(&self.config, self.children.narrowed_to(group));
+        let commands = self.picture.set_group(group, policies);
+        self.tell_workers(&commands);
+    }
+
     pub(super) fn tell_workers(&mut self, commands: &[Command]) {
         if let Some(dataplane) = &mut self.dataplane {
             for command in commands {
@@ -531,6 +538,9 @@ impl Gateway {
         while let Some(event) = self.endpoint.poll_event() {
             self.on_event(&event, now);
             self.waiters.observe(&event);
+        }
+        if let Err(error) = self.agreements.store(self.children.narrowed()) {
+            warn!("what peers narrowed cannot be written down: {error}");
         }
         if let Some(dataplane) = &mut self.dataplane {
             dataplane.courier.pump();

@@ -10,6 +10,8 @@ use std::{
 
 use esplanade_channel::{Command, Policy, PolicyId, PortId, Prefix};
 
+use super::policies::NUMBERS;
+
 /// A route as a worker wants it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Route {
@@ -122,6 +124,26 @@ impl Picture {
             workers,
             steward: self.steward_since(old),
         }
+    }
+
+    /// Makes the policies of one group these. Returns the commands that do so in a dataplane that matched the picture.
+    pub(super) fn set_group(
+        &mut self,
+        group: PolicyId,
+        policies: BTreeMap<PolicyId, Policy>,
+    ) -> Vec<Command> {
+        let whole = PolicyId(group.0 & !NUMBERS)..=PolicyId(group.0 | NUMBERS);
+        let old = self.policies.range(whole);
+        let old: BTreeMap<PolicyId, Policy> = old.map(|(id, one)| (*id, one.clone())).collect();
+        let commands = changed(&old, &policies)
+            .map(|(_, policy)| Command::SetPolicy(policy.clone()))
+            .chain(gone(&old, &policies).map(|id| Command::RemovePolicy { id: *id }))
+            .collect();
+        for id in old.keys() {
+            self.policies.remove(id);
+        }
+        self.policies.extend(policies);
+        commands
     }
 
     fn steward_since(&self, old: &Self) -> Vec<Command> {

@@ -16,7 +16,10 @@ use esplanade_channel::{Policy, PolicyAction, PolicyId, Prefix, Selector};
 use esplanade_config::{Child, Config, Identity, Tunnel};
 use esplanade_ike::config::TrafficSelector;
 
-use super::{intent, picture::Picture};
+use super::{children::find, intent, picture::Picture};
+
+/// The bits of a policy's name that number it within its group.
+pub(super) const NUMBERS: u64 = u8::MAX as u64;
 
 /// A child by the names of its tunnel and its own.
 pub(super) type ChildName = (String, String);
@@ -157,7 +160,7 @@ impl Digest {
     fn group(self) -> PolicyId {
         let digest = self.0.finish();
         let first = digest.as_ref().first_chunk().copied().unwrap_or_default();
-        PolicyId(u64::from_be_bytes(first) & !0xff)
+        PolicyId(u64::from_be_bytes(first) & !NUMBERS)
     }
 }
 
@@ -212,23 +215,46 @@ fn child_policies(
     child: &Child,
     narrowed: &[(PolicyId, &Narrowed)],
 ) -> BTreeMap<PolicyId, Policy> {
-    let first = child.priority.saturating_mul(3);
     let own = group(tunnel, child, None);
-    let mut policies = pairs(own, first.saturating_add(1), &configured(child));
+    let mut policies = pairs(own, priority(child, 1), &configured(child));
     for sends in [false, true] {
-        let priority = if sends {
-            first
-        } else {
-            first.saturating_add(2)
-        };
         for (policy, narrowed) in narrowed.iter().filter(|(_, one)| one.sends == sends) {
-            // What was agreed under another configuration of the child carries nothing under this one.
-            if group(tunnel, child, Some(&narrowed.selectors)) == *policy {
-                policies.extend(pairs(*policy, priority, &narrowed.selectors));
-            }
+            policies.extend(narrowed_policies(tunnel, child, *policy, narrowed));
         }
     }
     policies
+}
+
+/// The policies of one group that peers narrowed a child to, where these are the SAs of that group.
+pub(super) fn of_group<'n>(
+    config: &Config,
+    narrowed: impl Iterator<Item = (&'n ChildName, PolicyId, &'n Narrowed)>,
+) -> BTreeMap<PolicyId, Policy> {
+    let first = narrowed.max_by_key(|(_, _, narrowed)| narrowed.sends);
+    let found = first.and_then(|((tunnel, child), policy, narrowed)| {
+        let (tunnel, child) = find(config, tunnel, child)?;
+        Some(narrowed_policies(tunnel, child, policy, narrowed))
+    });
+    found.unwrap_or_default()
+}
+
+/// What was agreed under another configuration of the child carries nothing under this one.
+fn narrowed_policies(
+    tunnel: &Tunnel,
+    child: &Child,
+    policy: PolicyId,
+    narrowed: &Narrowed,
+) -> BTreeMap<PolicyId, Policy> {
+    if group(tunnel, child, Some(&narrowed.selectors)) != policy {
+        return BTreeMap::new();
+    }
+    let place = if narrowed.sends { 0 } else { 2 };
+    pairs(policy, priority(child, place), &narrowed.selectors)
+}
+
+/// A child's priority in the SPD, where its policies have three places.
+fn priority(child: &Child, place: u32) -> u32 {
+    child.priority.saturating_mul(3).saturating_add(place)
 }
 
 /// One policy for each pair of selectors that can have traffic; at most the 256 that a group can number.
@@ -247,7 +273,7 @@ fn pairs(
         };
         Some((protocol, selector(local), selector(remote)))
     });
-    (0..=u64::from(u8::MAX))
+    (0..=NUMBERS)
         .zip(policies)
         .map(|(number, (protocol, local, remote))| {
             let id = PolicyId(group.0 | number);

@@ -1,6 +1,7 @@
 //! From configurations to policies.
 
 use super::*;
+use esplanade_channel::Command;
 use esplanade_config::{FileContext, NoFiles};
 
 fn config(children: &str) -> Config {
@@ -111,6 +112,42 @@ fn an_sa_that_only_receives_is_behind_those_that_packets_leave_by() {
     let priority = |policy| picture.policies[&policy].priority;
     let all = [sas[1].0, first_group(&config, None), sas[0].0];
     assert!(all.map(priority).is_sorted_by(|one, next| one < next));
+}
+
+/// What changes with one SA is told of its group alone, and comes to the same as the whole computed anew.
+#[test]
+fn a_group_set_alone_is_what_the_whole_has_of_it() {
+    let config = config(TWO_PREFIXES);
+    let name = ("site-b".to_owned(), "lan".to_owned());
+    let sa = |local, sends| narrowed(&config, local, sends);
+    let steps = [
+        vec![sa("10.1.7.0", false)],
+        vec![sa("10.1.7.0", true)],
+        vec![sa("10.1.7.0", true), sa("10.1.8.0", false)],
+        vec![sa("10.1.7.0", false), sa("10.1.8.0", true)],
+        vec![sa("10.1.7.0", false), sa("10.1.7.0", true)],
+        vec![sa("10.1.8.0", false)],
+        vec![],
+    ];
+    let groups = ["10.1.7.0", "10.1.8.0"].map(|local| sa(local, false).0);
+    let mut alone = picture(&config, &[]);
+    for sas in steps {
+        let whole = picture(&config, &sas);
+        let before = alone.clone();
+        let mut commands = Vec::new();
+        for group in groups {
+            let members = sas.iter().filter(|(policy, _)| *policy == group);
+            let members = members.map(|(policy, narrowed)| (&name, *policy, narrowed));
+            commands.extend(alone.set_group(group, of_group(&config, members)));
+        }
+        assert_eq!(alone, whole);
+        let told = |command: &Command| format!("{command:?}");
+        let mut expected: Vec<String> = whole.since(&before).workers.iter().map(told).collect();
+        let mut commands: Vec<String> = commands.iter().map(told).collect();
+        expected.sort();
+        commands.sort();
+        assert_eq!(commands, expected);
+    }
 }
 
 #[test]
