@@ -292,21 +292,18 @@ impl Children {
         slots: &Slots,
     ) -> (Vec<AdoptedChild>, Vec<Command>) {
         let known = Known::new(config, agreed);
+        slots.reserve(records.iter().map(|record| record.sa), Instant::now());
+        let found = known.pairs(records);
+        let sending = sending(&found);
         let mut adopted = Vec::new();
-        for record in records {
-            slots.reserve(record.sa, Instant::now());
-        }
-        for inbound in records
-            .iter()
-            .filter(|record| record.direction == Direction::Inbound)
+        for Found {
+            name,
+            narrowed,
+            inbound,
+            outbound,
+        } in found
         {
-            let Some((name, narrowed)) = known.find(inbound) else {
-                continue;
-            };
-            let outbound = records
-                .iter()
-                .find(|record| is_partner(record, inbound) && known.find(record).is_some());
-            let selected = outbound.is_some_and(|record| record.selected);
+            let selected = outbound.is_some_and(|record| sending.get(name) == Some(&record.sa));
             self.insert(Pair {
                 name: name.clone(),
                 policy: inbound.policy,
@@ -379,12 +376,58 @@ impl<'c> Known<'c> {
         Self(known)
     }
 
+    /// The pairs of known children among all SAs.
+    fn pairs<'s>(&'s self, records: &'s [SaRecord]) -> Vec<Found<'s>> {
+        let inbound = records
+            .iter()
+            .filter(|record| record.direction == Direction::Inbound);
+        let pairs = inbound.filter_map(|inbound| {
+            let (name, narrowed) = self.find(inbound)?;
+            let is_other_half =
+                |record: &&SaRecord| is_partner(record, inbound) && self.find(record).is_some();
+            Some(Found {
+                name,
+                narrowed,
+                inbound,
+                outbound: records.iter().find(is_other_half),
+            })
+        });
+        pairs.collect()
+    }
+
     /// The child that an SA is of, and what its peer narrowed it to.
     fn find(&self, record: &SaRecord) -> Option<(&ChildName, Option<&'c Selectors>)> {
         let (tunnel, name, narrowed) = self.0.get(&record.policy.group())?;
         // A tunnel that has moved while nobody watched has nothing to do with an SA between its old addresses.
         is_between(record, tunnel).then_some((name, *narrowed))
     }
+}
+
+/// A pair that an earlier control plane left.
+struct Found<'s> {
+    name: &'s ChildName,
+    narrowed: Option<&'s Selectors>,
+    inbound: &'s SaRecord,
+    outbound: Option<&'s SaRecord>,
+}
+
+/// The outbound SA that packets of each child leave by. Every group has one that was selected; a child that has SAs in
+/// several leaves by what covers all that is configured, otherwise by what was in use last.
+fn sending<'s>(found: &[Found<'s>]) -> BTreeMap<&'s ChildName, SaId> {
+    let mut selected: Vec<(bool, u64, &ChildName, SaId)> = found
+        .iter()
+        .filter_map(|pair| {
+            let sa = pair.outbound.filter(|record| record.selected)?;
+            let used_ms = sa.statistics.last_used_ms;
+            Some((pair.narrowed.is_none(), used_ms, pair.name, sa.sa))
+        })
+        .collect();
+    selected.sort_unstable();
+    // The last of a name stays.
+    selected
+        .into_iter()
+        .map(|(_, _, name, sa)| (name, sa))
+        .collect()
 }
 
 /// Those of some pairs that a peer narrowed: child, policies, and to what.

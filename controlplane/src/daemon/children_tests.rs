@@ -363,6 +363,31 @@ fn a_pair_that_a_peer_narrowed_is_known_by_what_was_written_down() {
 }
 
 #[test]
+fn a_child_that_has_sas_in_two_groups_sends_by_what_is_not_narrowed() {
+    let id = |slot| SaId::from_parts(slot, 0x300 + (slot & !1)).unwrap();
+    let agreed = (vec![prefix("10.1.0.0")], vec![prefix("10.9.0.0")]);
+    let pair = |slot, policy| {
+        [
+            record(id(slot), id(slot).value(), Direction::Inbound),
+            record(id(slot + 1), 0xaaaa, Direction::Outbound),
+        ]
+        .map(|record| SaRecord { policy, ..record })
+    };
+    let written = [(("site-b".to_owned(), "lan".to_owned()), agreed.clone())];
+    let (whole, narrow) = (policy(None), policy(Some(&agreed)));
+    for (first, second) in [(whole, narrow), (narrow, whole)] {
+        let records = [pair(0, first), pair(2, second)].concat();
+        let mut children = Children::default();
+        children.reset(2);
+        let (adopted, _) = children.adopt(&records, &config(), &written, &slots());
+        let selected: Vec<bool> = adopted.iter().map(|child| child.selected).collect();
+        assert_eq!(selected, [first == whole, second == whole]);
+        let (_, _, narrowed) = children.narrowed().next().unwrap();
+        assert!(!narrowed.sends);
+    }
+}
+
+#[test]
 fn what_no_pair_knows_is_removed() {
     let (slots, mut children) = (slots(), Children::default());
     children.reset(1);

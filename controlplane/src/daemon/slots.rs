@@ -39,11 +39,11 @@ impl Table {
             .is_some_and(|(_, freed)| now.saturating_duration_since(*freed) >= REST);
         let slot = if rested {
             self.resting.pop_front()?.0
-        } else if self.untouched < self.capacity {
-            self.untouched += 1;
-            self.untouched - 1
         } else {
-            return None;
+            // After a smaller dataplane, one that was never used in it may still be an older one's.
+            let slot = (self.untouched..self.capacity).find(|slot| !self.used.contains(slot))?;
+            self.untouched = slot + 1;
+            slot
         };
         self.used.insert(slot);
         Some(slot)
@@ -105,13 +105,14 @@ impl Slots {
         table.resting.extend(skipped.map(|slot| (slot, now)));
     }
 
-    /// Marks the slot of an SA that the dataplane has already.
-    pub(super) fn reserve(&self, sa: SaId, now: Instant) {
-        let slot = sa.slot();
-        self.rest_below(slot.saturating_add(1), now);
+    /// Marks the slots of the SAs that the dataplane has already.
+    pub(super) fn reserve(&self, sas: impl Iterator<Item = SaId>, now: Instant) {
+        let slots: BTreeSet<u32> = sas.map(SaId::slot).collect();
+        let Some(last) = slots.last() else { return };
+        self.rest_below(last.saturating_add(1), now);
         let mut table = self.table();
-        table.resting.retain(|(resting, _)| *resting != slot);
-        table.used.insert(slot);
+        table.resting.retain(|(slot, _)| !slots.contains(slot));
+        table.used.extend(slots);
     }
 
     /// Frees the slot of an SA that is gone.
@@ -226,10 +227,23 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_that_is_in_use_while_the_table_is_smaller_is_not_given_out_when_it_grows() {
+        let slots = Slots::new(2, counting());
+        let now = Instant::now();
+        let _first = slots.take(now).unwrap();
+        let second = slots.take(now).unwrap();
+        slots.resize(1);
+        slots.resize(3);
+        assert_eq!(slots.take(now).unwrap().slot(), 2);
+        slots.free(second, now);
+        assert_eq!(slots.take(now + REST).unwrap().slot(), 1);
+    }
+
+    #[test]
     fn what_the_dataplane_has_is_not_given_out() {
         let slots = Slots::new(3, counting());
         let now = Instant::now();
-        slots.reserve(SaId::from_parts(1, 0x300).unwrap(), now);
+        slots.reserve(SaId::from_parts(1, 0x300).into_iter(), now);
         let later = now + REST;
         let taken: Vec<u32> = std::iter::from_fn(|| slots.take(later))
             .map(SaId::slot)
@@ -242,7 +256,7 @@ mod tests {
         let slots = Slots::new(4, counting());
         let now = Instant::now();
         slots.rest_below(3, now);
-        slots.reserve(SaId::from_parts(1, 0x300).unwrap(), now);
+        slots.reserve(SaId::from_parts(1, 0x300).into_iter(), now);
         let take = |at| slots.take(at).map(SaId::slot);
         assert_eq!((take(now), take(now + REST / 2)), (Some(3), None));
         let later = now + REST;
