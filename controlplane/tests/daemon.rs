@@ -15,6 +15,7 @@ use std::{
 
 use common::{Bed, Daemon, Scribe, accept, is_end, write};
 use esplanade_channel::{Command as Order, CommandError, Event};
+use esplanade_controlplane::api::Link;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 const CONFIG: &str = "dataplane:
@@ -279,27 +280,31 @@ fn a_port_whose_interface_is_down_is_named_until_it_is_up() {
     bed.shell("ip link set eth2 down");
     let mut scribe = Scribe::grant(pending);
     scribe.obey_until(is_end);
-    let comes_to = |wanted: &str| {
+    let comes_to = |wanted| {
         let deadline = Instant::now() + Duration::from_secs(10);
-        let sentence = "eth2 is down, and no packet passes it: `ip link set eth2 up`";
+        let down = "eth2 is down, and no packet passes it: `ip link set eth2 up`";
+        let missing = "eth2 does not exist, and no packet passes it";
         loop {
             let plane = daemon.status().dataplane.expect("a dataplane");
-            let links: Vec<String> = plane.ports.into_iter().map(|port| port.link).collect();
-            if links == ["up", wanted] {
+            let links: Vec<Link> = plane.ports.into_iter().map(|port| port.link).collect();
+            if links == [Link::Up, wanted] {
                 let said = daemon.esplanade(&["status"]).0;
-                assert_eq!(said.contains(sentence), wanted == "down", "{said}");
+                assert_eq!(said.contains(down), wanted == Link::Down, "{said}");
+                assert_eq!(said.contains(missing), wanted == Link::Missing, "{said}");
                 return;
             }
             assert!(Instant::now() < deadline, "{links:?}");
             sleep(Duration::from_millis(20));
         }
     };
-    comes_to("down");
+    comes_to(Link::Down);
     bed.shell("ip link set eth2 up");
-    comes_to("up");
+    comes_to(Link::Up);
     // The cable is pulled at the other end.
     bed.shell("ip link set eth2p down");
-    comes_to("down");
+    comes_to(Link::Down);
+    bed.shell("ip link del eth2");
+    comes_to(Link::Missing);
 }
 
 #[test]

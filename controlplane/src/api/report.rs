@@ -119,8 +119,8 @@ pub struct Port {
     pub interface: String,
     /// `inside` or `outside`.
     pub role: String,
-    /// `up`, or `down` when it is switched off or has no carrier.
-    pub link: String,
+    /// Whether packets can pass it.
+    pub link: Link,
     /// `native` or `generic` XDP.
     pub mode: String,
     /// `copy` or `zero-copy`.
@@ -137,11 +137,41 @@ pub struct Port {
     pub tx_bytes: u64,
 }
 
-/// What to tell of an interface that is down.
-pub(crate) fn link_is_down(interface: &str) -> String {
-    format!(
-        "{interface} is down, and no packet passes it: `ip link set {interface} up`, or look at its cable"
-    )
+/// Whether packets can pass an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Link {
+    /// They can.
+    Up,
+    /// It is switched off or has no carrier.
+    Down,
+    /// There is no interface of that name.
+    Missing,
+}
+
+impl Link {
+    /// What to tell of an interface that is not up.
+    pub(crate) fn trouble(self, interface: &str) -> Option<String> {
+        match self {
+            Self::Up => None,
+            Self::Down => Some(format!(
+                "{interface} is down, and no packet passes it: `ip link set {interface} up`, or look at its cable"
+            )),
+            Self::Missing => Some(format!(
+                "{interface} does not exist, and no packet passes it: once it is there, restart the dataplane"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Missing => "missing",
+        })
+    }
 }
 
 /// One configured tunnel.

@@ -1,6 +1,6 @@
 //! Reports as text for a person. The same values go out as JSON with `--json`.
 
-use crate::api::{CounterRow, Reloaded, Report, Sa, Severity, Status, link_is_down};
+use crate::api::{CounterRow, Reloaded, Report, Sa, Severity, Status};
 
 use super::table::{Align, Table};
 
@@ -72,7 +72,7 @@ fn dataplane(status: &Status) -> String {
         table.row([
             port.interface.clone(),
             port.role.clone(),
-            port.link.clone(),
+            port.link.to_string(),
             port.mode.clone(),
             port.buffers.clone(),
             port.queues.to_string(),
@@ -84,8 +84,9 @@ fn dataplane(status: &Status) -> String {
         text.push('\n');
         text.push_str(&table.render(0));
     }
-    for port in plane.ports.iter().filter(|port| port.link == "down") {
-        text.push_str(&format!("{}\n", link_is_down(&port.interface)));
+    for port in &plane.ports {
+        let trouble = port.link.trouble(&port.interface);
+        text.extend(trouble.map(|trouble| trouble + "\n"));
     }
     text
 }

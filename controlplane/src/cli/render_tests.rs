@@ -1,7 +1,7 @@
 //! What a person sees, line by line.
 
 use super::*;
-use crate::api::{Child, ControlPlane, Dataplane, Guard, Port, Tunnel, Worker};
+use crate::api::{Child, ControlPlane, Dataplane, Guard, Link, Port, Tunnel, Worker};
 
 fn control_plane() -> ControlPlane {
     ControlPlane {
@@ -62,7 +62,7 @@ fn status_shows_both_planes_and_every_tunnel() {
             ports: vec![Port {
                 interface: "eth1".into(),
                 role: "inside".into(),
-                link: "down".into(),
+                link: Link::Down,
                 mode: "native".into(),
                 buffers: "copy".into(),
                 queues: 1,

@@ -1,39 +1,40 @@
-//! Ports whose interfaces are down. A dataplane opens these like any others and waits for packets that cannot come, so
+//! Ports whose interfaces are down or missing. A dataplane goes on with these and waits for packets that cannot come, so
 //! somebody has to say it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use esplanade_config::Port;
 use tracing::{info, warn};
 
-use crate::{api::link_is_down, netlink::Tables};
+use crate::{api::Link, netlink::Tables};
 
-/// The interfaces that were told to be down.
+/// How the interfaces were told to be; one that was never told of is up.
 #[derive(Debug, Default)]
-pub(super) struct Links {
-    down: BTreeSet<String>,
-}
+pub(super) struct Links(BTreeMap<String, Link>);
 
 impl Links {
-    /// Logs which of these ports have gone down or come up since the last time.
+    /// Logs which of these ports are otherwise than the last time.
     pub(super) fn follow(&mut self, tables: &Tables, ports: &[Port]) {
-        let now = down(tables, ports);
-        for interface in now.difference(&self.down) {
-            warn!("{}", link_is_down(interface));
+        for interface in ports.iter().map(|port| &port.interface) {
+            let link = state(tables, interface);
+            let before = self.0.insert(interface.clone(), link);
+            if before.unwrap_or(Link::Up) == link {
+                continue;
+            }
+            match link.trouble(interface) {
+                Some(trouble) => warn!("{trouble}"),
+                None => info!("{interface} is up"),
+            }
         }
-        for interface in self.down.difference(&now) {
-            info!("{interface} is up");
-        }
-        self.down = now;
     }
 }
 
-/// The interfaces of these ports that exist and are switched off or without a carrier.
-pub(super) fn down(tables: &Tables, ports: &[Port]) -> BTreeSet<String> {
-    let is_down = |port: &&Port| {
-        let mut links = tables.links.values();
-        links.any(|link| link.name == port.interface && !link.up)
-    };
-    let down = ports.iter().filter(is_down);
-    down.map(|port| port.interface.clone()).collect()
+/// How an interface is.
+pub(super) fn state(tables: &Tables, interface: &str) -> Link {
+    let mut links = tables.links.values();
+    match links.find(|link| link.name == interface) {
+        Some(link) if link.up => Link::Up,
+        Some(_) => Link::Down,
+        None => Link::Missing,
+    }
 }

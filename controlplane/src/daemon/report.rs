@@ -1,6 +1,6 @@
 //! The gateway's state as the API reports it.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::time::Instant;
 
 use esplanade_channel::{
     self as channel, ControlChannel, Counter, Direction, PortCounter, PortId, SaRecord, SaState,
@@ -12,15 +12,16 @@ use super::{gateway::Gateway, links};
 use crate::api::{
     Child, ControlPlane, CounterRow, Dataplane, Guard, Port, Sa, Severity, Status, Tunnel, Worker,
 };
+use crate::netlink::Tables;
 
 /// The state of both planes and every tunnel, and of the kernel's guard at this moment.
 pub(super) async fn status(gateway: &mut Gateway, now: Instant) -> Status {
     let guard = guard(gateway).await;
-    let down = links::down(gateway.monitor.tables(), &gateway.running.ports);
+    let tables = gateway.monitor.tables();
     let dataplane = gateway
         .dataplane
         .as_mut()
-        .map(|dataplane| self::dataplane(dataplane.channel(), &down));
+        .map(|dataplane| self::dataplane(dataplane.channel(), tables));
     let ike_sas: Vec<IkeSaView> = gateway.endpoint.ike_sas().collect();
     let child_sas: Vec<ChildSaView> = gateway.endpoint.child_sas().collect();
     let tunnels = &gateway.config.tunnels;
@@ -64,8 +65,8 @@ async fn guard(gateway: &Gateway) -> Guard {
     }
 }
 
-/// The dataplane, some of whose interfaces are down.
-fn dataplane(channel: &ControlChannel, down: &BTreeSet<String>) -> Dataplane {
+/// The dataplane, with its interfaces as the kernel has them.
+fn dataplane(channel: &ControlChannel, tables: &Tables) -> Dataplane {
     let counters = channel.counters();
     let mut owned = vec![0; channel.setup().workers.len()];
     for record in channel.sa_records() {
@@ -93,12 +94,11 @@ fn dataplane(channel: &ControlChannel, down: &BTreeSet<String>) -> Dataplane {
             .collect(),
         ports: ports
             .map(|((setup, facts), number)| {
-                let is_down = down.contains(&setup.interface);
                 let count = |counter| counters.port_total(PortId(number), counter);
                 Port {
                     interface: setup.interface.clone(),
                     role: setup.role.to_string(),
-                    link: if is_down { "down" } else { "up" }.to_owned(),
+                    link: links::state(tables, &setup.interface),
                     mode: facts.mode.to_string(),
                     buffers: facts.copy.to_string(),
                     queues: facts.queues.into(),
