@@ -38,6 +38,19 @@ fn with_a_request_outstanding(since: Duration) -> Link {
     link
 }
 
+/// Whoever asks again and again does not put the end off.
+#[test]
+fn terminating_a_dead_peer_is_no_slower_when_it_is_repeated() {
+    let mut link = with_a_request_outstanding(20 * SECOND);
+    terminate(&mut link, None);
+    for _ in 0..9 {
+        let now = link.now;
+        let _ = link.at(A).terminate(now, "peer", None);
+        link.run(SECOND);
+    }
+    assert_eq!(link.ike_sas(A), 0);
+}
+
 /// Whatever is outstanding, and for how long: traffic ends at once, IKE soon.
 #[test]
 fn terminating_a_dead_peer_is_quick() {

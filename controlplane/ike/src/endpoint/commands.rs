@@ -148,8 +148,12 @@ impl Endpoint {
         self.with(now, key, |sa, gw| match sa.state {
             // One that is being authenticated may stand at the peer's end already.
             State::Established | State::Authenticating(_) => {
+                if sa.is_leaving() {
+                    // Each more counted anew would put its end off.
+                    return true;
+                }
                 sa.hasten(gw, now);
-                sa.is_leaving() || sa.enqueue(gw, Task::DeleteIke(reason))
+                sa.enqueue(gw, Task::DeleteIke(reason))
             }
             State::Initiating | State::HalfOpen(_) | State::Superseded => {
                 sa.finish(gw, now, reason);
