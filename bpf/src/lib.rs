@@ -35,8 +35,9 @@ pub const MAX_PORTS: u32 = 16;
 /// The most queues of one port that the maps hold (steer.bpf.c).
 pub const QUEUES_PER_PORT: u32 = 64;
 
-/// The first address of 224.0.0.0/4 (RFC 5771).
-const MULTICAST: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 0);
+/// The first address of 239.255.0.0/16, the groups whose packets no router at the edge of a site lets out (RFC 2365 6.1:
+/// "the Local Scope").
+const LOCAL_SCOPE: Ipv4Addr = Ipv4Addr::new(239, 255, 0, 0);
 
 /// Which side of the gateway an interface is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +125,7 @@ impl Steering {
             inside: trie("inside")?,
             steer_counters: map("steer_counters")?,
         };
-        maps.inside.add(&[Prefix::new(MULTICAST, 4)])?;
+        maps.inside.add(&[Prefix::new(LOCAL_SCOPE, 16)])?;
         Ok(Self {
             links: Vec::new(),
             object,
@@ -337,7 +338,7 @@ impl Steering {
     /// Leaves plain packets from inside for this prefix to the kernel, though a protected pair may cover them: it is a
     /// network on an inside port, or the gateway itself. A protected remote prefix that is as long or longer counts more.
     ///
-    /// All multicast is inside from the start: a remote of 0.0.0.0/0 does not mean the groups of a LAN.
+    /// The multicast groups of the local scope are inside from the start: a remote of 0.0.0.0/0 does not mean these.
     ///
     /// # Errors
     ///

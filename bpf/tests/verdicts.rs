@@ -309,6 +309,16 @@ fn a_lan_gets_its_broadcasts_and_multicasts() {
     let discovery = Ipv4Addr::new(239, 255, 255, 250);
     let ssdp = Packet::udp(LOCAL_HOST, discovery, 1900, &[0; 20]).bytes();
     expect(&inside, &ssdp, Verdict::PassInside);
+    // What routers may forward does not leave in the clear.
+    for group in [
+        [224, 0, 1, 1],
+        [232, 1, 2, 3],
+        [239, 192, 0, 1],
+        [239, 254, 255, 255],
+    ] {
+        let packet = Packet::udp(LOCAL_HOST, Ipv4Addr::from(group), 5004, &[0; 20]);
+        expect(&inside, &packet.bytes(), TAKEN);
+    }
     // Whoever protects a group says so.
     let group = Prefix::new(discovery, 32);
     inside.add_protected(prefix(LAN), group).unwrap();
