@@ -513,6 +513,25 @@ fn a_child_that_changes_while_it_is_rekeyed_is_what_it_is_now() {
     }
 }
 
+/// And so is one that changes while it is negotiated for the first time.
+#[test]
+fn a_child_that_changes_while_it_is_made_is_what_it_is_now() {
+    for millis in 0..48 {
+        let mut link = Link::new(1, Weather::fair(), [vec![peer(A)], vec![peer(B)]]);
+        let now = link.now;
+        link.at(A).initiate(now, "peer", None).unwrap();
+        link.run(Duration::from_millis(millis));
+        let mut changed = peer(A);
+        changed.children[0].local_ts = vec!["10.1.1.0/25".parse().unwrap()];
+        let (now, local_ts) = (link.now, changed.children[0].local_ts.clone());
+        link.at(A).configure(now, vec![changed]);
+        link.run(20 * SECOND);
+        link.agree(1);
+        let sa = link.sides[A].endpoint.child_sas().next().unwrap();
+        assert_eq!(sa.local_ts, local_ts, "{millis} ms");
+    }
+}
+
 /// Where B has moved to.
 const ELSEWHERE: &str = "192.0.2.3";
 
