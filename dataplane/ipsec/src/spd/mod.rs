@@ -135,7 +135,7 @@ pub struct Spd {
     groups: Vec<Group>,
     free_groups: Vec<u32>,
     group_of: HashMap<u64, u32>,
-    /// The place of the group that uses an outbound SA.
+    /// The places of the groups by the outbound SA that each uses.
     user_of: HashMap<u32, u32>,
     generation: u32,
     cache: FlowCache,
@@ -218,17 +218,16 @@ impl Spd {
         self.changed();
     }
 
-    /// Makes a group use this outbound SA from now on.
+    /// Makes a group use this outbound SA from now on, and no other group.
     ///
     /// # Errors
     ///
     /// When there is no policy of that group.
     pub fn select(&mut self, id: PolicyId, sa: u32) -> Result<(), UnknownPolicy> {
         let index = *self.group_of.get(&id.group()).ok_or(UnknownPolicy)?;
+        self.deselect(sa);
         let group = self.groups.get_mut(index as usize).ok_or(UnknownPolicy)?;
-        if let Some(before) = group.outbound.replace(sa)
-            && self.user_of.get(&before) == Some(&index)
-        {
+        if let Some(before) = group.outbound.replace(sa) {
             self.user_of.remove(&before);
         }
         self.user_of.insert(sa, index);
@@ -238,8 +237,7 @@ impl Spd {
     /// Makes no group use this outbound SA: it is gone, and another child's may get its identifier one day.
     pub fn deselect(&mut self, sa: u32) {
         let index = self.user_of.remove(&sa);
-        let group = index.and_then(|index| self.groups.get_mut(index as usize));
-        if let Some(group) = group.filter(|group| group.outbound == Some(sa)) {
+        if let Some(group) = index.and_then(|index| self.groups.get_mut(index as usize)) {
             group.outbound = None;
         }
     }
@@ -390,9 +388,7 @@ impl Spd {
         }
         if group.first == NONE {
             self.group_of.remove(&group.name);
-            if let Some(sa) = group.outbound
-                && self.user_of.get(&sa) == Some(&rule.group)
-            {
+            if let Some(sa) = group.outbound {
                 self.user_of.remove(&sa);
             }
             *group = Group::FREE;
@@ -427,6 +423,7 @@ mod tests {
         Set(Policy),
         Remove(PolicyId),
         Select(PolicyId, u32),
+        Deselect(u32),
         Sync(Vec<Policy>),
         Look(Flow),
     }
@@ -453,7 +450,8 @@ mod tests {
         prop_oneof![
             4 => policy().prop_map(Step::Set),
             2 => id().prop_map(Step::Remove),
-            2 => (id(), any::<u32>()).prop_map(|(id, sa)| Step::Select(id, sa)),
+            2 => (id(), 0u32..6).prop_map(|(id, sa)| Step::Select(id, sa)),
+            1 => (0u32..6).prop_map(Step::Deselect),
             1 => prop::collection::vec(policy(), 0..4).prop_map(Step::Sync),
             8 => flow().prop_map(Step::Look),
         ]
@@ -488,55 +486,10 @@ mod tests {
                 .iter()
                 .filter(|policy| policy.selector.matches(flow))
                 .min_by_key(|policy| (policy.priority, policy.id))?;
-            let selected = self
-                .selected
-                .iter()
-                .rfind(|(name, _)| *name == policy.id.group());
+            let mut selected = self.selected.iter();
+            let selected = selected.find(|(name, _)| *name == policy.id.group());
             Some((*policy, selected.map(|(_, sa)| *sa)))
         }
-    }
-
-    #[test]
-    fn no_group_uses_an_sa_that_is_gone() {
-        let any = AddressRange::new(Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::BROADCAST.into());
-        let selector = Selector {
-            local: any.unwrap(),
-            remote: any.unwrap(),
-            local_ports: PortRange::ANY,
-            remote_ports: PortRange::ANY,
-            protocol: None,
-        };
-        let mut spd = Spd::new(CAPACITY, 4, 3);
-        let (one, other) = (PolicyId(0x100), PolicyId(0x200));
-        for id in [one, other] {
-            let (priority, action) = (1, Action::Protect);
-            let policy = Policy {
-                id,
-                priority,
-                action,
-                selector,
-            };
-            spd.set(policy).unwrap();
-        }
-        spd.select(one, 7).unwrap();
-        spd.select(one, 8).unwrap();
-        spd.select(other, 9).unwrap();
-        // Its successor had its place already.
-        spd.deselect(7);
-        assert_eq!((spd.selected(one), spd.selected(other)), (Some(8), Some(9)));
-        spd.deselect(8);
-        assert_eq!((spd.selected(one), spd.selected(other)), (None, Some(9)));
-        spd.remove(other).unwrap();
-        spd.set(Policy {
-            id: other,
-            priority: 1,
-            action: Action::Protect,
-            selector,
-        })
-        .unwrap();
-        spd.deselect(9);
-        spd.select(other, 9).unwrap();
-        assert_eq!(spd.selected(other), Some(9));
     }
 
     #[test]
@@ -595,8 +548,15 @@ mod tests {
                         let known = model.policies.iter().any(|policy| policy.id.group() == id.group());
                         prop_assert_eq!(spd.select(id, sa).is_ok(), known);
                         if known {
-                            model.selected.push((id.group(), sa));
+                            let group = id.group();
+                            model.selected.retain(|(name, other)| *name != group && *other != sa);
+                            model.selected.push((group, sa));
                         }
+                    }
+                    // An SA that is gone, whose identifier another child's may get.
+                    Step::Deselect(sa) => {
+                        spd.deselect(sa);
+                        model.selected.retain(|(_, other)| *other != sa);
                     }
                     Step::Sync(policies) => {
                         spd.begin_sync();
@@ -625,6 +585,7 @@ mod tests {
                 }
                 prop_assert_eq!(spd.len(), model.policies.len());
                 prop_assert_eq!(spd.free_groups.len() + spd.group_of.len(), CAPACITY);
+                prop_assert_eq!(spd.user_of.len(), model.selected.len());
             }
         }
     }
