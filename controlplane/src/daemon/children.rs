@@ -378,18 +378,22 @@ impl<'c> Known<'c> {
 
     /// The pairs of known children among all SAs.
     fn pairs<'s>(&'s self, records: &'s [SaRecord]) -> Vec<Found<'s>> {
-        let inbound = records
-            .iter()
-            .filter(|record| record.direction == Direction::Inbound);
-        let pairs = inbound.filter_map(|inbound| {
+        // What the halves of a pair have in common.
+        let common = |record: &SaRecord| (record.sa.tag(), record.policy, record.owner);
+        let all = |direction| {
+            let records = records.iter();
+            records.filter(move |record| record.direction == direction)
+        };
+        let outbound = all(Direction::Outbound).filter(|record| self.find(record).is_some());
+        let outbound: BTreeMap<_, &SaRecord> =
+            outbound.map(|record| (common(record), record)).collect();
+        let pairs = all(Direction::Inbound).filter_map(|inbound| {
             let (name, narrowed) = self.find(inbound)?;
-            let is_other_half =
-                |record: &&SaRecord| is_partner(record, inbound) && self.find(record).is_some();
             Some(Found {
                 name,
                 narrowed,
                 inbound,
-                outbound: records.iter().find(is_other_half),
+                outbound: outbound.get(&common(inbound)).copied(),
             })
         });
         pairs.collect()
@@ -452,14 +456,6 @@ fn is_between(record: &SaRecord, tunnel: &Tunnel) -> bool {
         && tunnel
             .remote
             .is_none_or(|remote| record.remote == IpAddr::V4(remote))
-}
-
-/// Whether an outbound SA is the other half of an inbound one.
-fn is_partner(outbound: &SaRecord, inbound: &SaRecord) -> bool {
-    outbound.direction == Direction::Outbound
-        && outbound.sa.tag() == inbound.sa.tag()
-        && outbound.policy == inbound.policy
-        && outbound.owner == inbound.owner
 }
 
 /// A child of the configuration, and its tunnel.
