@@ -47,13 +47,6 @@ impl<'a> Buffers<'a> {
         matches!(self, Self::Segments { .. } | Self::SegmentsInPlace(_))
     }
 
-    /// Whether an engine that works across packets can take them as they are. No jump, since it is asked for every packet.
-    #[cfg(target_arch = "x86_64")]
-    #[inline]
-    pub(crate) fn are_apart(&self) -> bool {
-        matches!(self, Self::Apart { .. })
-    }
-
     /// The text in one piece, when it is in no segments.
     #[cfg(target_arch = "x86_64")]
     #[inline]

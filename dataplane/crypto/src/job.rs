@@ -289,17 +289,14 @@ impl vaes512::Job for SealJob<'_> {
 
     #[inline]
     fn is_ours(&self) -> bool {
-        self.key.vaes512().is_some() & self.buffers.are_apart()
+        self.key.vaes512().is_some() & !self.buffers.are_segments()
     }
 
     #[inline]
     fn packet(&mut self) -> Option<vaes512::Packet<'_>> {
-        let (Some(key), Buffers::Apart { source, out }) = (self.key.vaes512(), &mut self.buffers)
-        else {
-            return None;
-        };
+        let (key, text) = (self.key.vaes512()?, self.buffers.text()?);
         let (iv, trailer) = (self.iv.explicit(), self.trailer.as_bytes());
-        vaes512::Packet::to_seal(key, iv, &self.aad, source, trailer, out)
+        vaes512::Packet::to_seal(key, iv, &self.aad, trailer, text)
     }
 }
 
@@ -469,16 +466,13 @@ impl vaes512::Job for OpenJob<'_> {
 
     #[inline]
     fn is_ours(&self) -> bool {
-        self.key.vaes512().is_some() & self.buffers.are_apart()
+        self.key.vaes512().is_some() & !self.buffers.are_segments()
     }
 
     #[inline]
     fn packet(&mut self) -> Option<vaes512::Packet<'_>> {
-        let (Some(key), Buffers::Apart { source, out }) = (self.key.vaes512(), &mut self.buffers)
-        else {
-            return None;
-        };
-        vaes512::Packet::to_open(key, self.iv.bytes().number(), &self.aad, source, out)
+        let (key, text) = (self.key.vaes512()?, self.buffers.text()?);
+        vaes512::Packet::to_open(key, self.iv.bytes().number(), &self.aad, text)
     }
 }
 

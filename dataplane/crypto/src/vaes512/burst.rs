@@ -1,9 +1,9 @@
 //! Drives a burst: sorts its packets by kind, so that each kernel runs over all that is its own without a break.
 
-use super::{long, packet::Packet, schedule::Schedule, short, text};
+use super::{packet::Packet, schedule::Schedule, short, single, text};
 use crate::{
     AdditionalData,
-    engine::{Opening, Sealing, Text},
+    engine::{Opening, Sealing},
 };
 use core::mem::MaybeUninit;
 
@@ -25,10 +25,13 @@ pub(super) const BURST: usize = 64;
 /// Packets by their places in a burst.
 pub(super) type Packets<'a> = [MaybeUninit<Packet<'a>>; BURST];
 
-/// Kinds of short packets: one to four vectors, whether the first lanes are text, and the key's length.
-const SHORT_KINDS: usize = 4 * 2 * 2;
-/// And of long ones: the key's length.
-const KINDS: usize = SHORT_KINDS + 2;
+/// Kinds of packets under keys of one length: those of one to four vectors, by whether the first lanes are text; and all
+/// that go one by one.
+const KINDS_OF_KEY: usize = 4 * 2 + 1;
+/// The last of them.
+const SINGLE: usize = KINDS_OF_KEY - 1;
+/// Kinds of packets: AES has 10, 12 or 14 rounds.
+const KINDS: usize = 3 * KINDS_OF_KEY;
 
 /// Runs the jobs that are this engine's, and gives the others to `foreign`. Calls `forged` for each that is not authentic.
 #[inline]
@@ -85,21 +88,25 @@ impl Sorted {
 
     /// Forged packets have a bit by their place.
     #[inline]
-    fn run<J: Job>(&self, packets: &Packets<'_>) -> u64 {
+    fn run<J: Job>(&mut self, packets: &Packets<'_>) -> u64 {
         let mut differ = 0;
-        let mut present = self.present;
-        while present != 0 {
-            let kind = present.trailing_zeros() as usize;
-            present &= present - 1;
+        while self.present != 0 {
+            let kind = self.present.trailing_zeros() as usize;
+            self.present &= self.present - 1;
             let places = &self.places[kind][..usize::from(self.counts[kind])];
             // SAFETY: as many as were counted were written, each once, and of each the packet too.
             let places = unsafe { places.assume_init_ref() };
+            let (groups, rest) = if kind % KINDS_OF_KEY == SINGLE {
+                (&[][..], places)
+            } else {
+                places.as_chunks()
+            };
             // SAFETY: a schedule exists only where the features do.
             differ |= unsafe {
                 if J::SEAL {
-                    run_kind::<true>(packets, kind, places)
+                    run_kind::<true>(packets, kind, groups, rest)
                 } else {
-                    run_kind::<false>(packets, kind, places)
+                    run_kind::<false>(packets, kind, groups, rest)
                 }
             };
         }
@@ -109,14 +116,19 @@ impl Sorted {
 
 #[inline]
 fn kind(packet: &Packet<'_>) -> usize {
-    let is_256 = usize::from(packet.rounds == 14);
-    let blocks = text::blocks(packet.length).max(1);
-    if blocks > 16 {
-        return SHORT_KINDS + is_256;
-    }
-    let vectors = blocks.div_ceil(4);
-    let full = blocks.is_multiple_of(4);
-    (vectors - 1) * 4 + usize::from(full) * 2 + is_256
+    /// By the number of blocks.
+    static OF_KEY: [u8; 17] = {
+        let mut kinds = [0; 17];
+        let mut blocks = 1;
+        while blocks < kinds.len() {
+            let full = blocks % 4 == 0;
+            kinds[blocks] = ((blocks - 1) / 4 * 2) as u8 + full as u8;
+            blocks += 1;
+        }
+        kinds
+    };
+    let of_key = OF_KEY.get(text::blocks(packet.length));
+    (packet.rounds - 10) / 2 * KINDS_OF_KEY + of_key.map_or(SINGLE, |kind| usize::from(*kind))
 }
 
 /// Runs the packets of one kind.
@@ -124,29 +136,47 @@ fn kind(packet: &Packet<'_>) -> usize {
 /// # Safety
 ///
 /// There is a packet of that kind at each of the places, which are all different; the CPU has the features.
-unsafe fn run_kind<const SEAL: bool>(packets: &Packets<'_>, kind: usize, places: &[u8]) -> u64 {
-    // SAFETY: the kind tells rounds, vectors and whether the first lanes are text; the rest is the caller's promise.
+unsafe fn run_kind<const SEAL: bool>(
+    packets: &Packets<'_>,
+    kind: usize,
+    groups: &[[u8; 4]],
+    rest: &[u8],
+) -> u64 {
+    // SAFETY: the kind tells the rounds; the rest is the caller's promise.
     unsafe {
-        match kind {
-            0 => short::run::<SEAL, 10, 1, false>(packets, places),
-            1 => short::run::<SEAL, 14, 1, false>(packets, places),
-            2 => short::run::<SEAL, 10, 1, true>(packets, places),
-            3 => short::run::<SEAL, 14, 1, true>(packets, places),
-            4 => short::run::<SEAL, 10, 2, false>(packets, places),
-            5 => short::run::<SEAL, 14, 2, false>(packets, places),
-            6 => short::run::<SEAL, 10, 2, true>(packets, places),
-            7 => short::run::<SEAL, 14, 2, true>(packets, places),
-            8 => short::run::<SEAL, 10, 3, false>(packets, places),
-            9 => short::run::<SEAL, 14, 3, false>(packets, places),
-            10 => short::run::<SEAL, 10, 3, true>(packets, places),
-            11 => short::run::<SEAL, 14, 3, true>(packets, places),
-            12 => short::run::<SEAL, 10, 4, false>(packets, places),
-            13 => short::run::<SEAL, 14, 4, false>(packets, places),
-            14 => short::run::<SEAL, 10, 4, true>(packets, places),
-            15 => short::run::<SEAL, 14, 4, true>(packets, places),
-            16 => long::run::<SEAL, 10>(packets, places),
-            _ => long::run::<SEAL, 14>(packets, places),
+        match kind / KINDS_OF_KEY {
+            0 => run_kind_of::<SEAL, 10>(packets, kind % KINDS_OF_KEY, groups, rest),
+            1 => run_kind_of::<SEAL, 12>(packets, kind % KINDS_OF_KEY, groups, rest),
+            _ => run_kind_of::<SEAL, 14>(packets, kind % KINDS_OF_KEY, groups, rest),
         }
+    }
+}
+
+/// Runs the packets of one kind under keys of one length.
+///
+/// # Safety
+///
+/// As for [`run_kind`], and the keys have `ROUNDS` rounds.
+unsafe fn run_kind_of<const SEAL: bool, const ROUNDS: usize>(
+    packets: &Packets<'_>,
+    kind: usize,
+    groups: &[[u8; 4]],
+    rest: &[u8],
+) -> u64 {
+    // SAFETY: the kind tells vectors and whether the first lanes are text; the rest is the caller's promise.
+    unsafe {
+        let forged = match kind {
+            0 => short::run::<SEAL, ROUNDS, 1, false>(packets, groups),
+            1 => short::run::<SEAL, ROUNDS, 1, true>(packets, groups),
+            2 => short::run::<SEAL, ROUNDS, 2, false>(packets, groups),
+            3 => short::run::<SEAL, ROUNDS, 2, true>(packets, groups),
+            4 => short::run::<SEAL, ROUNDS, 3, false>(packets, groups),
+            5 => short::run::<SEAL, ROUNDS, 3, true>(packets, groups),
+            6 => short::run::<SEAL, ROUNDS, 4, false>(packets, groups),
+            7 => short::run::<SEAL, ROUNDS, 4, true>(packets, groups),
+            _ => 0,
+        };
+        forged | single::run::<SEAL, ROUNDS>(packets, rest)
     }
 }
 
@@ -155,7 +185,7 @@ fn alone<const SEAL: bool>(packet: Packet<'_>) -> bool {
     let mut packets: Packets<'_> = [const { MaybeUninit::uninit() }; BURST];
     let kind = kind(packets[0].write(packet));
     // SAFETY: a schedule exists only where the features do, and the packet is in the first place.
-    unsafe { run_kind::<SEAL>(&packets, kind, &[0]) != 0 }
+    unsafe { run_kind::<SEAL>(&packets, kind, &[], &[0]) != 0 }
 }
 
 /// Seals one packet by itself; `None` when its lengths do not fit each other.
@@ -163,15 +193,13 @@ pub(crate) fn seal(schedule: &Schedule, packet: Sealing<'_>) -> Option<()> {
     let [_, _, _, _, iv @ ..] = packet.nonce;
     let key = (schedule, schedule.rounds());
     let additional = AdditionalData::Bytes(packet.aad);
-    let packet = match packet.text {
-        Text::Apart { source, out } => {
-            Packet::to_seal(key, iv, &additional, source, packet.trailer, out)
-        }
-        Text::InPlace(buffer) => {
-            Packet::to_seal_in_place(key, iv, &additional, packet.trailer, buffer)
-        }
-    }?;
-    alone::<true>(packet);
+    alone::<true>(Packet::to_seal(
+        key,
+        iv,
+        &additional,
+        packet.trailer,
+        packet.text,
+    )?);
     Some(())
 }
 
@@ -180,9 +208,6 @@ pub(crate) fn open(schedule: &Schedule, packet: Opening<'_>) -> Option<()> {
     let [_, _, _, _, iv @ ..] = packet.nonce;
     let key = (schedule, schedule.rounds());
     let additional = AdditionalData::Bytes(packet.aad);
-    let packet = match packet.text {
-        Text::Apart { source, out } => Packet::to_open(key, iv, &additional, source, out),
-        Text::InPlace(buffer) => Packet::to_open_in_place(key, iv, &additional, buffer),
-    }?;
+    let packet = Packet::to_open(key, iv, &additional, packet.text)?;
     (!alone::<false>(packet)).then_some(())
 }

@@ -1,33 +1,31 @@
 //! Counter blocks (SP 800-38D 6.5, 7.1): nonce and a 32-bit big-endian count. Block 1 masks the tag, the text begins at 2.
 
-use super::{
-    ghash::{Block, XOR3},
-    pace::in_order,
-    schedule::Schedule,
-};
+use super::{ghash::Block, pace::in_order, schedule::Schedule};
 use core::arch::x86_64::*;
 
-/// The first count in [`SMALL`]. Below 1 they fill lanes that no text uses.
-const FIRST: i32 = -2;
+/// The first count in [`COUNTS`]. Below 1 they fill lanes that no text uses.
+const FIRST: i32 = -4;
+/// How many counts there are until the second byte changes.
+const TURN: usize = 256;
 
-/// The counts of a packet's first strip.
-static SMALL: [Block; 24] = {
-    let mut table = [[0; 16]; 24];
+#[repr(align(64))]
+struct Counts([Block; TURN + 4]);
+
+/// Adding one of these to a block is cheaper than counting: one instruction.
+static COUNTS: Counts = {
+    let mut table = [[0; 16]; TURN + 4];
     let mut at = 0;
     while at < table.len() {
         let [a, b, c, d] = (FIRST + at as i32).to_be_bytes();
         table[at] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d];
         at += 1;
     }
-    table
+    Counts(table)
 };
 
-/// What all counter blocks of a packet have in common, with the first round key added.
+/// The counter blocks of a packet after AES's first step, but for their counts.
 #[derive(Clone, Copy)]
-pub(super) struct Counter {
-    iv: __m512i,
-    first_key: __m512i,
-}
+pub(super) struct Counter(__m512i);
 
 impl Counter {
     #[inline]
@@ -37,50 +35,39 @@ impl Counter {
         // that: any other way to the zeros is slower.
         let order = _mm_set_epi8(-1, -1, -1, -1, 7, 6, 5, 4, 3, 2, 1, 0, -1, -1, -1, -1);
         let iv = in_order(_mm512_set1_epi64(iv as i64));
-        Self {
-            iv: _mm512_shuffle_epi8(iv, in_order(_mm512_broadcast_i32x4(order))),
-            first_key: schedule.round_key(0),
-        }
+        let iv = _mm512_shuffle_epi8(iv, in_order(_mm512_broadcast_i32x4(order)));
+        Self(_mm512_xor_si512(iv, schedule.round_key(0)))
     }
 
-    /// Four blocks from `count` (at least -2), after AES's first step.
+    /// The blocks whose counts are as many `turns` higher.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    pub(super) fn small(&self, count: i32) -> __m512i {
-        let at = (count - FIRST) as usize;
-        // SAFETY: a strip has at most 16 blocks, so `count` is at most 18, and 18 + 4 is within the table.
-        let counts = unsafe { _mm512_loadu_si512(SMALL.as_ptr().add(at).cast()) };
-        _mm512_ternarylogic_epi64(self.iv, self.first_key, counts, XOR3)
+    pub(super) fn after(self, turns: usize) -> Self {
+        let count = ((turns * TURN) as u32).swap_bytes();
+        let count = _mm512_broadcast_i32x4(_mm_set_epi32(count as i32, 0, 0, 0));
+        Self(_mm512_xor_si512(self.0, count))
     }
 
-    /// Four blocks with the counts of `counts`' top words, in the machine's byte order.
+    /// Four blocks from `count`.
+    ///
+    /// # Safety
+    ///
+    /// The first count is at least -4, and the last below [`TURN`].
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    pub(super) fn large(&self, counts: __m512i) -> __m512i {
-        let order = _mm_set_epi8(
-            12, 13, 14, 15, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-        );
-        let counts = _mm512_shuffle_epi8(counts, _mm512_broadcast_i32x4(order));
-        _mm512_ternarylogic_epi64(self.iv, self.first_key, counts, XOR3)
+    pub(super) unsafe fn blocks(self, count: i32) -> __m512i {
+        debug_assert!((FIRST..=TURN as i32 - 4).contains(&count));
+        let counts = COUNTS.0.as_ptr().wrapping_offset((count - FIRST) as isize);
+        // SAFETY: the caller's promise keeps these within the table.
+        let counts = unsafe { _mm512_loadu_si512(counts.cast()) };
+        _mm512_xor_si512(self.0, counts)
     }
 
-    /// Block 1, whose cipher masks the tag, after AES's first step.
+    /// Block 1, whose cipher masks the tag.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    pub(super) fn tag_block(&self) -> __m128i {
-        _mm_ternarylogic_epi64(
-            _mm512_castsi512_si128(self.iv),
-            _mm512_castsi512_si128(self.first_key),
-            _mm_set_epi32(1 << 24, 0, 0, 0),
-            XOR3,
-        )
+    pub(super) fn tag_block(self) -> __m128i {
+        let count = _mm_set_epi32(1 << 24, 0, 0, 0);
+        _mm_xor_si128(_mm512_castsi512_si128(self.0), count)
     }
-}
-
-/// The counts of four blocks from `count`, for [`Counter::large`].
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub(super) fn counts(count: usize) -> __m512i {
-    let lanes = _mm512_set_epi32(3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0);
-    _mm512_add_epi32(_mm512_set1_epi32(count as i32), lanes)
 }

@@ -66,6 +66,18 @@ pub(super) fn multiply(a: __m128i, b: __m128i) -> __m128i {
     _mm512_castsi512_si128(sums.reduce())
 }
 
+/// What times `h` is 1 (and 0 for 0), by Fermat: h to the power of 2^128 - 2.
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) fn inverse(h: __m128i) -> __m128i {
+    let mut square = multiply(h, h);
+    let mut inverse = square;
+    for _ in 2..128 {
+        square = multiply(square, square);
+        inverse = multiply(inverse, square);
+    }
+    inverse
+}
+
 /// Sums of unreduced products, one in each lane.
 #[derive(Clone, Copy)]
 pub(super) struct Sums {

@@ -7,11 +7,11 @@
 mod burst;
 mod counter;
 mod ghash;
-mod long;
 mod pace;
 mod packet;
 mod schedule;
 mod short;
+mod single;
 mod text;
 
 pub(crate) use burst::{Job, open, run, seal};

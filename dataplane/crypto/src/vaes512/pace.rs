@@ -39,10 +39,10 @@ macro_rules! each {
     };
 }
 
-/// The same for eight.
-macro_rules! each_of_8 {
-    ($at:ident, $body:block) => {
-        each!(@ $at, 8, $body, 0 1 2 3 4 5 6 7)
+/// The same for at most eight.
+macro_rules! each_to_8 {
+    ($at:ident < $end:expr, $body:block) => {
+        each!(@ $at, $end, $body, 0 1 2 3 4 5 6 7)
     };
 }
-pub(super) use {each, each_of_8};
+pub(super) use {each, each_to_8};

@@ -1,7 +1,7 @@
 //! A job as the kernels see it.
 
 use super::{ghash, schedule::Schedule};
-use crate::AdditionalData;
+use crate::{AdditionalData, engine::Text};
 use core::marker::PhantomData;
 
 /// One packet to seal or to open.
@@ -34,141 +34,96 @@ const ICV: usize = 16;
 const MAX_TRAILER: usize = 48;
 const _: () = assert!(crate::MAX_TRAILER <= MAX_TRAILER);
 
-/// Where the parts of a packet lie, by the same invariant.
-struct Places {
-    source: *const u8,
-    body: usize,
-    trailer: *const u8,
-    length: usize,
-    out: *mut u8,
-}
-
 impl<'a> Packet<'a> {
-    /// A packet to seal, with the key and its rounds; `None` when `out` is not as long as plaintext, trailer and ICV.
+    /// A packet to seal, with the key and its rounds; `None` when the buffers are not as long as plaintext, trailer and ICV.
     #[inline]
     pub(crate) fn to_seal(
         key: (&'a Schedule, usize),
         iv: [u8; 8],
         additional: &AdditionalData<'_>,
-        plaintext: &'a [u8],
         trailer: &'a [u8],
-        out: &'a mut [u8],
+        text: Text<'a>,
     ) -> Option<Self> {
-        let length = plaintext.len() + trailer.len();
-        if out.len() != length + ICV || trailer.len() > MAX_TRAILER {
-            return None;
-        }
-        let places = Places {
-            source: plaintext.as_ptr(),
-            body: plaintext.len(),
-            trailer: trailer.as_ptr(),
-            length,
-            out: out.as_mut_ptr(),
+        let (source, body, out, room) = match text {
+            Text::Apart { source, out } => {
+                (source.as_ptr(), source.len(), out.as_mut_ptr(), out.len())
+            }
+            Text::InPlace(buffer) => {
+                let (start, room) = (buffer.as_mut_ptr(), buffer.len());
+                let body = room.checked_sub(trailer.len() + ICV)?;
+                (start.cast_const(), body, start, room)
+            }
         };
-        Some(Self::at(key, iv, additional, places))
-    }
-
-    /// The same in place: `buffer` is as long as plaintext, trailer and ICV, and begins with the plaintext.
-    pub(super) fn to_seal_in_place(
-        key: (&'a Schedule, usize),
-        iv: [u8; 8],
-        additional: &AdditionalData<'_>,
-        trailer: &'a [u8],
-        buffer: &'a mut [u8],
-    ) -> Option<Self> {
-        let length = buffer.len().checked_sub(ICV)?;
-        let body = length.checked_sub(trailer.len())?;
-        if trailer.len() > MAX_TRAILER {
+        let length = body + trailer.len();
+        if room != length + ICV || trailer.len() > MAX_TRAILER {
             return None;
         }
-        let out = buffer.as_mut_ptr();
-        let places = Places {
-            source: out,
+        let (additional, lengths) = authenticated(key.0, additional, length);
+        Some(Self {
+            schedule: key.0,
+            rounds: key.1,
+            iv: u64::from_ne_bytes(iv),
+            source,
             body,
             trailer: trailer.as_ptr(),
             length,
             out,
-        };
-        Some(Self::at(key, iv, additional, places))
+            additional,
+            lengths,
+            _buffers: PhantomData,
+        })
     }
 
-    /// A packet to open, with the key and its rounds; `None` when `ciphertext` is not as long as `out` and ICV.
+    /// A packet to open, with the key and its rounds; `None` when the buffers are not as long as plaintext and ICV.
     #[inline]
     pub(crate) fn to_open(
         key: (&'a Schedule, usize),
         iv: [u8; 8],
         additional: &AdditionalData<'_>,
-        ciphertext: &'a [u8],
-        out: &'a mut [u8],
+        text: Text<'a>,
     ) -> Option<Self> {
-        let length = out.len();
-        if ciphertext.len() != length + ICV {
+        let (source, received, out, length) = match text {
+            Text::Apart { source, out } => {
+                (source.as_ptr(), source.len(), out.as_mut_ptr(), out.len())
+            }
+            Text::InPlace(buffer) => {
+                let (start, received) = (buffer.as_mut_ptr(), buffer.len());
+                let length = received.checked_sub(ICV)?;
+                (start.cast_const(), received, start, length)
+            }
+        };
+        if received != length + ICV {
             return None;
         }
-        let places = Places::to_open(ciphertext.as_ptr(), length, out.as_mut_ptr());
-        Some(Self::at(key, iv, additional, places))
-    }
-
-    /// The same in place: `buffer` holds ciphertext and ICV.
-    pub(super) fn to_open_in_place(
-        key: (&'a Schedule, usize),
-        iv: [u8; 8],
-        additional: &AdditionalData<'_>,
-        buffer: &'a mut [u8],
-    ) -> Option<Self> {
-        let length = buffer.len().checked_sub(ICV)?;
-        let out = buffer.as_mut_ptr();
-        let places = Places::to_open(out, length, out);
-        Some(Self::at(key, iv, additional, places))
-    }
-
-    #[inline]
-    fn at(
-        (schedule, rounds): (&'a Schedule, usize),
-        iv: [u8; 8],
-        additional: &AdditionalData<'_>,
-        places: Places,
-    ) -> Self {
-        let (additional, additional_bits) = one_block(schedule, additional);
-        Self {
-            schedule,
-            rounds,
+        let (additional, lengths) = authenticated(key.0, additional, length);
+        Some(Self {
+            schedule: key.0,
+            rounds: key.1,
             iv: u64::from_ne_bytes(iv),
-            source: places.source,
-            body: places.body,
-            trailer: places.trailer,
-            length: places.length,
-            out: places.out,
-            additional,
-            lengths: [8 * places.length as u64, additional_bits],
-            _buffers: PhantomData,
-        }
-    }
-}
-
-impl Places {
-    #[inline]
-    fn to_open(source: *const u8, length: usize, out: *mut u8) -> Self {
-        Self {
             source,
             body: length,
             // Empty, but near: a masked load stumbles over an address without memory, even if it reads nothing there.
             trailer: source.wrapping_add(length),
             length,
             out,
-        }
+            additional,
+            lengths,
+            _buffers: PhantomData,
+        })
     }
 }
 
-/// Additional data as one block, and its length in bits.
+/// Additional data as one block, and the lengths.
 #[inline]
-fn one_block(schedule: &Schedule, additional: &AdditionalData<'_>) -> (ghash::Block, u64) {
-    match additional {
-        AdditionalData::Esp(aad) => (aad.padded(), 8 * aad.as_bytes().len() as u64),
+fn authenticated(
+    schedule: &Schedule,
+    additional: &AdditionalData<'_>,
+    length: usize,
+) -> (ghash::Block, [u64; 2]) {
+    let (block, bytes) = match additional {
+        AdditionalData::Esp(aad) => (aad.padded(), aad.as_bytes().len()),
         // SAFETY: a schedule exists only where the features do.
-        AdditionalData::Bytes(bytes) => (
-            unsafe { ghash::digest(schedule, bytes) },
-            8 * bytes.len() as u64,
-        ),
-    }
+        AdditionalData::Bytes(bytes) => (unsafe { ghash::digest(schedule, bytes) }, bytes.len()),
+    };
+    (block, [8 * length as u64, 8 * bytes as u64])
 }

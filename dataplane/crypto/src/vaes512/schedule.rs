@@ -16,10 +16,11 @@ pub(super) const POWERS: usize = 34;
 pub(crate) struct Schedule {
     /// The first holds the salt too: AES begins by adding this key to the counter block, whose salt never changes.
     round_keys: [Block; ROUND_KEYS],
-    /// From the highest to H itself, so that consecutive blocks meet consecutive powers. H to the 33rd begins a cache line.
-    powers: [Block; POWERS],
+    /// From the highest down, so that consecutive blocks meet consecutive powers, and beyond H itself to its inverse: a sum
+    /// over lanes may have more of them than the text behind it. H to the 33rd begins a cache line.
+    powers: [Block; POWERS + 2],
     rounds: u8,
-    _rest: [u8; 47],
+    _rest: [u8; 15],
 }
 
 const _: () = assert!(size_of::<Schedule>() == 13 * 64);
@@ -34,14 +35,14 @@ const fn rounds(key_len: usize) -> usize {
 impl Schedule {
     /// `None` when the CPU lacks the instructions or no AES key is that long.
     pub(crate) fn new(key: &[u8], salt: [u8; 4]) -> Option<Box<Self>> {
-        if !super::is_available() || !matches!(key.len(), 16 | 32) {
+        if !super::is_available() || !matches!(key.len(), 16 | 24 | 32) {
             return None;
         }
         let mut schedule = Box::new(Self {
             round_keys: [[0; 16]; ROUND_KEYS],
-            powers: [[0; 16]; POWERS],
+            powers: [[0; 16]; POWERS + 2],
             rounds: rounds(key.len()) as u8,
-            _rest: [0; 47],
+            _rest: [0; 15],
         });
         // SAFETY: the features were just found.
         unsafe { schedule.expand(key, salt) };
@@ -101,7 +102,7 @@ impl Schedule {
         }
         h = _mm_aesenclast_si128(h, ghash::load_block(&self.round_keys[rounds]));
         let h = ghash::from_cipher(h);
-        let mut power = h;
+        let mut power = ghash::inverse(h);
         for slot in self.powers.iter_mut().rev() {
             ghash::store_block(slot, power);
             power = ghash::multiply(power, h);

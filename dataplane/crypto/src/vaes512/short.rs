@@ -4,41 +4,19 @@
 use super::{
     burst::{BURST, Packets},
     counter::Counter,
-    ghash::{Sums, load_block, reflect, sum_lanes},
+    ghash::{Sums, load_block, reflect},
     pace::{block_in_order, each, in_order},
     packet::Packet,
     text::{self, Shape},
 };
 use core::arch::x86_64::*;
 
-/// Seals or opens jobs of one kind: each packet has `V` vectors; with `FULL`, their first lanes are text. A forged one has a
-/// bit in the result, by its index.
-///
-/// # Safety
-///
-/// Each packet has more than `4 * V - 4` blocks (or none) and at most `4 * V`, exactly that many when `FULL`, and a
-/// key of `ROUNDS` rounds; the CPU has the features.
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub(super) unsafe fn run<
-    const SEAL: bool,
-    const ROUNDS: usize,
-    const V: usize,
-    const FULL: bool,
->(
-    packets: &Packets<'_>,
-    places: &[u8],
-) -> u64 {
-    let (groups, rest) = places.as_chunks::<4>();
-    // SAFETY: the caller's promise.
-    unsafe {
-        groups_of::<SEAL, ROUNDS, 4, V, FULL>(packets, groups)
-            | groups_of::<SEAL, ROUNDS, 1, V, FULL>(packets, rest.as_chunks::<1>().0)
-    }
-}
+/// Packets in a group.
+const N: usize = 4;
 
 /// What is to be hashed of `N` packets that go together.
 #[derive(Clone, Copy)]
-struct Hashed<'a, const N: usize, const V: usize> {
+struct Hashed<'a, const V: usize> {
     packets: [&'a Packet<'a>; N],
     /// Lanes before the text, of which the last takes the additional data.
     before: [usize; N],
@@ -47,18 +25,19 @@ struct Hashed<'a, const N: usize, const V: usize> {
     masks: __m512i,
 }
 
-/// Groups of `N`, one after the other. Opening hashes a group while deciphering it; sealing cannot, and hashes a group while
-/// it enciphers the next.
+/// Seals or opens groups of one kind: each packet has `V` vectors; with `FULL`, their first lanes are text. A forged one has a
+/// bit in the result, by its place.
+///
+/// Opening hashes a group while deciphering it; sealing cannot, and hashes a group while it enciphers the next.
 ///
 /// # Safety
 ///
-/// As for [`run`], `jobs` being the whole burst.
-#[inline]
+/// There is a packet at each of the places. Each has more than `4 * V - 4` blocks (or none) and at most `4 * V`, exactly that
+/// many when `FULL`, and a key of `ROUNDS` rounds; the CPU has the features.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-unsafe fn groups_of<
+pub(super) unsafe fn run<
     const SEAL: bool,
     const ROUNDS: usize,
-    const N: usize,
     const V: usize,
     const FULL: bool,
 >(
@@ -67,7 +46,7 @@ unsafe fn groups_of<
 ) -> u64 {
     let zero = _mm512_setzero_si512();
     let mut forged = 0;
-    let mut prior: Option<Hashed<'_, N, V>> = None;
+    let mut prior: Option<Hashed<'_, V>> = None;
     for (places, later) in groups.iter().zip(1..) {
         if let Some(later) = groups.get(later) {
             for (place, current) in later.iter().zip(places) {
@@ -107,7 +86,9 @@ unsafe fn groups_of<
             masks_of[i] = (shape.first, shape.last);
             let counter = Counter::new(packet.schedule, packet.iv);
             each!(v < V, {
-                blocks[i][v] = counter.small(4 * v as i32 + 2 - group.before[i] as i32);
+                let count = 4 * v as i32 + 2 - group.before[i] as i32;
+                // SAFETY: at least -2, and below 20.
+                blocks[i][v] = unsafe { counter.blocks(count) };
             });
             first[i] = counter.tag_block();
         });
@@ -124,11 +105,11 @@ unsafe fn groups_of<
             // SAFETY: the mask has the text's bytes in this vector.
             unsafe {
                 if v == V - 1 {
-                    text::load_last(packets[i], offset, mask)
+                    text::load_with_trailer(packets[i], offset, mask)
                 } else if v == 0 && !FULL {
-                    text::load(packets[i], offset, mask)
+                    text::load(packets[i].source, offset, mask)
                 } else {
-                    text::load_whole(packets[i], offset)
+                    text::load_whole(packets[i].source, offset)
                 }
             }
         };
@@ -162,7 +143,7 @@ unsafe fn groups_of<
         let mut sums = [Sums::zero(); N];
         // GHASH is in the first half of AES's rounds, the reduction, one long chain, spread over the second: whatever waits
         // for a result outside of AES would fill the scheduler and keep the next rounds out.
-        let mut sum = rest::<N, V, FULL>(&hashed);
+        let mut sum = rest::<V, FULL>(&hashed);
         sum.pace();
         let mut done = 1;
         each!(i < N, {
@@ -170,12 +151,12 @@ unsafe fn groups_of<
                 let until = 1 + ROUNDS * (V * i + v + 1) / (2 * N * V);
                 aes!(done, until);
                 done = until;
-                add_product::<N, V, FULL>(&hashed, &mut sums[i], i, v);
+                add_product::<V, FULL>(&hashed, &mut sums[i], i, v);
                 sums[i].pace();
             });
         });
         aes!(done, done + 1);
-        sum.add_sums(together(sums));
+        sum.add_sums(Sums::gather(sums));
         sum.pace();
         aes!(done + 1, done + 2);
         sum.fold_low();
@@ -183,7 +164,7 @@ unsafe fn groups_of<
         aes!(done + 2, done + 3);
         let hashes = in_order(sum.fold_middle());
         aes!(done + 3, ROUNDS);
-        let tags = tags::<N>(hashes);
+        let tags = reflect(hashes);
         if SEAL && prior.is_some() {
             write(&hashed, _mm512_xor_si512(tags, hashed.masks));
         }
@@ -234,30 +215,27 @@ unsafe fn groups_of<
         let mut sums = [Sums::zero(); N];
         each!(i < N, {
             each!(v < V, {
-                add_product::<N, V, FULL>(&prior, &mut sums[i], i, v);
+                add_product::<V, FULL>(&prior, &mut sums[i], i, v);
             });
         });
-        let mut sum = rest::<N, V, FULL>(&prior);
-        sum.add_sums(together(sums));
-        write(
-            &prior,
-            _mm512_xor_si512(tags::<N>(sum.reduce()), prior.masks),
-        );
+        let mut sum = rest::<V, FULL>(&prior);
+        sum.add_sums(Sums::gather(sums));
+        write(&prior, _mm512_xor_si512(reflect(sum.reduce()), prior.masks));
     }
     forged
 }
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn add_product<const N: usize, const V: usize, const FULL: bool>(
-    hashed: &Hashed<'_, N, V>,
+fn add_product<const V: usize, const FULL: bool>(
+    hashed: &Hashed<'_, V>,
     sums: &mut Sums,
     i: usize,
     v: usize,
 ) {
     let (packet, mut text) = (hashed.packets[i], hashed.ciphertext[i][v]);
     if v == 0 && !FULL {
-        text = text::with_additional(packet, text, hashed.before[i]);
+        text = text::with_block(text, load_block(&packet.additional), hashed.before[i] - 1);
     }
     sums.add(reflect(text), packet.schedule.powers(4 * (V - v) + 1));
 }
@@ -266,7 +244,7 @@ fn add_product<const N: usize, const V: usize, const FULL: bool>(
 /// text.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn rest<const N: usize, const V: usize, const FULL: bool>(hashed: &Hashed<'_, N, V>) -> Sums {
+fn rest<const V: usize, const FULL: bool>(hashed: &Hashed<'_, V>) -> Sums {
     let packets = &hashed.packets;
     let zero = _mm512_setzero_si512();
     let (mut lengths, mut powers) = (zero, zero);
@@ -287,31 +265,9 @@ fn rest<const N: usize, const V: usize, const FULL: bool>(hashed: &Hashed<'_, N,
     sum
 }
 
-/// The sums of all packets in their lanes; of a single packet, in all lanes.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn together<const N: usize>(sums: [Sums; N]) -> Sums {
-    if N == 4 {
-        Sums::gather([sums[0], sums[1 % N], sums[2 % N], sums[3 % N]])
-    } else {
-        sums[0]
-    }
-}
-
-/// The tags but for the masks.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn tags<const N: usize>(hashes: __m512i) -> __m512i {
-    reflect(if N == 1 {
-        _mm512_zextsi128_si512(sum_lanes(hashes))
-    } else {
-        hashes
-    })
-}
-
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn write<const N: usize, const V: usize>(group: &Hashed<'_, N, V>, tags: __m512i) {
+fn write<const V: usize>(group: &Hashed<'_, V>, tags: __m512i) {
     let tags = [
         _mm512_castsi512_si128(tags),
         _mm512_extracti32x4_epi32(tags, 1),
@@ -327,11 +283,7 @@ fn write<const N: usize, const V: usize>(group: &Hashed<'_, N, V>, tags: __m512i
 /// Compares the tags in constant time, all bytes at once.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn compare<const N: usize, const V: usize>(
-    group: &Hashed<'_, N, V>,
-    places: &[u8; N],
-    tags: __m512i,
-) -> u64 {
+fn compare<const V: usize>(group: &Hashed<'_, V>, places: &[u8; N], tags: __m512i) -> u64 {
     let mut expected = _mm512_setzero_si512();
     each!(i < N, {
         let packet = group.packets[i];
@@ -341,7 +293,7 @@ fn compare<const N: usize, const V: usize>(
     });
     let differs = u32::from(_mm512_cmpneq_epi64_mask(tags, expected));
     let mut forged = 0;
-    if differs & (0xff >> (8 - 2 * N)) != 0 {
+    if differs != 0 {
         each!(i < N, {
             forged |= u64::from(differs >> (2 * i) & 3 != 0) << places[i];
         });

@@ -2,7 +2,7 @@
 //! of H is known at compile time. The lanes before the text have room for what precedes it: the block whose cipher masks
 //! the tag is just the counter block before the first, and additional data is what GHASH takes before the text.
 
-use super::{ghash::load_block, packet::Packet};
+use super::packet::Packet;
 use core::arch::x86_64::*;
 
 /// Where the vectors of a whole packet, or of its first strip, lie.
@@ -32,16 +32,9 @@ impl Shape {
         Self {
             before,
             first,
-            last: last_mask(length),
+            last: !0 >> (length.wrapping_neg() % 16),
         }
     }
-}
-
-/// The bytes of text in the last vector of a packet, the lanes before a short text included.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub(super) fn last_mask(length: usize) -> __mmask64 {
-    !0 >> (length.wrapping_neg() % 16)
 }
 
 /// The vector of text that begins at `offset`, which may be before the text.
@@ -51,36 +44,39 @@ pub(super) fn last_mask(length: usize) -> __mmask64 {
 /// `mask` has no bit before the text or behind its end.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub(super) unsafe fn load(packet: &Packet<'_>, offset: isize, mask: __mmask64) -> __m512i {
+pub(super) unsafe fn load(from: *const u8, offset: isize, mask: __mmask64) -> __m512i {
     // SAFETY: a masked load reads the bytes of its mask only, and those are the caller's promise.
-    unsafe { _mm512_maskz_loadu_epi8(mask, packet.source.wrapping_offset(offset).cast()) }
+    unsafe { _mm512_maskz_loadu_epi8(mask, from.wrapping_offset(offset).cast()) }
 }
 
 /// A whole vector of text.
 ///
 /// # Safety
 ///
-/// All 64 bytes from `offset` are of the packet's body.
+/// All 64 bytes from `offset` are text.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub(super) unsafe fn load_whole(packet: &Packet<'_>, offset: isize) -> __m512i {
+pub(super) unsafe fn load_whole(from: *const u8, offset: isize) -> __m512i {
     // SAFETY: the caller's promise.
-    unsafe { _mm512_loadu_si512(packet.source.wrapping_offset(offset).cast()) }
+    unsafe { _mm512_loadu_si512(from.wrapping_offset(offset).cast()) }
 }
 
-/// The last vector of text: what is left of the body, and the trailer, which is never longer than what is in the last four
-/// blocks.
+/// A vector of text with what is left of the body, and then the trailer.
 ///
 /// # Safety
 ///
-/// As for [`load`], and `offset` is that of the packet's last vector.
+/// As for [`load`].
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub(super) unsafe fn load_last(packet: &Packet<'_>, offset: isize, mask: __mmask64) -> __m512i {
+pub(super) unsafe fn load_with_trailer(
+    packet: &Packet<'_>,
+    offset: isize,
+    mask: __mmask64,
+) -> __m512i {
     let body = packet.body as isize - offset;
-    let body_mask = _bzhi_u64(mask, body as u32);
+    let body_mask = _bzhi_u64(mask, body.max(0) as u32);
     // SAFETY: the mask is cut at the end of the body.
-    let text = unsafe { load(packet, offset, body_mask) };
+    let text = unsafe { load(packet.source, offset, body_mask) };
     let trailer = packet.trailer.wrapping_offset(-body);
     // SAFETY: what is in the mask and not of the body is of the trailer, and masked out bytes are not read.
     unsafe { _mm512_mask_loadu_epi8(text, mask & !body_mask, trailer.cast()) }
@@ -106,11 +102,11 @@ pub(super) unsafe fn store_whole(packet: &Packet<'_>, offset: isize, text: __m51
     unsafe { _mm512_storeu_si512(packet.out.wrapping_offset(offset).cast(), text) }
 }
 
-/// Puts additional data into the last lane before the text, which is all zeros so far: by a table, since moving a mask to a
-/// mask register costs as much as AES of four blocks.
+/// Puts a block into a lane, which is all zeros so far: by a table, since moving a mask to a mask register costs as much as
+/// AES of four blocks.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub(super) fn with_additional(packet: &Packet<'_>, text: __m512i, before: usize) -> __m512i {
+pub(super) fn with_block(vector: __m512i, block: __m128i, lane: usize) -> __m512i {
     static LANES: [[[u64; 2]; 4]; 4] = {
         let mut lanes = [[[0; 2]; 4]; 4];
         let mut at = 0;
@@ -120,10 +116,9 @@ pub(super) fn with_additional(packet: &Packet<'_>, text: __m512i, before: usize)
         }
         lanes
     };
-    let lane = load_table(LANES[(before - 1) % 4].as_flattened());
-    let block = _mm512_broadcast_i32x4(load_block(&packet.additional));
-    // text ^ (block & lane)
-    _mm512_ternarylogic_epi64(text, block, lane, 0x78)
+    let lane = load_table(LANES[lane % 4].as_flattened());
+    // vector ^ (block & lane)
+    _mm512_ternarylogic_epi64(vector, _mm512_broadcast_i32x4(block), lane, 0x78)
 }
 
 #[inline]
