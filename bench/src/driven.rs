@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use esplanade_channel::{
-    Aead, Command, ControlChannel, Counter, DfPolicy, Event, KeyMaterial, Label, Lifetime,
-    OutboundSa, Policy, PolicyAction, PolicyId, Polling, PortId, PortSetup, Prefix, Role, SaId,
-    Selector, Setup, WorkerId, WorkerSetup,
+    Command, ControlChannel, Counter, DfPolicy, Event, KeyMaterial, Label, Lifetime, OutboundSa,
+    Policy, PolicyAction, PolicyId, Polling, PortId, PortSetup, Prefix, Role, SaId, Selector,
+    Setup, Transform, WorkerId, WorkerSetup,
 };
+use esplanade_crypto::Algorithm;
 
 use crate::gateway::{directory_of, program};
 use crate::testbed::{INSIDE, Namespace, OUTSIDE, Process, wait_for};
@@ -22,6 +23,8 @@ const LIMIT: Duration = Duration::from_secs(15);
 const WORKER: WorkerId = WorkerId(0);
 const INSIDE_PORT: PortId = PortId(0);
 const OUTSIDE_PORT: PortId = PortId(1);
+/// The length of key and salt of AES-128-GCM.
+const KEY_MATERIAL: usize = Algorithm::AES_128_GCM_16.key_material_len();
 /// The only policy.
 const POLICY: PolicyId = PolicyId(0x100);
 
@@ -193,7 +196,7 @@ impl Driven {
     pub fn rekey(&mut self) -> Result<Sa> {
         let number = self.next_sa;
         self.next_sa += 1;
-        let mut key = [0; Aead::Aes128Gcm16.key_material_len()];
+        let mut key = [0; KEY_MATERIAL];
         rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty())?;
         let sa = SaId::from_parts(number, number & 0xfff).context("an SA's number")?;
         let spi = 0x1000_0000 + number;
@@ -201,7 +204,7 @@ impl Driven {
             sa,
             spi,
             policy: POLICY,
-            aead: Aead::Aes128Gcm16,
+            transform: Transform::AES_128_GCM_16,
             key: KeyMaterial::new(&key).context("a key")?,
             esn: false,
             local: IpAddr::V4(self.place.outside),
@@ -316,7 +319,7 @@ pub struct Sa {
     /// Its SPI.
     pub spi: u32,
     /// Key and salt of AES-128-GCM.
-    pub key: [u8; Aead::Aes128Gcm16.key_material_len()],
+    pub key: [u8; KEY_MATERIAL],
 }
 
 /// See [`Driven::times`]; in nanoseconds.

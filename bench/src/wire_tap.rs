@@ -316,13 +316,16 @@ fn nat_traversal(datagram: &[u8]) -> Kind {
 }
 
 fn esp(data: &[u8], in_udp: bool) -> Kind {
-    match esp::Packet::new_checked(data) {
-        Ok(packet) => Kind::Esp {
+    let Ok(packet) = esp::Packet::new_checked(data) else {
+        return Kind::Other;
+    };
+    match packet.split_iv() {
+        Some((iv, _)) => Kind::Esp {
             spi: packet.spi().0,
-            iv: u64::from_be_bytes(packet.iv()),
+            iv: u64::from_be_bytes(*iv),
             in_udp,
         },
-        Err(_) => Kind::Other,
+        None => Kind::Other,
     }
 }
 

@@ -1,16 +1,17 @@
-//! Esplanade and strongSwan: each version, each as initiator, traffic both ways, rekeys from both sides.
+//! Esplanade and strongSwan: each version, each as initiator, traffic both ways, rekeys from both sides, other ciphers.
 
 mod common;
 
 use std::time::Duration;
 
-use common::{UP, bed, eventually, ready};
+use common::{UP, bed, eventually, ready, tell};
 use esplanade_bench::gateway::{Gateway, Site, TUNNEL};
 use esplanade_bench::peer::strongswan::{Connection, StrongSwan, Version};
 use esplanade_bench::testbed::{HOST_A, HOST_B, Testbed};
 use esplanade_bench::traffic::stream::Stream;
 use esplanade_bench::traffic::transfer::{noise, transfer};
 use esplanade_bench::wire_tap::{Depth, WireTap};
+use esplanade_controlplane::api::Sa;
 
 /// The other end of gateway A's tunnel.
 fn peer_of(site: &Site) -> Connection {
@@ -23,7 +24,7 @@ fn peer_of(site: &Site) -> Connection {
         local_prefix: site.remote_prefix.clone(),
         remote_prefix: site.local_prefix.clone(),
         ike: "aes256gcm16-prfsha384-x25519".to_owned(),
-        esp: "aes256gcm16-x25519".to_owned(),
+        esp: site.esp.clone(),
     }
 }
 
@@ -149,6 +150,84 @@ fn rekey(a: &Gateway<'_>, b: &StrongSwan<'_>, layer: &str, side: Side) {
             })
         }
     });
+}
+
+/// Brings the tunnel up with each of these proposals in turn, has traffic pass both ways, and rekeys from both sides.
+fn agree(version: Version, initiator: Side, proposals: &[&str]) {
+    if !ready() {
+        return;
+    }
+    if let Some(reason) = version.unavailable() {
+        println!("SKIPPED: {reason}");
+        return;
+    }
+    let bed = bed();
+    for esp in proposals {
+        let site = Site {
+            initiates: false,
+            esn: false,
+            esp: (*esp).to_owned(),
+            ..Site::a()
+        };
+        let a = Gateway::start(&bed.gateway_a, &site, bed.log_dir()).expect("gateway A");
+        let b = StrongSwan::start(version, &bed.gateway_b, &peer_of(&site), bed.log_dir())
+            .expect("strongSwan");
+        match initiator {
+            Side::Esplanade => tell(&a, &["initiate", TUNNEL]),
+            Side::StrongSwan => b.initiate().expect("initiate"),
+        }
+        a.wait_until_up(UP).expect("the tunnel");
+        bed.warm_up().expect("traffic");
+        let bytes = noise(100_000, 5);
+        for side in [Side::Esplanade, Side::StrongSwan] {
+            assert_eq!(bed.ping(3).expect("ping"), 3, "{esp}: {}", b.log());
+            let there = transfer(&bed.host_a, (&bed.host_b, HOST_B), &bytes).expect("a transfer");
+            let back = transfer(&bed.host_b, (&bed.host_a, HOST_A), &bytes).expect("a transfer");
+            assert!(there.bytes == bytes && back.bytes == bytes, "{esp}");
+            rekey(&a, &b, "--child", side);
+            // strongSwan removes the old outbound SA a moment before it adds the new one.
+            eventually("the old pair to go", || {
+                b.children().is_ok_and(|children| children.len() == 1)
+            });
+        }
+        assert_eq!(bed.ping(3).expect("ping"), 3, "{esp}: {}", b.log());
+        let sas = a.sas().expect("sas");
+        let named = |sa: &Sa| esp.starts_with(&sa.algorithm);
+        assert!(
+            sas.iter().all(|sa| named(sa) && sa.auth_failures == 0),
+            "{sas:?}"
+        );
+        a.stop().expect("an orderly end");
+    }
+}
+
+/// What both sides have; RFC 8221 is behind most of it.
+const CIPHERS: [&str; 5] = [
+    "chacha20poly1305-x25519",
+    "aes192gcm16-ecp256",
+    "aes128-sha256-x25519",
+    "aes256-sha512",
+    "aes128ccm16",
+];
+
+#[test]
+fn esplanade_initiates_to_strongswan_5_with_other_ciphers() {
+    agree(Version::Five, Side::Esplanade, &CIPHERS);
+}
+
+#[test]
+fn strongswan_5_initiates_to_esplanade_with_other_ciphers() {
+    agree(Version::Five, Side::StrongSwan, &CIPHERS);
+}
+
+#[test]
+fn esplanade_initiates_to_strongswan_6_with_other_ciphers() {
+    agree(Version::Six, Side::Esplanade, &CIPHERS);
+}
+
+#[test]
+fn strongswan_6_initiates_to_esplanade_with_other_ciphers() {
+    agree(Version::Six, Side::StrongSwan, &CIPHERS);
 }
 
 #[test]

@@ -70,6 +70,47 @@ fn without_extended_sequence_numbers_and_with_short_keys_it_works_as_well() {
     assert!(b.sas().expect("sas").iter().all(|sa| !sa.esn));
 }
 
+#[test]
+fn every_kind_of_cipher_carries_traffic_and_is_rekeyed() {
+    if !ready() {
+        return;
+    }
+    let bed = bed();
+    let bytes = noise(100_000, 4);
+    for esp in [
+        "chacha20poly1305-x25519",
+        "aes192gcm16",
+        "aes128-sha256",
+        "aes256-sha512-x25519",
+        "aes256gcm16iiv",
+        "aes128ccm16",
+        "aes256gmac",
+        "null-sha384",
+    ] {
+        let other = |site: Site| Site {
+            esp: esp.to_owned(),
+            ..site
+        };
+        let (a, b) = two_gateways_of(&bed, &other(Site::a()), &other(Site::b()));
+        for gateway in [&a, &b] {
+            let there = transfer(&bed.host_a, (&bed.host_b, HOST_B), &bytes).expect("a transfer");
+            assert!(there.bytes == bytes, "{esp}");
+            tell(gateway, &["rekey", "--child", TUNNEL]);
+            assert_eq!(bed.ping(3).expect("ping"), 3, "{esp}");
+        }
+        for sa in [&a, &b].map(|gateway| gateway.sas().expect("sas")).concat() {
+            assert!(esp.starts_with(&sa.algorithm), "{sa:?}");
+            assert_eq!((sa.replay_drops, sa.auth_failures), (0, 0), "{sa:?}");
+        }
+        assert!(
+            ping_whole(&bed, 1, 1472).stdout.contains(" 0 received"),
+            "{esp}"
+        );
+        a.stop().expect("an orderly end");
+        b.stop().expect("an orderly end");
+    }
+}
+
 /// Pings host B with packets that may not be fragmented and carry so many bytes.
 fn ping_whole(bed: &Testbed, count: u32, bytes: u32) -> Finished {
     let (count, bytes, to) = (count.to_string(), bytes.to_string(), HOST_B.to_string());

@@ -4,11 +4,11 @@
 #![allow(unsafe_code)]
 
 use esplanade_channel::{
-    Aead, Command, CopyMode, DfPolicy, Epoch, Facts, InboundSa, KeyMaterial, Label, Lifetime,
-    OutboundSa, Policy, PolicyAction, PolicyId, Polling, PortFacts, PortId, PortMode, PortSetup,
-    Prefix, Role, SaId, Segment, Selector, Setup, UdpPorts, WorkerId, WorkerSetup,
+    Command, CopyMode, DfPolicy, Epoch, Facts, InboundSa, KeyMaterial, Label, Lifetime, OutboundSa,
+    Policy, PolicyAction, PolicyId, Polling, PortFacts, PortId, PortMode, PortSetup, Prefix, Role,
+    SaId, Segment, Selector, Setup, Transform, UdpPorts, WorkerId, WorkerSetup,
 };
-use esplanade_crypto::EngineKind;
+use esplanade_crypto::{EngineKind, IvGenerator};
 use esplanade_dataplane::{
     port::{Port, memory},
     worker::{Handoff, Settings, Worker},
@@ -51,8 +51,32 @@ const THERE: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 1);
 const OUR_END: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
+/// One transform for each way that a packet takes through the crypto engines, and the length of its key material: AES-GCM with
+/// explicit and implicit IV, ChaCha20-Poly1305, AES-CCM, AES-GMAC, AES-CBC and NULL with HMACs.
+const TRANSFORMS: [(Transform, usize); 7] = [
+    (Transform::AES_128_GCM_16, 20),
+    (Transform::combined(30, 256), 36),
+    (Transform::combined(28, 0), 36),
+    (Transform::combined(16, 128), 19),
+    (Transform::combined(21, 192), 28),
+    (
+        Transform {
+            integrity: 12,
+            ..Transform::combined(12, 128)
+        },
+        48,
+    ),
+    (
+        Transform {
+            integrity: 14,
+            ..Transform::combined(11, 0)
+        },
+        64,
+    ),
+];
+
 /// A gateway whose tunnel ends at itself: what it seals, it can open, as if the peer had sent it.
-fn commands(udp: bool) -> Vec<Command> {
+fn commands(transform: Transform, key: usize, udp: bool) -> Vec<Command> {
     let side = |address: Ipv4Addr| Selector {
         first: address.into(),
         last: address.into(),
@@ -70,7 +94,7 @@ fn commands(udp: bool) -> Vec<Command> {
     };
     let (out, back) = (PolicyId(1 << 8), PolicyId(2 << 8));
     let (sending, receiving) = (SaId::new(0x1300).unwrap(), SaId::new(0x2300).unwrap());
-    let key = KeyMaterial::new(&[7; 20]).unwrap();
+    let key = KeyMaterial::new(&vec![7; key]).unwrap();
     let encapsulation = udp.then_some(UdpPorts {
         local: 4500,
         remote: 4500,
@@ -81,7 +105,7 @@ fn commands(udp: bool) -> Vec<Command> {
         Command::InstallInbound(InboundSa {
             sa: receiving,
             policy: back,
-            aead: Aead::Aes128Gcm16,
+            transform,
             key: key.clone(),
             esn: true,
             window: 1024,
@@ -96,7 +120,7 @@ fn commands(udp: bool) -> Vec<Command> {
             sa: sending,
             spi: receiving.value(),
             policy: out,
-            aead: Aead::Aes128Gcm16,
+            transform,
             key,
             esn: true,
             local: OUR_END.into(),
@@ -156,7 +180,10 @@ fn frame(payload: u16, dont_fragment: bool, ttl: u8) -> Vec<u8> {
 
 #[test]
 fn carrying_packets_allocates_nothing() {
-    for udp in [false, true] {
+    for ((transform, key), udp) in TRANSFORMS
+        .into_iter()
+        .flat_map(|transform| [(transform, false), (transform, true)])
+    {
         let setup = Setup {
             workers: vec![WorkerSetup { core: None }],
             ports: [Role::Inside, Role::Outside]
@@ -193,8 +220,9 @@ fn carrying_packets_allocates_nothing() {
         };
         let handoff = Handoff::mesh(1).unwrap().remove(0);
         let end = segment.worker(WorkerId(0)).unwrap();
-        let mut worker = Worker::new(settings, vec![near_inside, near_outside], end, handoff);
-        for command in commands(udp) {
+        let ports = vec![near_inside, near_outside];
+        let mut worker = Worker::new(settings, ports, end, handoff, IvGenerator::new([3; 32]));
+        for command in commands(transform, key, udp) {
             channel.sender(WorkerId(0)).unwrap().push(&command).unwrap();
         }
         let packets = [
@@ -233,7 +261,10 @@ fn carrying_packets_allocates_nothing() {
             outside.flush();
         }
         let allocated = ALLOCATIONS.load(Ordering::Relaxed) - before;
-        assert!(delivered > 200 * 16, "{delivered} packets made the round");
-        assert_eq!(allocated, 0, "allocations in 180 rounds");
+        assert!(
+            delivered > 200 * 16,
+            "{delivered} packets made the round with {transform:?}"
+        );
+        assert_eq!(allocated, 0, "allocations in 180 rounds of {transform:?}");
     }
 }

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use esplanade_channel::{
-    Aead, Command, Connection, ControlChannel, CopyMode, DfPolicy, Epoch, Facts, InboundSa,
-    KeyMaterial, Label, Lifetime, OutboundSa, Policy, PolicyAction, PolicyId, Polling, PortFacts,
-    PortId, PortMode, PortSetup, Prefix, Role, SaId, Segment, Selector, Setup, WorkerId,
+    Command, Connection, ControlChannel, CopyMode, DfPolicy, Epoch, Facts, InboundSa, KeyMaterial,
+    Label, Lifetime, OutboundSa, Policy, PolicyAction, PolicyId, Polling, PortFacts, PortId,
+    PortMode, PortSetup, Prefix, Role, SaId, Segment, Selector, Setup, Transform, WorkerId,
     WorkerSetup,
 };
-use esplanade_crypto::EngineKind;
+use esplanade_crypto::{EngineKind, IvGenerator};
 use esplanade_dataplane::port::{BURST, staged::StagedPort};
 use esplanade_dataplane::worker::{Handoff, Settings, Worker};
 
@@ -160,7 +160,10 @@ impl Gateway {
         };
         let ports = vec![StagedPort::new(FRAMES), StagedPort::new(FRAMES)];
         let handoff = handoff.into_iter().next().context("no worker")?;
-        let worker = Worker::new(settings, ports, segment.worker(WORKER)?, handoff);
+        let end = segment.worker(WORKER)?;
+        // Only CBC would draw from it.
+        let ivs = IvGenerator::new([0; 32]);
+        let worker = Worker::new(settings, ports, end, handoff, ivs);
         let mut gateway = Self {
             site,
             worker,
@@ -214,7 +217,7 @@ impl Gateway {
     /// # Errors
     ///
     /// The worker refuses it.
-    pub fn add_tunnel(&mut self, tunnel: u32, aead: Aead, keys: &Keys) -> Result<()> {
+    pub fn add_tunnel(&mut self, tunnel: u32, transform: Transform, keys: &Keys) -> Result<()> {
         let policy = PolicyId(u64::from(tunnel) << 8);
         let (Some(receiving), Some(sending)) = (inbound(tunnel), outbound(tunnel)) else {
             bail!("there is no SA of number {tunnel}");
@@ -233,7 +236,7 @@ impl Gateway {
             Command::InstallInbound(InboundSa {
                 sa: receiving,
                 policy,
-                aead,
+                transform,
                 key: keys.of(peer),
                 esn: true,
                 window: 1024,
@@ -249,7 +252,7 @@ impl Gateway {
                 // The peer has it under the same number.
                 spi: receiving.value(),
                 policy,
-                aead,
+                transform,
                 key: keys.of(site),
                 esn: true,
                 local,

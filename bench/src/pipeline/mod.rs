@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
-use esplanade_channel::Aead;
-use esplanade_crypto::EngineKind;
+use esplanade_channel as channel;
+use esplanade_crypto::{Algorithm, EngineKind};
 use esplanade_dataplane::port::BURST;
 use esplanade_wire::{
     Protocol,
@@ -70,10 +70,17 @@ impl Transform {
         }
     }
 
-    fn aead(self) -> Aead {
+    /// As the channel and as the crypto engines know it.
+    fn known_as(self) -> (channel::Transform, Algorithm) {
         match self {
-            Self::Aes128Gcm => Aead::Aes128Gcm16,
-            Self::Aes256Gcm => Aead::Aes256Gcm16,
+            Self::Aes128Gcm => (
+                channel::Transform::AES_128_GCM_16,
+                Algorithm::AES_128_GCM_16,
+            ),
+            Self::Aes256Gcm => (
+                channel::Transform::AES_256_GCM_16,
+                Algorithm::AES_256_GCM_16,
+            ),
         }
     }
 }
@@ -183,14 +190,14 @@ impl Pair {
         let mut a = Gateway::new(Site::A, engine, tunnels)?;
         let mut b = Gateway::new(Site::B, engine, tunnels)?;
         let mut random = File::open("/dev/urandom").context("no random numbers")?;
-        let aead = algorithm.aead();
+        let (transform, algorithm) = algorithm.known_as();
         for tunnel in 0..tunnels {
-            let mut bytes = vec![0; 2 * aead.key_material_len()];
+            let mut bytes = vec![0; 2 * algorithm.key_material_len()];
             random.read_exact(&mut bytes)?;
-            let (first, second) = bytes.split_at(aead.key_material_len());
+            let (first, second) = bytes.split_at(algorithm.key_material_len());
             let keys = Keys::new(first, second)?;
-            a.add_tunnel(tunnel, aead, &keys)?;
-            b.add_tunnel(tunnel, aead, &keys)?;
+            a.add_tunnel(tunnel, transform, &keys)?;
+            b.add_tunnel(tunnel, transform, &keys)?;
         }
         Ok(Self {
             a,

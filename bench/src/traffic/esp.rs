@@ -94,11 +94,11 @@ impl Opener {
 
     /// The mark inside, if the packet is authentic and one of ours (RFC 4106 3 to 5).
     fn open(&self, packet: &esp::Packet<'_>) -> Option<Mark> {
-        let sealed = packet.ciphertext();
+        let (iv, sealed) = packet.split_iv::<8>()?;
         let (ciphertext, icv) = sealed.split_at_checked(sealed.len().checked_sub(ICV)?)?;
         let mut nonce = [0; 12];
         nonce[..SALT].copy_from_slice(&self.salt);
-        nonce[SALT..].copy_from_slice(&packet.iv());
+        nonce[SALT..].copy_from_slice(iv);
         let mut buffer = [0; LONGEST];
         let plain = buffer.get_mut(..ciphertext.len())?;
         plain.copy_from_slice(ciphertext);
@@ -126,7 +126,6 @@ mod tests {
         let repr = esp::Repr {
             spi: esp::Spi(sa.spi),
             sequence: 1,
-            iv: [0; 8],
         };
         let mut bytes = repr.bytes().to_vec();
         bytes.resize(100, 0);

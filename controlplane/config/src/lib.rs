@@ -33,7 +33,9 @@ pub use model::{
     Tunnel,
 };
 pub use problem::{Place, Problem, Severity};
-pub use proposal::{Aead, Encryption, EspProposal, IkeProposal, Integrity, KeyExchange, Prf};
+pub use proposal::{
+    Encryption, EspEncryption, EspIntegrity, EspProposal, IkeProposal, Integrity, KeyExchange, Prf,
+};
 pub use schema::schema;
 pub use secret::Secret;
 pub use selector::{Prefix, Selector};

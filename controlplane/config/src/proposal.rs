@@ -1,4 +1,5 @@
-//! Cryptographic proposals (RFC 7296 3.3) in strongSwan's keywords: `aes256gcm16-sha384-x25519`.
+//! Cryptographic proposals (RFC 7296 3.3) in strongSwan's keywords: `aes256gcm16-sha384-x25519`. strongSwan has none for the
+//! implicit IVs of RFC 8750, which are `aes256gcm16iiv` here.
 //!
 //! A proposal names one algorithm of each kind; whoever wants alternatives writes several proposals, the preferred
 //! first.
@@ -55,13 +56,76 @@ pub enum KeyExchange {
     Modp2048,
 }
 
-/// How a child SA encrypts and authenticates.
+/// How a child SA encrypts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Aead {
+pub enum EspEncryption {
     /// AES-GCM with a 128-bit key and a 16-byte tag (RFC 4106).
     Aes128Gcm16,
+    /// AES-GCM with a 192-bit key and a 16-byte tag (RFC 4106).
+    Aes192Gcm16,
     /// AES-GCM with a 256-bit key and a 16-byte tag (RFC 4106).
     Aes256Gcm16,
+    /// ChaCha20-Poly1305 (RFC 7634).
+    ChaCha20Poly1305,
+    /// AES-GCM with a 128-bit key and an IV that is not sent (RFC 8750).
+    Aes128Gcm16Iiv,
+    /// AES-GCM with a 192-bit key and an IV that is not sent (RFC 8750).
+    Aes192Gcm16Iiv,
+    /// AES-GCM with a 256-bit key and an IV that is not sent (RFC 8750).
+    Aes256Gcm16Iiv,
+    /// ChaCha20-Poly1305 with an IV that is not sent (RFC 8750).
+    ChaCha20Poly1305Iiv,
+    /// AES-CCM with a 128-bit key and a 16-byte tag (RFC 4309).
+    Aes128Ccm16,
+    /// AES-CCM with a 192-bit key and a 16-byte tag (RFC 4309).
+    Aes192Ccm16,
+    /// AES-CCM with a 256-bit key and a 16-byte tag (RFC 4309).
+    Aes256Ccm16,
+    /// AES-CBC with a 128-bit key (RFC 3602); needs an [`EspIntegrity`].
+    Aes128Cbc,
+    /// AES-CBC with a 192-bit key (RFC 3602); needs an [`EspIntegrity`].
+    Aes192Cbc,
+    /// AES-CBC with a 256-bit key (RFC 3602); needs an [`EspIntegrity`].
+    Aes256Cbc,
+    /// AES-GMAC with a 128-bit key (RFC 4543), which encrypts nothing.
+    Aes128Gmac,
+    /// AES-GMAC with a 192-bit key (RFC 4543), which encrypts nothing.
+    Aes192Gmac,
+    /// AES-GMAC with a 256-bit key (RFC 4543), which encrypts nothing.
+    Aes256Gmac,
+    /// None (RFC 2410); needs an [`EspIntegrity`].
+    Null,
+}
+
+impl EspEncryption {
+    /// Whether it authenticates too, and so goes without an [`EspIntegrity`].
+    const fn is_combined(self) -> bool {
+        !matches!(
+            self,
+            Self::Aes128Cbc | Self::Aes192Cbc | Self::Aes256Cbc | Self::Null
+        )
+    }
+
+    /// Whether it hides anything.
+    pub const fn hides(self) -> bool {
+        !matches!(
+            self,
+            Self::Aes128Gmac | Self::Aes192Gmac | Self::Aes256Gmac | Self::Null
+        )
+    }
+}
+
+/// How a child SA whose cipher does not do so itself authenticates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EspIntegrity {
+    /// HMAC-SHA-1-96 (RFC 2404).
+    HmacSha1,
+    /// HMAC-SHA-256-128 (RFC 4868).
+    HmacSha256,
+    /// HMAC-SHA-384-192 (RFC 4868).
+    HmacSha384,
+    /// HMAC-SHA-512-256 (RFC 4868).
+    HmacSha512,
 }
 
 /// What an IKE SA may use.
@@ -80,23 +144,49 @@ pub struct IkeProposal {
 /// What a child SA may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EspProposal {
-    /// How it encrypts and authenticates.
-    pub aead: Aead,
+    /// How it encrypts.
+    pub encryption: EspEncryption,
+    /// How it authenticates; `None` for a cipher that does so itself.
+    pub integrity: Option<EspIntegrity>,
     /// A fresh key exchange at every rekey (perfect forward secrecy), if any.
     pub key_exchange: Option<KeyExchange>,
     /// Extended sequence numbers (RFC 4303 2.2.1).
     pub esn: bool,
 }
 
-/// What one keyword of a proposal stands for.
-#[derive(Clone, Copy)]
+/// What one keyword of a proposal stands for; of some, one thing for IKE and another for ESP.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Word {
     Encryption(Encryption),
     /// strongSwan reads a hash as the integrity algorithm, and as the PRF too if none is named.
     Hash(Integrity),
     Prf(Prf),
+    EspEncryption(EspEncryption),
+    EspIntegrity(EspIntegrity),
     KeyExchange(KeyExchange),
     Esn(bool),
+}
+
+impl Word {
+    fn is_for_ike(&self) -> bool {
+        matches!(
+            self,
+            Self::Encryption(_) | Self::Hash(_) | Self::Prf(_) | Self::KeyExchange(_)
+        )
+    }
+
+    fn is_for_esp(&self) -> bool {
+        matches!(
+            self,
+            Self::EspEncryption(_) | Self::EspIntegrity(_) | Self::KeyExchange(_) | Self::Esn(_)
+        )
+    }
+
+    /// How it is written.
+    fn name(self) -> &'static str {
+        let known = WORDS.iter().find(|(_, word)| *word == self);
+        known.map_or("", |(name, _)| name)
+    }
 }
 
 const WORDS: &[(&str, Word)] = &[
@@ -110,6 +200,61 @@ const WORDS: &[(&str, Word)] = &[
     ("prfsha256", Word::Prf(Prf::HmacSha256)),
     ("prfsha384", Word::Prf(Prf::HmacSha384)),
     ("prfsha512", Word::Prf(Prf::HmacSha512)),
+    (
+        "aes128gcm16",
+        Word::EspEncryption(EspEncryption::Aes128Gcm16),
+    ),
+    (
+        "aes192gcm16",
+        Word::EspEncryption(EspEncryption::Aes192Gcm16),
+    ),
+    (
+        "aes256gcm16",
+        Word::EspEncryption(EspEncryption::Aes256Gcm16),
+    ),
+    (
+        "chacha20poly1305",
+        Word::EspEncryption(EspEncryption::ChaCha20Poly1305),
+    ),
+    ("aes128", Word::EspEncryption(EspEncryption::Aes128Cbc)),
+    ("aes192", Word::EspEncryption(EspEncryption::Aes192Cbc)),
+    ("aes256", Word::EspEncryption(EspEncryption::Aes256Cbc)),
+    (
+        "aes128ccm16",
+        Word::EspEncryption(EspEncryption::Aes128Ccm16),
+    ),
+    (
+        "aes192ccm16",
+        Word::EspEncryption(EspEncryption::Aes192Ccm16),
+    ),
+    (
+        "aes256ccm16",
+        Word::EspEncryption(EspEncryption::Aes256Ccm16),
+    ),
+    (
+        "aes128gcm16iiv",
+        Word::EspEncryption(EspEncryption::Aes128Gcm16Iiv),
+    ),
+    (
+        "aes192gcm16iiv",
+        Word::EspEncryption(EspEncryption::Aes192Gcm16Iiv),
+    ),
+    (
+        "aes256gcm16iiv",
+        Word::EspEncryption(EspEncryption::Aes256Gcm16Iiv),
+    ),
+    (
+        "chacha20poly1305iiv",
+        Word::EspEncryption(EspEncryption::ChaCha20Poly1305Iiv),
+    ),
+    ("aes128gmac", Word::EspEncryption(EspEncryption::Aes128Gmac)),
+    ("aes192gmac", Word::EspEncryption(EspEncryption::Aes192Gmac)),
+    ("aes256gmac", Word::EspEncryption(EspEncryption::Aes256Gmac)),
+    ("null", Word::EspEncryption(EspEncryption::Null)),
+    ("sha256", Word::EspIntegrity(EspIntegrity::HmacSha256)),
+    ("sha384", Word::EspIntegrity(EspIntegrity::HmacSha384)),
+    ("sha512", Word::EspIntegrity(EspIntegrity::HmacSha512)),
+    ("sha1", Word::EspIntegrity(EspIntegrity::HmacSha1)),
     ("x25519", Word::KeyExchange(KeyExchange::X25519)),
     ("ecp256", Word::KeyExchange(KeyExchange::Ecp256)),
     ("ecp384", Word::KeyExchange(KeyExchange::Ecp384)),
@@ -121,13 +266,24 @@ const WORDS: &[(&str, Word)] = &[
 /// Other spellings of the same: strongSwan's, libreswan's and the registry's.
 const SYNONYMS: &[(&str, &str)] = &[
     ("aes128gcm", "aes128gcm16"),
+    ("aes192gcm", "aes192gcm16"),
     ("aes256gcm", "aes256gcm16"),
     ("aes128gcm128", "aes128gcm16"),
+    ("aes192gcm128", "aes192gcm16"),
     ("aes256gcm128", "aes256gcm16"),
     ("aes_gcm128", "aes128gcm16"),
     ("aes_gcm256", "aes256gcm16"),
+    ("chacha20_poly1305", "chacha20poly1305"),
+    ("aes128ccm", "aes128ccm16"),
+    ("aes192ccm", "aes192ccm16"),
+    ("aes256ccm", "aes256ccm16"),
+    ("aes128ccm128", "aes128ccm16"),
+    ("aes192ccm128", "aes192ccm16"),
+    ("aes256ccm128", "aes256ccm16"),
     ("aes128cbc", "aes128"),
+    ("aes192cbc", "aes192"),
     ("aes256cbc", "aes256"),
+    ("sha", "sha1"),
     ("sha2_256", "sha256"),
     ("sha2_384", "sha384"),
     ("sha2_512", "sha512"),
@@ -176,12 +332,12 @@ fn put<T>(place: &mut Option<T>, value: T, kind: &str, proposal: &str) -> Result
 pub(crate) fn ike(written: &str) -> Result<IkeProposal, Mistake> {
     let (mut encryption, mut hash, mut prf, mut key_exchange) = (None, None, None, None);
     for part in written.split('-') {
-        match word(part, |word| !matches!(word, Word::Esn(_)))? {
+        match word(part, Word::is_for_ike)? {
             Word::Encryption(value) => put(&mut encryption, value, "encryption", written)?,
             Word::Hash(value) => put(&mut hash, value, "integrity", written)?,
             Word::Prf(value) => put(&mut prf, value, "the PRF", written)?,
             Word::KeyExchange(value) => put(&mut key_exchange, value, "the key exchange", written)?,
-            Word::Esn(_) => {}
+            Word::EspEncryption(_) | Word::EspIntegrity(_) | Word::Esn(_) => {}
         }
     }
     let lacks = |kind: &str, example: &str| {
@@ -209,33 +365,53 @@ pub(crate) fn ike(written: &str) -> Result<IkeProposal, Mistake> {
     })
 }
 
-/// Reads a proposal for ESP; the second value says whether extended sequence numbers are named.
-pub(crate) fn esp(written: &str) -> Result<(Aead, Option<KeyExchange>, Option<bool>), Mistake> {
-    let (mut aead, mut key_exchange, mut esn) = (None, None, None);
+/// What the words of a proposal for ESP say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EspWords {
+    pub encryption: EspEncryption,
+    pub integrity: Option<EspIntegrity>,
+    pub key_exchange: Option<KeyExchange>,
+    /// Whether extended sequence numbers are named, and how.
+    pub esn: Option<bool>,
+}
+
+/// Reads a proposal for ESP.
+pub(crate) fn esp(written: &str) -> Result<EspWords, Mistake> {
+    let (mut encryption, mut integrity, mut key_exchange, mut esn) = (None, None, None, None);
     for part in written.split('-') {
-        let known = |word: &Word| {
-            !matches!(
-                word,
-                Word::Hash(_)
-                    | Word::Prf(_)
-                    | Word::Encryption(Encryption::Aes128Cbc | Encryption::Aes256Cbc)
-            )
-        };
-        match word(part, known)? {
-            Word::Encryption(Encryption::Aes128Gcm16) => {
-                put(&mut aead, Aead::Aes128Gcm16, "encryption", written)?
-            }
-            Word::Encryption(_) => put(&mut aead, Aead::Aes256Gcm16, "encryption", written)?,
+        match word(part, Word::is_for_esp)? {
+            Word::EspEncryption(value) => put(&mut encryption, value, "encryption", written)?,
+            Word::EspIntegrity(value) => put(&mut integrity, value, "integrity", written)?,
             Word::KeyExchange(value) => put(&mut key_exchange, value, "the key exchange", written)?,
             Word::Esn(value) => put(&mut esn, value, "sequence numbers", written)?,
-            Word::Hash(_) | Word::Prf(_) => {}
+            Word::Encryption(_) | Word::Hash(_) | Word::Prf(_) => {}
         }
     }
-    let aead = aead.ok_or_else(|| {
+    let encryption = encryption.ok_or_else(|| {
         Mistake::new(format!("`{written}` lacks its encryption"))
             .help("write it like `aes256gcm16-x25519`")
     })?;
-    Ok((aead, key_exchange, esn))
+    let name = Word::EspEncryption(encryption).name();
+    match (encryption.is_combined(), integrity) {
+        (true, Some(integrity)) => {
+            let hash = Word::EspIntegrity(integrity).name();
+            return Err(Mistake::new(format!("`{name}` authenticates by itself"))
+                .help(format!("leave `{hash}` out")));
+        }
+        (false, None) => {
+            return Err(Mistake::new(format!(
+                "`{written}` lacks its integrity, which `{name}` needs"
+            ))
+            .help(format!("write it like `{name}-sha256`")));
+        }
+        _ => {}
+    }
+    Ok(EspWords {
+        encryption,
+        integrity,
+        key_exchange,
+        esn,
+    })
 }
 
 impl From<Integrity> for Prf {
@@ -284,10 +460,10 @@ impl fmt::Display for IkeProposal {
 
 impl fmt::Display for EspProposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.aead {
-            Aead::Aes128Gcm16 => "aes128gcm16",
-            Aead::Aes256Gcm16 => "aes256gcm16",
-        })?;
+        f.write_str(Word::EspEncryption(self.encryption).name())?;
+        if let Some(integrity) = self.integrity {
+            write!(f, "-{}", Word::EspIntegrity(integrity).name())?;
+        }
         if let Some(key_exchange) = self.key_exchange {
             write!(f, "-{key_exchange}")?;
         }
@@ -321,16 +497,68 @@ mod tests {
 
     #[test]
     fn esp_proposals() {
-        assert_eq!(
-            esp("aes256gcm16-x25519-noesn"),
-            Ok((Aead::Aes256Gcm16, Some(KeyExchange::X25519), Some(false)))
-        );
-        assert_eq!(esp("aes128gcm"), Ok((Aead::Aes128Gcm16, None, None)));
+        let gcm = EspWords {
+            encryption: EspEncryption::Aes256Gcm16,
+            integrity: None,
+            key_exchange: Some(KeyExchange::X25519),
+            esn: Some(false),
+        };
+        assert_eq!(esp("aes256gcm16-x25519-noesn"), Ok(gcm));
+        let short = esp("aes192gcm").unwrap();
+        assert_eq!(short.encryption, EspEncryption::Aes192Gcm16);
+        assert_eq!((short.key_exchange, short.esn), (None, None));
+        let cbc = esp("AES128-SHA2_256").unwrap();
+        assert_eq!(cbc.encryption, EspEncryption::Aes128Cbc);
+        assert_eq!(cbc.integrity, Some(EspIntegrity::HmacSha256));
+        assert!(esp("x25519").is_err() && esp("aes256gcm16-esn-noesn").is_err());
+    }
+
+    #[test]
+    fn esp_proposals_are_written_as_they_are_read() {
+        for (name, word) in WORDS {
+            let Word::EspEncryption(encryption) = word else {
+                continue;
+            };
+            let integrity = (!encryption.is_combined()).then_some(EspIntegrity::HmacSha384);
+            let proposal = EspProposal {
+                encryption: *encryption,
+                integrity,
+                key_exchange: Some(KeyExchange::Ecp256),
+                esn: true,
+            };
+            let written = proposal.to_string();
+            assert!(written.starts_with(name) && written.ends_with("-ecp256-esn"));
+            let read = esp(&written).unwrap();
+            assert_eq!((read.encryption, read.integrity), (*encryption, integrity));
+        }
+    }
+
+    #[test]
+    fn esp_proposals_with_too_much_or_too_little_are_told_apart() {
+        let mistake = |written| esp(written).unwrap_err();
+        let surplus = mistake("chacha20poly1305-sha256");
+        assert_eq!(surplus.what, "`chacha20poly1305` authenticates by itself");
+        assert_eq!(surplus.help.as_deref(), Some("leave `sha256` out"));
+        let missing = mistake("aes256-x25519");
         assert!(
-            esp("aes256-sha256").is_err()
-                && esp("x25519").is_err()
-                && esp("aes256gcm16-esn-noesn").is_err()
+            missing
+                .what
+                .contains("lacks its integrity, which `aes256` needs")
         );
+        assert_eq!(
+            missing.help.as_deref(),
+            Some("write it like `aes256-sha256`")
+        );
+        let unknown = mistake("chacha20poly1350");
+        assert!(
+            unknown
+                .help
+                .unwrap()
+                .contains("did you mean `chacha20poly1305`?")
+        );
+        // Those of IKE alone are none of ESP's.
+        assert!(esp("aes256gcm16-prfsha256").is_err());
+        assert!(ike("chacha20poly1305-sha256-x25519").is_err());
     }
 
     #[test]

@@ -16,8 +16,11 @@ use crate::{
 pub(crate) const DEFAULT_IKE_WORDS: &str = "aes256gcm16-sha384-x25519, aes256gcm16-sha384-ecp384, \
     aes128gcm16-sha256-x25519, aes128gcm16-sha256-ecp256, aes256-sha256-modp2048";
 /// What is offered for a child unless the file says otherwise.
-pub(crate) const DEFAULT_ESP_WORDS: &str =
-    "aes256gcm16-x25519, aes256gcm16, aes128gcm16-x25519, aes128gcm16";
+///
+/// What RFC 8221 5 and 6 say MUST or SHOULD of, without NULL, which it wants implemented, not used; the rest is for those who
+/// ask by name.
+pub(crate) const DEFAULT_ESP_WORDS: &str = "aes256gcm16-x25519, aes256gcm16, aes128gcm16-x25519, aes128gcm16, \
+    chacha20poly1305-x25519, chacha20poly1305, aes256-sha512, aes256-sha256, aes128-sha256";
 
 const IKE_REKEY: Duration = Duration::from_secs(4 * 3600);
 const CHILD_REKEY: Duration = Duration::from_secs(3600);
@@ -306,29 +309,35 @@ fn read_esp_proposals(section: &Reader<'_>, problems: &mut Problems<'_>) -> Vec<
         Some(Esn::Off) => &[false],
         Some(Esn::Prefer) | None => &[true, false],
     };
-    let written = section
-        .values("proposals", problems, proposal::esp)
-        .map_or_else(
-            || {
-                DEFAULT_ESP_WORDS
-                    .split(", ")
-                    .filter_map(|words| proposal::esp(words).ok())
-                    .collect()
-            },
-            first_of_each,
-        );
+    let written = section.values("proposals", problems, proposal::esp);
+    for (words, place) in written.iter().flatten() {
+        if !words.encryption.hides() {
+            let what = "this proposal encrypts nothing: whoever is on the way can read all packets";
+            let help = "leave it out, unless that is what the tunnel is for";
+            problems.warning(*place, Mistake::new(what).help(help));
+        }
+    }
+    let written = written.map_or_else(default_esp_proposals, first_of_each);
     let mut proposals = Vec::new();
-    for (aead, key_exchange, own) in written {
-        let own = own.map(|esn| [esn]);
+    for words in written {
+        let own = words.esn.map(|esn| [esn]);
         for esn in own.as_ref().map_or(esn, |own| own.as_slice()) {
             proposals.push(EspProposal {
-                aead,
-                key_exchange,
+                encryption: words.encryption,
+                integrity: words.integrity,
+                key_exchange: words.key_exchange,
                 esn: *esn,
             });
         }
     }
     proposals
+}
+
+fn default_esp_proposals() -> Vec<proposal::EspWords> {
+    let words = DEFAULT_ESP_WORDS.split(", ");
+    words
+        .filter_map(|words| proposal::esp(words).ok())
+        .collect()
 }
 
 enum Esn {

@@ -121,6 +121,22 @@ fn prefixes_and_selectors() {
 }
 
 #[test]
+fn ciphers_that_encrypt_nothing_are_warned_of() {
+    for (proposal, warned) in [
+        ("null-sha256", true),
+        ("aes128gmac", true),
+        ("aes256", false),
+    ] {
+        let integrity = if warned { "" } else { "-sha256" };
+        let more = format!("        proposals: [{proposal}{integrity}]\n        local: [");
+        let config = parse(&minimal().replacen("        local: [", &more, 1)).unwrap();
+        let words: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+        let found = words.iter().any(|words| words.contains("encrypts nothing"));
+        assert_eq!(found, warned, "{words:?}");
+    }
+}
+
+#[test]
 fn algorithms() {
     let more = "        proposals: [aes256gmc16]\n        local: [";
     expect(
@@ -136,7 +152,15 @@ fn algorithms() {
         more,
         (12, 21),
         "unknown algorithm `3des`",
-        "aes128gcm16, aes256gcm16",
+        "aes128gcm16, aes192gcm16, aes256gcm16, chacha20poly1305",
+    );
+    let more = "        proposals: [aes128gcm16-sha256]\n        local: [";
+    expect(
+        "        local: [",
+        more,
+        (12, 21),
+        "`aes128gcm16` authenticates by itself",
+        "leave `sha256` out",
     );
     let more = "    ike: { proposals: [aes256-x25519] }\n    children";
     expect(

@@ -6,7 +6,8 @@ use std::time::Duration;
 pub use crate::identity::Identity;
 pub use crate::secret::Secret;
 pub use crate::suite::{
-    Aead, ChildProposal, Encryption, IkeProposal, Integrity, KeyExchangeMethod, Prf, ProposalError,
+    ChildProposal, Encryption, Esp, EspEncryption, EspIntegrity, IkeProposal, Integrity,
+    KeyExchangeMethod, Prf, ProposalError,
 };
 pub use crate::wire::ts::TrafficSelector;
 

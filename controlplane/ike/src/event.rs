@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use crate::config::{Aead, Secret, TrafficSelector};
+use crate::config::{Esp, Secret, TrafficSelector};
 use crate::error::{CloseReason, Refusal, RemovalReason};
 
 /// Where a datagram goes from and to. A local port of 4500 means the NAT-T socket.
@@ -104,11 +104,11 @@ pub struct ChildSa {
     pub inbound: u32,
     /// The peer's SPI: we write it into the packets that we send.
     pub outbound: u32,
-    /// The AEAD of both.
-    pub aead: Aead,
-    /// Key and salt of what we receive.
+    /// What both do to packets.
+    pub esp: Esp,
+    /// The keys of what we receive: the cipher's, and the salt or the integrity key behind it.
     pub inbound_key: Secret,
-    /// Key and salt of what we send.
+    /// The keys of what we send.
     pub outbound_key: Secret,
     /// Extended sequence numbers.
     pub esn: bool,

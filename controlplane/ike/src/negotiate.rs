@@ -2,7 +2,8 @@
 //! from the peer's offer to the one suite that is taken.
 
 use crate::suite::{
-    Aead, ChildProposal, Encryption, IkeProposal, Integrity, KeyExchangeMethod, Prf,
+    ChildProposal, Encryption, EspEncryption, EspIntegrity, IkeProposal, Integrity,
+    KeyExchangeMethod, Prf,
 };
 use crate::wire::proposal::{Proposal, Transform, protocol, transform};
 
@@ -67,10 +68,19 @@ impl Suite for IkeProposal {
 
 impl Suite for ChildProposal {
     fn wanted(self) -> Vec<Wanted> {
+        let (encryption, integrity) = (self.esp.encryption, self.esp.integrity);
         let esn = transform::ESN;
         vec![
-            Wanted::new(transform::ENCRYPTION, self.aead.id(), self.aead.key_bits()),
-            Wanted::none(transform::INTEGRITY),
+            Wanted::new(
+                transform::ENCRYPTION,
+                encryption.id(),
+                encryption.key_bits(),
+            ),
+            // RFC 7296 3.3: "Combined-mode ciphers (...) MUST either offer no integrity algorithm
+            // or a single integrity algorithm of "NONE""
+            integrity.map_or(Wanted::none(transform::INTEGRITY), |i| {
+                Wanted::new(transform::INTEGRITY, i.id(), None)
+            }),
             Wanted::method(self.kex),
             if self.esn {
                 Wanted::new(esn, 1, None)
@@ -315,11 +325,14 @@ fn describe_transform(t: &Transform, protocol: u8) -> Option<String> {
     let bits = t.key_bits().ok().flatten();
     let known = match t.kind {
         transform::ENCRYPTION if protocol == protocol::ESP => {
-            Aead::from_wire(t.id, bits).map(|a| a.name().to_owned())
+            EspEncryption::from_wire(t.id, bits).map(|a| a.name().to_owned())
         }
         transform::ENCRYPTION => Encryption::from_wire(t.id, bits).map(|a| a.name().to_owned()),
         transform::PRF => Prf::from_wire(t.id, bits).map(|a| format!("prf{a}")),
         transform::INTEGRITY if t.id == 0 => return None,
+        transform::INTEGRITY if protocol != protocol::IKE => {
+            EspIntegrity::from_wire(t.id, bits).map(|a| a.name().to_owned())
+        }
         transform::INTEGRITY => Integrity::from_wire(t.id, bits).map(|a| a.name().to_owned()),
         transform::KEY_EXCHANGE if t.id == 0 => return None,
         transform::KEY_EXCHANGE => {
@@ -420,6 +433,53 @@ mod tests {
         let selected = select_child(&offer, &ours, own).unwrap();
         assert_eq!(selected.answer(&[0; 4])[0].transforms.len(), 3);
         assert!(accepted_child(&selected.answer(&[0; 4]), &ours, own).is_some());
+    }
+
+    #[test]
+    fn ciphers_without_integrity_of_their_own_come_with_an_hmac() {
+        let own = ChildExchange::OnItsOwn(None);
+        let ours = [child("aes256-sha512"), child("chacha20poly1305")];
+        let offer = child_offer(&ours, 7);
+        let kinds = |p: &Proposal| {
+            p.transforms
+                .iter()
+                .map(|t| (t.kind, t.id))
+                .collect::<Vec<_>>()
+        };
+        use transform::{ENCRYPTION, ESN, INTEGRITY};
+        assert_eq!(
+            kinds(&offer[0]),
+            [(ENCRYPTION, 12), (INTEGRITY, 14), (ESN, 0)]
+        );
+        assert_eq!(kinds(&offer[1]), [(ENCRYPTION, 28), (ESN, 0)]);
+        assert_eq!(describe(&offer), ["aes256-sha512", "chacha20poly1305"]);
+        // strongSwan puts all ciphers of a kind and all HMACs into one proposal.
+        let mut offer = child_offer(&ours[..1], 7);
+        offer[0].transforms.extend([
+            Transform::new(ENCRYPTION, 12, Some(128)),
+            Transform::new(INTEGRITY, 12, None),
+            Transform::new(INTEGRITY, 2, None),
+        ]);
+        for taken in ["aes128-sha256", "aes256-sha1", "aes128-sha512"] {
+            let selected = select_child(&offer, &[child(taken)], own).unwrap();
+            let answer = selected.answer(&[0; 4]);
+            assert_eq!(describe(&answer), [taken]);
+            assert!(accepted_child(&answer, &[child(taken)], own).is_some());
+        }
+        for refused in [
+            "aes128gcm16",
+            "aes192-sha256",
+            "aes128-sha384",
+            "null-sha256",
+        ] {
+            assert!(select_child(&offer, &[child(refused)], own).is_none());
+        }
+        // A combined mode with an HMAC beside it is nobody's proposal.
+        let mut offer = child_offer(&ours[1..], 7);
+        offer[0]
+            .transforms
+            .push(Transform::new(INTEGRITY, 12, None));
+        assert!(select_child(&offer, &ours, own).is_none());
     }
 
     #[test]

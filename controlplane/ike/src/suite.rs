@@ -97,12 +97,58 @@ algorithms! {
 }
 
 algorithms! {
-    /// The AEAD of a child SA (transform type 1 of ESP; RFC 4106).
-    Aead {
-        /// AES-GCM with a 16-octet ICV and a 256-bit key.
+    /// Encryption of a child SA (transform type 1 of ESP).
+    EspEncryption {
+        /// AES-GCM with a 16-octet ICV and a 256-bit key (RFC 4106).
         Aes256Gcm16 = 20, Some(256), "aes256gcm16";
-        /// AES-GCM with a 16-octet ICV and a 128-bit key.
+        /// AES-GCM with a 16-octet ICV and a 192-bit key (RFC 4106).
+        Aes192Gcm16 = 20, Some(192), "aes192gcm16";
+        /// AES-GCM with a 16-octet ICV and a 128-bit key (RFC 4106).
         Aes128Gcm16 = 20, Some(128), "aes128gcm16";
+        /// ChaCha20-Poly1305 (RFC 7634), which RFC 7634 5 gives no Key Length attribute.
+        ChaCha20Poly1305 = 28, None, "chacha20poly1305";
+        /// AES-GCM with a 256-bit key and an IV that is not sent (RFC 8750).
+        Aes256Gcm16Iiv = 30, Some(256), "aes256gcm16iiv";
+        /// AES-GCM with a 192-bit key and an IV that is not sent (RFC 8750).
+        Aes192Gcm16Iiv = 30, Some(192), "aes192gcm16iiv";
+        /// AES-GCM with a 128-bit key and an IV that is not sent (RFC 8750).
+        Aes128Gcm16Iiv = 30, Some(128), "aes128gcm16iiv";
+        /// ChaCha20-Poly1305 with an IV that is not sent (RFC 8750).
+        ChaCha20Poly1305Iiv = 31, None, "chacha20poly1305iiv";
+        /// AES-CCM with a 16-octet ICV and a 256-bit key (RFC 4309).
+        Aes256Ccm16 = 16, Some(256), "aes256ccm16";
+        /// AES-CCM with a 16-octet ICV and a 192-bit key (RFC 4309).
+        Aes192Ccm16 = 16, Some(192), "aes192ccm16";
+        /// AES-CCM with a 16-octet ICV and a 128-bit key (RFC 4309).
+        Aes128Ccm16 = 16, Some(128), "aes128ccm16";
+        /// AES-CBC with a 256-bit key (RFC 3602).
+        Aes256Cbc = 12, Some(256), "aes256";
+        /// AES-CBC with a 192-bit key (RFC 3602).
+        Aes192Cbc = 12, Some(192), "aes192";
+        /// AES-CBC with a 128-bit key (RFC 3602).
+        Aes128Cbc = 12, Some(128), "aes128";
+        /// AES-GMAC with a 256-bit key, which encrypts nothing (RFC 4543).
+        Aes256Gmac = 21, Some(256), "aes256gmac";
+        /// AES-GMAC with a 192-bit key, which encrypts nothing (RFC 4543).
+        Aes192Gmac = 21, Some(192), "aes192gmac";
+        /// AES-GMAC with a 128-bit key, which encrypts nothing (RFC 4543).
+        Aes128Gmac = 21, Some(128), "aes128gmac";
+        /// No encryption (RFC 2410).
+        Null = 11, None, "null";
+    }
+}
+
+algorithms! {
+    /// Integrity of a child SA whose encryption does not authenticate (transform type 3 of ESP).
+    EspIntegrity {
+        /// HMAC-SHA2-512, truncated to 256 bits (RFC 4868).
+        HmacSha512 = 14, None, "sha512";
+        /// HMAC-SHA2-384, truncated to 192 bits (RFC 4868).
+        HmacSha384 = 13, None, "sha384";
+        /// HMAC-SHA2-256, truncated to 128 bits (RFC 4868).
+        HmacSha256 = 12, None, "sha256";
+        /// HMAC-SHA-1, truncated to 96 bits (RFC 2404).
+        HmacSha1 = 2, None, "sha1";
     }
 }
 
@@ -113,12 +159,106 @@ impl Encryption {
     }
 }
 
-impl Aead {
-    /// Octets of keying material: the key and the 4-octet salt of RFC 4106 8.1.
-    pub const fn keymat_len(self) -> usize {
+impl EspEncryption {
+    /// Whether this is a combined mode, which takes no integrity transform.
+    pub const fn is_combined(self) -> bool {
+        !matches!(
+            self,
+            Self::Aes256Cbc | Self::Aes192Cbc | Self::Aes128Cbc | Self::Null
+        )
+    }
+
+    /// Octets of keying material: the key, and for combined modes a salt behind it (RFC 4106 8.1,
+    /// RFC 7634 2, RFC 4309 7.1, RFC 4543 5.4).
+    const fn keymat_len(self) -> usize {
+        let key = match self.key_bits() {
+            Some(bits) => bits as usize / 8,
+            None => 32,
+        };
         match self {
-            Self::Aes256Gcm16 => 36,
-            Self::Aes128Gcm16 => 20,
+            Self::Null => 0,
+            Self::Aes256Cbc | Self::Aes192Cbc | Self::Aes128Cbc => key,
+            Self::Aes256Ccm16 | Self::Aes192Ccm16 | Self::Aes128Ccm16 => key + 3,
+            _ => key + 4,
+        }
+    }
+}
+
+impl EspIntegrity {
+    /// Octets of keying material (RFC 4868 2.1.1, RFC 2404 3).
+    const fn keymat_len(self) -> usize {
+        match self {
+            Self::HmacSha512 => 64,
+            Self::HmacSha384 => 48,
+            Self::HmacSha256 => 32,
+            Self::HmacSha1 => 20,
+        }
+    }
+}
+
+/// How the packets of a child SA are protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Esp {
+    /// How they are encrypted.
+    pub encryption: EspEncryption,
+    /// How they are authenticated; `None` exactly when the encryption is a combined mode.
+    pub integrity: Option<EspIntegrity>,
+}
+
+impl Esp {
+    /// A combined mode.
+    pub const fn combined(encryption: EspEncryption) -> Self {
+        Self {
+            encryption,
+            integrity: None,
+        }
+    }
+
+    /// A cipher with an HMAC.
+    pub const fn with(encryption: EspEncryption, integrity: EspIntegrity) -> Self {
+        Self {
+            encryption,
+            integrity: Some(integrity),
+        }
+    }
+
+    /// Octets of keying material of one direction.
+    ///
+    /// RFC 7296 2.17: "the encryption key (if any) MUST be taken from the first bits and the
+    /// integrity key (if any) MUST be taken from the remaining bits."
+    pub fn keymat_len(self) -> usize {
+        self.encryption.keymat_len() + self.integrity.map_or(0, EspIntegrity::keymat_len)
+    }
+
+    /// The numbers of its transforms: encryption, its Key Length attribute in bits (0 for none),
+    /// and integrity (0, NONE, with a combined mode).
+    pub fn numbers(self) -> (u16, u16, u16) {
+        let bits = self.encryption.key_bits().unwrap_or(0);
+        let integrity = self.integrity.map_or(0, EspIntegrity::id);
+        (self.encryption.id(), bits, integrity)
+    }
+
+    /// What has these [`numbers`](Self::numbers), if we know it.
+    pub fn from_numbers((encryption, bits, integrity): (u16, u16, u16)) -> Option<Self> {
+        let bits = (bits != 0).then_some(bits);
+        let encryption = EspEncryption::from_wire(encryption, bits)?;
+        let integrity = match integrity {
+            0 => None,
+            id => Some(EspIntegrity::from_wire(id, None)?),
+        };
+        (encryption.is_combined() == integrity.is_none()).then_some(Self {
+            encryption,
+            integrity,
+        })
+    }
+}
+
+impl fmt::Display for Esp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.encryption)?;
+        match self.integrity {
+            Some(integrity) => write!(f, "-{integrity}"),
+            None => Ok(()),
         }
     }
 }
@@ -192,8 +332,8 @@ impl fmt::Display for IkeProposal {
 /// One suite offered for a child SA. Several are offered in order of preference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ChildProposal {
-    /// The AEAD of ESP.
-    pub aead: Aead,
+    /// What ESP does to packets.
+    pub esp: Esp,
     /// The key exchange that gives the child keys of its own (perfect forward secrecy). It cannot
     /// be had for the child that comes with IKE_AUTH, only for those made or rekeyed later.
     pub kex: Option<KeyExchangeMethod>,
@@ -203,25 +343,33 @@ pub struct ChildProposal {
 }
 
 impl ChildProposal {
-    /// What we offer when the configuration names nothing.
+    /// What we offer when the configuration names nothing: what RFC 8221 5 and 6 say MUST or
+    /// SHOULD of, without NULL.
     pub fn defaults() -> Vec<Self> {
-        let suite = |aead, esn| Self {
-            aead,
-            kex: None,
-            esn,
-        };
-        vec![
-            suite(Aead::Aes256Gcm16, true),
-            suite(Aead::Aes256Gcm16, false),
-            suite(Aead::Aes128Gcm16, true),
-            suite(Aead::Aes128Gcm16, false),
+        use {EspEncryption as E, EspIntegrity as I};
+        [
+            Esp::combined(E::Aes256Gcm16),
+            Esp::combined(E::Aes128Gcm16),
+            Esp::combined(E::ChaCha20Poly1305),
+            Esp::with(E::Aes256Cbc, I::HmacSha512),
+            Esp::with(E::Aes256Cbc, I::HmacSha256),
+            Esp::with(E::Aes128Cbc, I::HmacSha256),
         ]
+        .into_iter()
+        .flat_map(|esp| {
+            [true, false].map(|esn| Self {
+                esp,
+                kex: None,
+                esn,
+            })
+        })
+        .collect()
     }
 }
 
 impl fmt::Display for ChildProposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.aead)?;
+        write!(f, "{}", self.esp)?;
         if let Some(kex) = self.kex {
             write!(f, "-{kex}")?;
         }
@@ -326,12 +474,18 @@ impl FromStr for IkeProposal {
 impl FromStr for ChildProposal {
     type Err = ProposalError;
 
-    /// Reads `aead[-kex][-esn]`.
+    /// Reads `encryption[-integrity][-kex][-esn]`.
     fn from_str(text: &str) -> Result<Self, ProposalError> {
-        let (mut aead, mut kex, mut esn) = (None, None, false);
+        let missing = |missing| ProposalError::Missing {
+            proposal: text.to_owned(),
+            missing,
+        };
+        let (mut encryption, mut integrity, mut kex, mut esn) = (None, None, None, false);
         for part in text.split('-') {
-            let surplus = if let Some(a) = named(Aead::ALL, Aead::name, part) {
-                aead.replace(a).is_some()
+            let surplus = if let Some(e) = named(EspEncryption::ALL, EspEncryption::name, part) {
+                encryption.replace(e).is_some()
+            } else if let Some(i) = named(EspIntegrity::ALL, EspIntegrity::name, part) {
+                integrity.replace(i).is_some()
             } else if let Some(k) = method_named(part) {
                 kex.replace(k).is_some()
             } else if part == "esn" {
@@ -343,11 +497,19 @@ impl FromStr for ChildProposal {
                 return Err(ProposalError::Surplus(part.to_owned()));
             }
         }
-        let aead = aead.ok_or_else(|| ProposalError::Missing {
-            proposal: text.to_owned(),
-            missing: "AEAD (such as aes256gcm16)",
-        })?;
-        Ok(Self { aead, kex, esn })
+        let encryption = encryption.ok_or_else(|| missing("encryption (such as aes256gcm16)"))?;
+        match (encryption.is_combined(), integrity) {
+            (true, Some(integrity)) => {
+                return Err(ProposalError::Surplus(integrity.name().to_owned()));
+            }
+            (false, None) => return Err(missing("integrity algorithm (such as sha256)")),
+            _ => {}
+        }
+        let esp = Esp {
+            encryption,
+            integrity,
+        };
+        Ok(Self { esp, kex, esn })
     }
 }
 
@@ -371,6 +533,51 @@ mod tests {
     }
 
     #[test]
+    fn esp_algorithms_are_known_by_name_and_by_number() {
+        for encryption in EspEncryption::ALL {
+            let integrity: &[_] = if encryption.is_combined() {
+                &[None]
+            } else {
+                &[
+                    Some(EspIntegrity::HmacSha512),
+                    Some(EspIntegrity::HmacSha384),
+                    Some(EspIntegrity::HmacSha256),
+                    Some(EspIntegrity::HmacSha1),
+                ]
+            };
+            for integrity in integrity {
+                let esp = Esp {
+                    encryption: *encryption,
+                    integrity: *integrity,
+                };
+                assert_eq!(Esp::from_numbers(esp.numbers()), Some(esp));
+                let read: ChildProposal = esp.to_string().parse().unwrap();
+                assert_eq!(read.esp, esp);
+            }
+        }
+        for none in [(12, 128, 0), (20, 128, 12), (20, 0, 0), (28, 256, 0)] {
+            assert_eq!(Esp::from_numbers(none), None, "{none:?}");
+        }
+    }
+
+    #[test]
+    fn keying_material_is_as_long_as_the_rfcs_say() {
+        for (name, octets) in [
+            ("aes128gcm16", 20),      // RFC 4106 8.1
+            ("aes192gcm16iiv", 28),   // RFC 8750 3
+            ("chacha20poly1305", 36), // RFC 7634 2
+            ("aes128ccm16", 19),      // RFC 4309 7.1
+            ("aes256gmac", 36),       // RFC 4543 5.4
+            ("aes128-sha256", 48),    // RFC 3602, RFC 4868 2.1.1
+            ("aes256-sha512", 96),    // RFC 3602, RFC 4868 2.1.1
+            ("null-sha1", 20),        // RFC 2410, RFC 2404 3
+        ] {
+            let proposal: ChildProposal = name.parse().unwrap();
+            assert_eq!(proposal.esp.keymat_len(), octets, "{name}");
+        }
+    }
+
+    #[test]
     fn mistakes_are_named() {
         let error = |text: &str| text.parse::<IkeProposal>().unwrap_err().to_string();
         assert_eq!(
@@ -380,5 +587,9 @@ mod tests {
         assert!(error("aes256gcm16-x25519").contains("names no hash"));
         assert!(error("aes256gcm16-sha384").contains("names no key exchange"));
         assert!(error("aes256gcm16-sha384-sha384-x25519").contains("comes twice"));
+        let error = |text: &str| text.parse::<ChildProposal>().unwrap_err().to_string();
+        assert!(error("aes128").contains("names no integrity"));
+        assert!(error("aes128gcm16-sha256").contains("does not belong"));
+        assert!(error("sha256").contains("names no encryption"));
     }
 }

@@ -46,6 +46,37 @@ fn the_same_seed_gives_the_same_schedule() {
 }
 
 #[test]
+fn every_cipher_of_esp_is_agreed_and_rekeyed() {
+    for (suite, key) in [
+        ("aes192gcm16", 28),
+        ("chacha20poly1305-x25519-esn", 36),
+        ("aes256gcm16iiv", 36),
+        ("chacha20poly1305iiv", 36),
+        ("aes128ccm16", 19),
+        ("aes256gmac", 36),
+        ("aes128-sha256-x25519", 48),
+        ("aes256-sha512-esn", 96),
+        ("null-sha1", 20),
+    ] {
+        let (mut a, mut b) = (peer(A), peer(B));
+        for p in [&mut a, &mut b] {
+            p.children[0].proposals = vec![suite.parse().unwrap()];
+        }
+        let mut link = Link::new(1, Weather::fair(), [vec![a], vec![b]]);
+        connect(&mut link, A);
+        link.agree(1);
+        let now = link.now;
+        link.at(B).rekey_child(now, "peer", Some("lan")).unwrap();
+        link.run(Duration::from_secs(10));
+        link.agree(1);
+        for sa in link.sides[A].dataplane.installed.values() {
+            assert_eq!(sa.inbound_key.expose().len(), key, "{suite}");
+            assert!(suite.starts_with(&sa.esp.to_string()), "{suite}");
+        }
+    }
+}
+
+#[test]
 fn every_suite_carries() {
     for suite in [
         "aes256gcm16-sha384-x25519",

@@ -236,6 +236,8 @@ pub struct Sa {
     pub selected: bool,
     /// The worker that owns it.
     pub worker: u16,
+    /// What it does to packets, as a proposal names it: `aes256gcm16`, `aes128-sha256`.
+    pub algorithm: String,
     /// Packets carried.
     pub packets: u64,
     /// Bytes carried.

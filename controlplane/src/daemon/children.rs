@@ -11,7 +11,7 @@ use esplanade_channel::{
     OutboundSa, PolicyId, SaId, SaRecord, WorkerId,
 };
 use esplanade_config::{Child, Config, Df, Tunnel};
-use esplanade_ike::{AdoptedChild, ChildSa, UdpPorts, config::Aead};
+use esplanade_ike::{AdoptedChild, ChildSa, UdpPorts, config::Esp};
 
 use super::{
     policies::{self, ChildName, Narrowed, Selectors},
@@ -142,7 +142,7 @@ impl Children {
             Command::InstallInbound(InboundSa {
                 sa: inbound,
                 policy,
-                aead: aead(sa.aead),
+                transform: transform(sa.esp),
                 key: inbound_key,
                 esn: sa.esn,
                 window: child.replay_window,
@@ -157,7 +157,7 @@ impl Children {
                 sa: outbound,
                 spi: sa.outbound,
                 policy,
-                aead: aead(sa.aead),
+                transform: transform(sa.esp),
                 key: outbound_key,
                 esn: sa.esn,
                 local: sa.local,
@@ -473,10 +473,12 @@ pub(super) fn find<'c>(
     Some((tunnel, child))
 }
 
-fn aead(aead: Aead) -> channel::Aead {
-    match aead {
-        Aead::Aes128Gcm16 => channel::Aead::Aes128Gcm16,
-        Aead::Aes256Gcm16 => channel::Aead::Aes256Gcm16,
+fn transform(esp: Esp) -> channel::Transform {
+    let (encryption, key_bits, integrity) = esp.numbers();
+    channel::Transform {
+        encryption,
+        key_bits,
+        integrity,
     }
 }
 

@@ -3,7 +3,9 @@
 use super::*;
 use esplanade_channel::{SaState, SaStatistics};
 use esplanade_config::{FileContext, NoFiles};
-use esplanade_ike::config::{Secret, TrafficSelector};
+use esplanade_ike::config::{EspEncryption, Secret, TrafficSelector};
+
+const AES_256_GCM_16: Esp = Esp::combined(EspEncryption::Aes256Gcm16);
 
 fn config() -> Config {
     let text = "dataplane:
@@ -55,7 +57,7 @@ fn child_sa(inbound: SaId, key: usize) -> ChildSa {
         child: "lan".into(),
         inbound: inbound.value(),
         outbound: 0xc0ff_ee00,
-        aead: Aead::Aes256Gcm16,
+        esp: AES_256_GCM_16,
         inbound_key: Secret::new(vec![1; key]),
         outbound_key: Secret::new(vec![2; key]),
         esn: true,
@@ -88,7 +90,7 @@ fn record(sa: SaId, spi: u32, direction: Direction) -> SaRecord {
         state: SaState::Mature,
         selected: direction == Direction::Outbound,
         label: Label::new("site-b/lan"),
-        aead: channel::Aead::Aes256Gcm16,
+        transform: channel::Transform::AES_256_GCM_16,
         local: "192.0.2.1".parse().unwrap(),
         remote: "192.0.2.2".parse().unwrap(),
         encapsulation: None,
@@ -224,9 +226,9 @@ fn what_cannot_be_installed_takes_no_slot() {
     children.reset(1);
     let inbound = slots.take(Instant::now()).unwrap();
     let before = format!("{slots:?}");
-    let (sa, now) = (child_sa(inbound, 65), Instant::now());
+    let (sa, now) = (child_sa(inbound, 97), Instant::now());
     let wrong = children.install(&sa, &config(), &groups(), &slots, now);
-    assert_eq!(wrong, Err(InstallError::Key(65)));
+    assert_eq!(wrong, Err(InstallError::Key(97)));
     assert_eq!(format!("{slots:?}"), before);
 }
 

@@ -95,7 +95,7 @@ impl Gateway {
         let (inbound, outbound) = (sa.inbound, sa.outbound);
         info!(
             "{tunnel}/{child}: {what}, SPI {inbound:08x} in, {outbound:08x} out, {}",
-            sa.aead
+            sa.esp
         );
         self.tell_workers(&commands);
         self.troubles.remove(tunnel);

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use esplanade_channel::{self as channel, PortSetup, Setup, WorkerSetup};
 use esplanade_config::{self as config, Config, Start};
 use esplanade_ike::config::{
-    Aead, ChildConfig, ChildProposal, Encryption, Identity, IkeProposal, Integrity,
-    KeyExchangeMethod, PeerConfig, Prf, Secret, TrafficSelector,
+    ChildConfig, ChildProposal, Encryption, Esp, EspEncryption, EspIntegrity, Identity,
+    IkeProposal, Integrity, KeyExchangeMethod, PeerConfig, Prf, Secret, TrafficSelector,
 };
 use std::time::Duration;
 
@@ -119,12 +119,41 @@ fn ike_proposal(proposal: &config::IkeProposal) -> IkeProposal {
 
 fn esp_proposal(proposal: &config::EspProposal) -> ChildProposal {
     ChildProposal {
-        aead: match proposal.aead {
-            config::Aead::Aes128Gcm16 => Aead::Aes128Gcm16,
-            config::Aead::Aes256Gcm16 => Aead::Aes256Gcm16,
+        esp: Esp {
+            encryption: esp_encryption(proposal.encryption),
+            integrity: proposal.integrity.map(|integrity| match integrity {
+                config::EspIntegrity::HmacSha1 => EspIntegrity::HmacSha1,
+                config::EspIntegrity::HmacSha256 => EspIntegrity::HmacSha256,
+                config::EspIntegrity::HmacSha384 => EspIntegrity::HmacSha384,
+                config::EspIntegrity::HmacSha512 => EspIntegrity::HmacSha512,
+            }),
         },
         kex: proposal.key_exchange.map(method),
         esn: proposal.esn,
+    }
+}
+
+fn esp_encryption(encryption: config::EspEncryption) -> EspEncryption {
+    use config::EspEncryption as Configured;
+    match encryption {
+        Configured::Aes128Gcm16 => EspEncryption::Aes128Gcm16,
+        Configured::Aes192Gcm16 => EspEncryption::Aes192Gcm16,
+        Configured::Aes256Gcm16 => EspEncryption::Aes256Gcm16,
+        Configured::ChaCha20Poly1305 => EspEncryption::ChaCha20Poly1305,
+        Configured::Aes128Cbc => EspEncryption::Aes128Cbc,
+        Configured::Aes192Cbc => EspEncryption::Aes192Cbc,
+        Configured::Aes256Cbc => EspEncryption::Aes256Cbc,
+        Configured::Aes128Ccm16 => EspEncryption::Aes128Ccm16,
+        Configured::Aes192Ccm16 => EspEncryption::Aes192Ccm16,
+        Configured::Aes256Ccm16 => EspEncryption::Aes256Ccm16,
+        Configured::Aes128Gcm16Iiv => EspEncryption::Aes128Gcm16Iiv,
+        Configured::Aes192Gcm16Iiv => EspEncryption::Aes192Gcm16Iiv,
+        Configured::Aes256Gcm16Iiv => EspEncryption::Aes256Gcm16Iiv,
+        Configured::ChaCha20Poly1305Iiv => EspEncryption::ChaCha20Poly1305Iiv,
+        Configured::Aes128Gmac => EspEncryption::Aes128Gmac,
+        Configured::Aes192Gmac => EspEncryption::Aes192Gmac,
+        Configured::Aes256Gmac => EspEncryption::Aes256Gmac,
+        Configured::Null => EspEncryption::Null,
     }
 }
 

@@ -6,7 +6,7 @@ use esplanade_channel::{
     self as channel, ControlChannel, Counter, Direction, PortCounter, PortId, SaRecord, SaState,
     Unit,
 };
-use esplanade_ike::{ChildSaView, IkeSaView};
+use esplanade_ike::{ChildSaView, IkeSaView, config::Esp};
 
 use super::{gateway::Gateway, links};
 use crate::api::{
@@ -201,6 +201,7 @@ fn sa(record: &SaRecord, now_ms: u64) -> Sa {
         ),
         selected: record.selected,
         worker: record.owner.0,
+        algorithm: algorithm(record.transform),
         packets: statistics.packets,
         bytes: statistics.bytes,
         sequence: statistics.sequence,
@@ -211,6 +212,20 @@ fn sa(record: &SaRecord, now_ms: u64) -> Sa {
         idle_ms: (statistics.last_used_ms != 0)
             .then(|| now_ms.saturating_sub(statistics.last_used_ms)),
     }
+}
+
+/// What an SA does to its packets, by the name that a proposal has for it.
+fn algorithm(transform: channel::Transform) -> String {
+    let channel::Transform {
+        encryption,
+        key_bits,
+        integrity,
+    } = transform;
+    let known = Esp::from_numbers((encryption, key_bits, integrity));
+    known.map_or_else(
+        || format!("encryption({encryption}/{key_bits})-integrity({integrity})"),
+        |esp| esp.to_string(),
+    )
 }
 
 /// The clock that the dataplane stamps its records with.

@@ -131,8 +131,8 @@ pub struct InboundSa {
     /// What must come out of it: any of the policies of this one's group.
     pub policy: PolicyId,
     /// The transform.
-    pub aead: Aead,
-    /// Key and salt.
+    pub transform: Transform,
+    /// The cipher's key, and the salt or the integrity key behind it (RFC 7296 2.17).
     pub key: KeyMaterial,
     /// RFC 4303 2.2.1: 64-bit sequence numbers, of which the lower half is sent.
     pub esn: bool,
@@ -162,8 +162,8 @@ pub struct OutboundSa {
     /// The policy, whose group it may serve; [`Command::SelectOutbound`] says when.
     pub policy: PolicyId,
     /// The transform.
-    pub aead: Aead,
-    /// Key and salt.
+    pub transform: Transform,
+    /// The cipher's key, and the salt or the integrity key behind it (RFC 7296 2.17).
     pub key: KeyMaterial,
     /// RFC 4303 2.2.1: 64-bit sequence numbers, of which the lower half is sent.
     pub esn: bool,
@@ -187,36 +187,35 @@ pub struct OutboundSa {
     pub label: Label,
 }
 
-/// The transforms of ESP that the channel can speak of (RFC 4106).
+/// What an SA does to its packets, in the numbers of IANA's registry "IKEv2 parameters", which never change. The channel knows
+/// no more of it; what a dataplane does not have, it refuses ([`CommandError::NoSuchTransform`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Aead {
-    /// AES-GCM with a 128-bit key and a 16-octet ICV.
-    Aes128Gcm16 = 1,
-    /// AES-GCM with a 256-bit key and a 16-octet ICV.
-    Aes256Gcm16 = 2,
+pub struct Transform {
+    /// Of transform type 1: ENCR_AES_GCM_16 is 20.
+    pub encryption: u16,
+    /// The length of the cipher's key in bits; 0 where the transform has no such attribute.
+    pub key_bits: u16,
+    /// Of transform type 3: AUTH_HMAC_SHA2_256_128 is 12; 0 for a cipher that authenticates by itself.
+    pub integrity: u16,
 }
 
-impl Aead {
-    /// Octets of key and salt together.
-    pub const fn key_material_len(self) -> usize {
-        match self {
-            Self::Aes128Gcm16 => 16 + 4,
-            Self::Aes256Gcm16 => 32 + 4,
+impl Transform {
+    /// AES-GCM with a 128-bit key and a 16-octet ICV (RFC 4106).
+    pub const AES_128_GCM_16: Self = Self::combined(20, 128);
+    /// AES-GCM with a 256-bit key and a 16-octet ICV (RFC 4106).
+    pub const AES_256_GCM_16: Self = Self::combined(20, 256);
+
+    /// A cipher that authenticates by itself.
+    pub const fn combined(encryption: u16, key_bits: u16) -> Self {
+        Self {
+            encryption,
+            key_bits,
+            integrity: 0,
         }
     }
 }
 
-impl fmt::Display for Aead {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Aes128Gcm16 => "aes128gcm16",
-            Self::Aes256Gcm16 => "aes256gcm16",
-        })
-    }
-}
-
-/// Key and salt of an SA, at most 64 octets; wiped when dropped, never printed.
+/// Key material of an SA, at most 96 octets (AES-256 with HMAC-SHA2-512); wiped when dropped, never printed.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct KeyMaterial {
     bytes: [u8; Self::CAPACITY],
@@ -225,7 +224,7 @@ pub struct KeyMaterial {
 
 impl KeyMaterial {
     /// The most octets.
-    pub const CAPACITY: usize = 64;
+    pub const CAPACITY: usize = 96;
 
     /// A copy of `key`; `None` when it is longer than [`KeyMaterial::CAPACITY`].
     pub fn new(key: &[u8]) -> Option<Self> {

@@ -29,8 +29,8 @@ pub mod words;
 mod worker;
 
 pub use command::{
-    Aead, Command, CommandError, DfPolicy, InboundSa, KeyMaterial, Lifetime, OutboundSa, Policy,
-    PolicyAction, Selector, UdpPorts,
+    Command, CommandError, DfPolicy, InboundSa, KeyMaterial, Lifetime, OutboundSa, Policy,
+    PolicyAction, Selector, Transform, UdpPorts,
 };
 pub use control::{CommandSender, ControlChannel, Counters, EventError};
 pub use counter::{Counter, PortCounter, Severity, Unit};

@@ -1,6 +1,6 @@
 //! What of an SA can be read back: everything but its keys.
 
-use crate::{Aead, Label, PolicyId, SaId, UdpPorts, WorkerId};
+use crate::{Label, PolicyId, SaId, Transform, UdpPorts, WorkerId};
 use std::net::IpAddr;
 
 /// An SA as its owner last told of it.
@@ -23,7 +23,7 @@ pub struct SaRecord {
     /// What an operator calls it.
     pub label: Label,
     /// The transform.
-    pub aead: Aead,
+    pub transform: Transform,
     /// Our outer address.
     pub local: IpAddr,
     /// The peer's outer address.

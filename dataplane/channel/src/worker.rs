@@ -267,8 +267,8 @@ pub(crate) fn drain(eventfd: &OwnedFd) {
 mod tests {
     use super::*;
     use crate::{
-        Aead, Connection, ControlChannel, CopyMode, Direction, Epoch, Facts, Label, PolicyId,
-        Polling, PortFacts, PortMode, PortSetup, Role, Segment, Setup, UdpPorts, WorkerId,
+        Connection, ControlChannel, CopyMode, Direction, Epoch, Facts, Label, PolicyId, Polling,
+        PortFacts, PortMode, PortSetup, Role, Segment, Setup, Transform, UdpPorts, WorkerId,
         WorkerSetup,
     };
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -310,7 +310,7 @@ mod tests {
             state: SaState::Mature,
             selected: false,
             label: Label::new("site-b/lan"),
-            aead: Aead::Aes128Gcm16,
+            transform: Transform::AES_128_GCM_16,
             local: Ipv4Addr::new(192, 0, 2, 1).into(),
             remote: Ipv4Addr::new(192, 0, 2, 2).into(),
             encapsulation: Some(UdpPorts {

@@ -247,7 +247,7 @@ impl Algorithm {
 
     /// Whether its IVs must be unpredictable, or are the sequence number.
     #[inline]
-    pub(crate) const fn has_unpredictable_iv(self) -> bool {
+    pub const fn has_unpredictable_iv(self) -> bool {
         matches!(self, Self::EncryptThenMac(Encryption::AesCbc(_), _))
     }
 

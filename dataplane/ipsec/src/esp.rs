@@ -1,5 +1,7 @@
-//! The shape of ESP packets in tunnel mode (RFC 4303 2), plain and in UDP (RFC 3948 2.1): sizes,
-//! trailer and authenticated data.
+//! The shape of ESP packets in tunnel mode (RFC 4303 2), plain and in UDP (RFC 3948 2.1): sizes, which differ from SA to
+//! SA, and the trailer.
+
+use esplanade_crypto::{Algorithm, Trailer};
 
 /// The shortest and only IPv4 header that we send outside.
 pub const OUTER_IPV4: usize = 20;
@@ -7,46 +9,91 @@ pub const OUTER_IPV4: usize = 20;
 pub const UDP: usize = 8;
 /// SPI and sequence number.
 pub const ESP: usize = 8;
-/// The explicit IV of the AEADs (RFC 4106 3.1).
-pub const IV: usize = 8;
-/// The integrity check value of the AEADs (RFC 4106 6).
-pub const ICV: usize = 16;
 /// Pad length and next header.
 pub const TRAILER: usize = 2;
-/// RFC 4303 2.4: the padding makes payload and trailer end on a four byte boundary.
-const ALIGNMENT: usize = 4;
 
 /// Next header of a tunnelled IPv4 packet.
 pub const NEXT_IPV4: u8 = 4;
 /// Next header of a dummy packet (RFC 4303 2.6).
 pub const NEXT_NONE: u8 = 59;
 
-/// The largest trailer with the least padding.
-pub const MAX_TRAILER: usize = ALIGNMENT - 1 + TRAILER;
-
-/// How many bytes of padding a payload needs.
-#[inline]
-pub const fn padding(payload: usize) -> usize {
-    (ALIGNMENT - (payload + TRAILER) % ALIGNMENT) % ALIGNMENT
+/// The lengths of what an SA's packets carry around the inner packet, in bytes: computed once, when the SA is installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    head: u8,
+    iv: u8,
+    icv: u8,
+    alignment: u8,
 }
 
-/// How many bytes lie before the ciphertext in an outer IPv4 packet.
-#[inline]
-pub const fn head(encapsulated: bool) -> usize {
-    OUTER_IPV4 + if encapsulated { UDP } else { 0 } + ESP + IV
-}
+impl Shape {
+    /// The shape of an algorithm's packets, in UDP or not.
+    pub const fn new(algorithm: Algorithm, encapsulated: bool) -> Self {
+        let udp = if encapsulated { UDP } else { 0 };
+        let iv = algorithm.iv_len();
+        Self {
+            head: (OUTER_IPV4 + udp + ESP + iv) as u8,
+            iv: iv as u8,
+            icv: algorithm.icv_len() as u8,
+            alignment: algorithm.alignment() as u8,
+        }
+    }
 
-/// The length of the outer IPv4 packet around an inner packet.
-#[inline]
-pub const fn outer_len(inner: usize, encapsulated: bool) -> usize {
-    head(encapsulated) + inner + padding(inner) + TRAILER + ICV
-}
+    /// What lies before the ciphertext in an outer IPv4 packet.
+    #[inline]
+    pub const fn head(self) -> usize {
+        self.head as usize
+    }
 
-/// The largest inner packet whose outer packet has at most `path_mtu` bytes, 0 when there is none.
-pub const fn inner_mtu(path_mtu: u16, encapsulated: bool) -> u16 {
-    let around = head(encapsulated) + ICV;
-    let room = (path_mtu as usize).saturating_sub(around);
-    (room - room % ALIGNMENT).saturating_sub(TRAILER) as u16
+    /// The part of the IV that packets carry, in front of the ciphertext.
+    #[inline]
+    pub const fn iv(self) -> usize {
+        self.iv as usize
+    }
+
+    /// The integrity check value.
+    #[inline]
+    pub const fn icv(self) -> usize {
+        self.icv as usize
+    }
+
+    /// The trailer behind an inner IPv4 packet of so many bytes.
+    #[inline]
+    pub const fn trailer(self, inner: usize) -> Trailer {
+        Trailer::to_align(inner, NEXT_IPV4, self.alignment as usize)
+    }
+
+    /// The bits of a length that is not aligned: alignments are powers of two.
+    #[inline]
+    const fn beyond(self) -> usize {
+        self.alignment as usize - 1
+    }
+
+    /// The length of the outer IPv4 packet around an inner packet.
+    #[inline]
+    pub const fn outer_len(self, inner: usize) -> usize {
+        let text = (inner + TRAILER + self.beyond()) & !self.beyond();
+        self.head() + text + self.icv()
+    }
+
+    /// The largest inner packet whose outer packet has at most `path_mtu` bytes, 0 when there is none.
+    pub const fn inner_mtu(self, path_mtu: u16) -> u16 {
+        let around = self.head() + self.icv();
+        let room = (path_mtu as usize).saturating_sub(around);
+        (room & !self.beyond()).saturating_sub(TRAILER) as u16
+    }
+
+    /// The length of what is decrypted of so many bytes of ciphertext and ICV: payload and trailer. `None` when no sender
+    /// makes such packets.
+    ///
+    /// RFC 4303 2.4: "the resulting ciphertext terminates on a 4-byte boundary", or on one of the cipher's blocks.
+    #[inline]
+    pub const fn opened_len(self, sealed: usize) -> Option<usize> {
+        match sealed.checked_sub(self.icv()) {
+            Some(text) if text >= TRAILER && text & self.beyond() == 0 => Some(text),
+            _ => None,
+        }
+    }
 }
 
 /// Why a decrypted packet is not one.
@@ -90,20 +137,27 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn any_shape() -> impl Strategy<Value = Shape> {
+        (prop::sample::select(&Algorithm::ALL[..]), any::<bool>())
+            .prop_map(|(algorithm, encapsulated)| Shape::new(algorithm, encapsulated))
+    }
+
     proptest! {
         #[test]
-        fn the_inner_mtu_fits_and_one_byte_more_does_not(path in 0u16.., encapsulated: bool) {
-            let inner = inner_mtu(path, encapsulated);
+        fn the_inner_mtu_fits_and_one_byte_more_does_not(shape in any_shape(), path in 0u16..) {
+            let inner = shape.inner_mtu(path);
             if inner > 0 {
-                prop_assert!(outer_len(inner.into(), encapsulated) <= path.into());
+                prop_assert!(shape.outer_len(inner.into()) <= path.into());
             }
-            prop_assert!(outer_len(usize::from(inner) + 1, encapsulated) > path.into());
+            prop_assert!(shape.outer_len(usize::from(inner) + 1) > path.into());
         }
 
         #[test]
-        fn payload_and_trailer_end_on_four_bytes(payload in 0usize..10_000) {
-            prop_assert_eq!((payload + padding(payload) + TRAILER) % 4, 0);
-            prop_assert!(padding(payload) + TRAILER <= MAX_TRAILER);
+        fn what_is_sent_is_as_long_as_said_and_accepted(shape in any_shape(), inner in 0usize..10_000) {
+            let text = inner + shape.trailer(inner).len();
+            prop_assert_eq!(shape.head() + text + shape.icv(), shape.outer_len(inner));
+            prop_assert_eq!(shape.opened_len(text + shape.icv()), Some(text));
+            prop_assert_eq!(shape.opened_len(text + shape.icv() + 1), None);
         }
 
         #[test]
@@ -116,8 +170,20 @@ mod tests {
 
     #[test]
     fn known_sizes() {
-        assert_eq!(inner_mtu(1500, false), 1446);
-        assert_eq!(inner_mtu(1500, true), 1438);
+        for (algorithm, plain, in_udp) in [
+            ("aes-128-gcm-16", 1446, 1438),
+            ("chacha20-poly1305-iiv", 1454, 1446),
+            ("aes-256-cbc-hmac-sha2-256-128", 1438, 1422),
+            ("aes-256-cbc-hmac-sha2-512-256", 1422, 1406),
+            ("null-hmac-sha1-96", 1458, 1450),
+        ] {
+            let shape = |encapsulated| Shape::new(algorithm.parse().unwrap(), encapsulated);
+            assert_eq!(shape(false).inner_mtu(1500), plain, "{algorithm}");
+            assert_eq!(shape(true).inner_mtu(1500), in_udp, "{algorithm}");
+        }
+        let cbc = Shape::new("aes-128-cbc-hmac-sha1-96".parse().unwrap(), false);
+        assert_eq!(cbc.opened_len(12), None, "no trailer");
+        assert_eq!(cbc.opened_len(12 + 8), None, "half a block");
     }
 
     #[test]

@@ -3,7 +3,9 @@
 //! An SA is a run-time record on cache lines of its own, with only what a packet needs, and a cold record with
 //! the rest, which events and statistics ask for.
 
-use crate::{id::SaId, replay::ReplayWindow, sequence::OutboundSequence, spd::PolicyId};
+use crate::{
+    esp::Shape, id::SaId, replay::ReplayWindow, sequence::OutboundSequence, spd::PolicyId,
+};
 use esplanade_crypto::{Algorithm, OpeningKey, SealingKey};
 use esplanade_wire::ethernet::MacAddress;
 use std::net::{IpAddr, Ipv4Addr};
@@ -157,6 +159,8 @@ pub struct InboundSa {
     pub key: OpeningKey,
     /// Its identifier and SPI.
     pub id: SaId,
+    /// How its packets are laid out.
+    pub shape: Shape,
     /// The outer destination of its packets.
     pub local: Ipv4Addr,
     /// The policy that the SA was made for; it serves the whole group.
@@ -227,6 +231,8 @@ pub struct OutboundSa {
     pub spi: u32,
     /// Its identifier.
     pub id: SaId,
+    /// How its packets are laid out.
+    pub shape: Shape,
     /// UDP encapsulation.
     pub encapsulation: Option<UdpPorts>,
     /// What the next hop, when known, was resolved under.

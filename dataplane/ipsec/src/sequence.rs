@@ -1,6 +1,6 @@
 //! Outbound sequence numbers (RFC 4303 3.3.3): taken once each, in order, and never again under a key.
 //!
-//! The number is also the explicit IV of the AEADs (RFC 4106 3.1), so repeating one would give the key away.
+//! The number is also the IV of the AEADs (RFC 4106 3.1, RFC 8750 3), so repeating one would give the key away.
 
 use esplanade_crypto::Iv;
 
@@ -27,7 +27,7 @@ impl SequenceNumber {
         self.0
     }
 
-    /// Spends the number as the packet's explicit IV.
+    /// Spends the number as the packet's IV.
     #[inline]
     pub fn into_iv(self) -> Iv {
         Iv::from_sequence(self.0)

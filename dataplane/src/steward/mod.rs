@@ -18,10 +18,12 @@ use esplanade_bpf::Steering;
 use esplanade_channel::{
     Connection, Epoch, Event, Facts, Listener, Peer, Segment, Setup, WorkerEnd, WorkerId,
 };
+use esplanade_crypto::IvGenerator;
 use opening::Opened;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
+    rand::{GetRandomFlags, getrandom},
 };
 use signals::Signals;
 use std::{
@@ -236,6 +238,9 @@ impl Plant {
         let ends = (0..setup.workers.len())
             .map(|worker| segment.worker(WorkerId(worker as u16)))
             .collect::<Result<Vec<_>, _>>()?;
+        let ivs = (0..setup.workers.len())
+            .map(|_| draw_ivs())
+            .collect::<Result<Vec<_>, _>>()?;
 
         privileges::drop_all()
             .map_err(refuses("to take our privileges away"))
@@ -249,9 +254,8 @@ impl Plant {
             steering: SteeringTable::new(steering),
             connection: None,
         };
-        for (number, ((ports, end), handoff)) in
-            ports.into_iter().zip(ends).zip(handoffs).enumerate()
-        {
+        let shares = ports.into_iter().zip(ends).zip(handoffs).zip(ivs);
+        for (number, (((ports, end), handoff), ivs)) in shares.enumerate() {
             let settings = Settings {
                 id: WorkerId(number as u16),
                 roles: setup.ports.iter().map(|port| port.role).collect(),
@@ -263,7 +267,7 @@ impl Plant {
             let stop = plant.stop.clone();
             let work = move || {
                 pin(core);
-                Worker::new(settings, ports, end, handoff).run(&stop);
+                Worker::new(settings, ports, end, handoff, ivs).run(&stop);
             };
             let thread = thread::Builder::new()
                 .name(format!("worker-{number}"))
@@ -329,6 +333,13 @@ impl Drop for Plant {
             let _ = worker.join();
         }
     }
+}
+
+/// A worker's generator of IVs, which nobody else has the seed of.
+fn draw_ivs() -> Result<IvGenerator, Errno> {
+    let mut seed = [0; 32];
+    getrandom(&mut seed, GetRandomFlags::empty())?;
+    Ok(IvGenerator::new(seed))
 }
 
 /// Ties the calling thread to a core, if one is asked for.

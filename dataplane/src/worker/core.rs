@@ -15,6 +15,7 @@ use crate::{
 };
 use arrayvec::ArrayVec;
 use esplanade_channel::{Counter, Event, PortCounter, Role};
+use esplanade_crypto::IvGenerator;
 use esplanade_ipsec::{
     id::SaId,
     sa::{Age, Announced, ColdSa, NextHop, Usage},
@@ -68,6 +69,8 @@ pub struct Core<P, E> {
     pub handoff: Handoff,
     /// Packets that wait for their next hop's link address.
     pub held: Held,
+    /// IVs for the SAs whose packets need one that nobody foresees.
+    pub ivs: IvGenerator,
     /// SAs whose statistics changed since they were last published.
     pub dirty: Vec<SaId>,
     /// Monotonic time.
@@ -84,6 +87,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
         roles: Vec<Role>,
         events: E,
         handoff: Handoff,
+        ivs: IvGenerator,
         sa_capacity: u32,
     ) -> Self {
         Self {
@@ -95,6 +99,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
             reports: Reports::default(),
             handoff,
             held: Held::default(),
+            ivs,
             dirty: Vec::with_capacity(sa_capacity as usize),
             now_ms: 0,
             icmp_limit: TokenBucket::new(ICMP_PER_SECOND, ICMP_AT_ONCE),

@@ -29,10 +29,10 @@ fn read(frame: &[u8]) {
     let end = ETHERNET + ip.length;
     assert!(ip.header <= ip.length && end <= frame.len(), "{ip:?}");
     if let Ok(Some(esp)) = packet::find_esp(frame, &ip) {
-        let ciphertext = esp.ciphertext;
-        assert!(ETHERNET + ip.header < ciphertext.start, "{ciphertext:?}");
-        assert!(ciphertext.start <= ciphertext.end, "{ciphertext:?}");
-        assert!(ciphertext.end <= end, "{ciphertext:?} of {ip:?}");
+        let payload = esp.payload;
+        assert!(ETHERNET + ip.header < payload.start, "{payload:?}");
+        assert!(payload.start <= payload.end, "{payload:?}");
+        assert!(payload.end <= end, "{payload:?} of {ip:?}");
     }
     rewrite(frame.to_vec(), &ip);
 }

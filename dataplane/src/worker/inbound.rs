@@ -14,7 +14,7 @@ use super::{
 use crate::port::{BURST, Port, TxFrame};
 use arrayvec::ArrayVec;
 use esplanade_channel::{Counter, Event, Role};
-use esplanade_crypto::{Aad, OpenJob, Verdict, open_batch};
+use esplanade_crypto::{Aad, OpenJob, ReceivedIv, Verdict, open_batch};
 use esplanade_ipsec::{
     esp,
     id::SaId,
@@ -24,7 +24,7 @@ use esplanade_ipsec::{
     spd::{Action, PolicyId},
 };
 use esplanade_wire::{Ecn, Protocol};
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, ops::Range};
 
 /// An ESP packet whose SA is here.
 #[derive(Debug)]
@@ -40,11 +40,13 @@ struct Arriving {
 #[derive(Debug)]
 struct Opening {
     arrived: Arrived,
-    esp: EspAt,
     outer_ecn: Ecn,
     sa: SaId,
     candidate: Candidate,
     aad: Aad,
+    iv: ReceivedIv,
+    /// Where ciphertext and ICV lie in the frame.
+    sealed: Range<usize>,
     target: TxFrame,
     target_port: u8,
     /// The length of payload and trailer.
@@ -182,12 +184,10 @@ fn prepare<P: Port, E: EventSink>(core: &mut Core<P, E>, arriving: Arriving) -> 
             return None;
         }
     };
-    // RFC 4303 2.4: the ciphertext ends on four bytes; it holds at least a trailer.
-    let plaintext = esp.ciphertext.len().saturating_sub(esp::ICV);
-    if plaintext < esp::TRAILER || !plaintext.is_multiple_of(4) {
+    let Some((iv, sealed, plaintext)) = take_apart(sa, &arrived.frame, &esp, &candidate) else {
         core.drop(arrived, Counter::InHdrError);
         return None;
-    }
+    };
     let aad = if sa.window.is_extended() {
         Aad::extended(esp.spi, candidate.number())
     } else {
@@ -200,15 +200,33 @@ fn prepare<P: Port, E: EventSink>(core: &mut Core<P, E>, arriving: Arriving) -> 
     };
     Some(Opening {
         arrived,
-        esp,
         outer_ecn,
         sa: id,
         candidate,
         aad,
+        iv,
+        sealed,
         target,
         target_port,
         plaintext,
     })
+}
+
+/// The IV of a packet, where ciphertext and ICV lie in its frame, and the length of what is to be decrypted. `None` when the
+/// lengths are not those of the SA's packets.
+#[inline]
+fn take_apart(
+    sa: &InboundSa,
+    frame: &[u8],
+    esp: &EspAt,
+    candidate: &Candidate,
+) -> Option<(ReceivedIv, Range<usize>, usize)> {
+    let Range { start, end } = esp.payload;
+    let sealed = start + sa.shape.iv()..end;
+    let plaintext = sa.shape.opened_len(end.checked_sub(sealed.start)?)?;
+    let carried = frame.get(start..sealed.start)?;
+    let iv = ReceivedIv::new(sa.key.algorithm(), carried, candidate.number())?;
+    Some((iv, sealed, plaintext))
 }
 
 /// Opens all that were prepared, in one batch. What could not be tried counts as forged.
@@ -222,10 +240,10 @@ fn open<P: Port, E: EventSink>(
     let mut tried: Batch<usize> = ArrayVec::new();
     for (index, packet) in opening.iter_mut().enumerate() {
         let key = core.tables.inbound.get(packet.sa).map(|sa| &sa.key);
-        let ciphertext = packet.arrived.frame.get(packet.esp.ciphertext.clone());
+        let ciphertext = packet.arrived.frame.get(packet.sealed.clone());
         let out = packet.target.get_mut(ETHERNET..ETHERNET + packet.plaintext);
         if let (Some(key), Some(ciphertext), Some(out)) = (key, ciphertext, out)
-            && let Ok(job) = OpenJob::new(key, packet.esp.iv, packet.aad, ciphertext, out)
+            && let Ok(job) = OpenJob::new(key, packet.iv, packet.aad, ciphertext, out)
         {
             jobs.push(job);
             tried.push(index);

@@ -15,6 +15,7 @@ mod reports;
 mod rest;
 mod tables;
 mod tally;
+mod transform;
 
 use self::{
     core::{Arrived, Core},
@@ -30,7 +31,7 @@ use esplanade_channel::{
     CommandReceiver, Counter, CounterWriter, Event, EventSender, Heartbeat, Polling, PortId, Role,
     SaWriter, WakeReceiver, WorkerEnd, WorkerId,
 };
-use esplanade_crypto::EngineKind;
+use esplanade_crypto::{EngineKind, IvGenerator};
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
@@ -93,8 +94,14 @@ fn now() -> Duration {
 }
 
 impl<P: Port> Worker<P> {
-    /// A worker with its queue of each port, by port number.
-    pub fn new(settings: Settings, ports: Vec<P>, end: WorkerEnd, handoff: Handoff) -> Self {
+    /// A worker with its queue of each port, by port number, and a generator of IVs that is its own.
+    pub fn new(
+        settings: Settings,
+        ports: Vec<P>,
+        end: WorkerEnd,
+        handoff: Handoff,
+        ivs: IvGenerator,
+    ) -> Self {
         let now = now();
         let tables = Tables::new(
             settings.id.0,
@@ -111,6 +118,7 @@ impl<P: Port> Worker<P> {
                 settings.roles,
                 end.events,
                 handoff,
+                ivs,
                 settings.sa_capacity,
             ),
             inbound: Inbound::default(),

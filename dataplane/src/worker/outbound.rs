@@ -17,7 +17,7 @@ use arrayvec::ArrayVec;
 use esplanade_channel::{Counter, Event, PolicyId};
 use esplanade_crypto::{Aad, Iv, SealJob, Trailer, seal_batch};
 use esplanade_ipsec::{
-    esp,
+    esp::Shape,
     id::SaId,
     sa::{NextHop, OutboundSa},
     sad::Whereabouts,
@@ -65,6 +65,16 @@ struct Sealing {
     aad: Aad,
     trailer: Trailer,
     outer: Outer,
+}
+
+/// How an SA's packets go.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    sa: SaId,
+    shape: Shape,
+    next_hop: NextHop,
+    /// The largest inner packet.
+    inner_mtu: u16,
 }
 
 /// Why an SA's packets cannot go.
@@ -181,7 +191,7 @@ fn through_sa<P: Port, E: EventSink>(
     id: SaId,
 ) {
     // A packet that has to wait is still as it came, and no sequence number is taken for it.
-    let (next_hop, inner_mtu) = match way(core, id) {
+    let way = match way(core, id) {
         Ok(way) => way,
         Err(NoWay::Sa(reason)) => return core.drop(arrived, reason),
         Err(NoWay::Peer(why)) => return core.strand(Packet::Received(arrived), why),
@@ -191,31 +201,31 @@ fn through_sa<P: Port, E: EventSink>(
         core.answer(&arrived, icmpv4::Error::TtlExceeded);
         return core.drop(arrived, Counter::OutTtlExpired);
     }
-    let fits = ip.length <= usize::from(inner_mtu);
+    let fits = ip.length <= usize::from(way.inner_mtu);
     if !fits && ip.dont_fragment {
         core.answer(
             &arrived,
-            icmpv4::Error::FragmentationNeeded { mtu: inner_mtu },
+            icmpv4::Error::FragmentationNeeded { mtu: way.inner_mtu },
         );
         return core.drop(arrived, Counter::OutTooBig);
     }
     packet::decrement_ttl(&mut arrived.frame);
     let clamps = |port: &crate::fib::PortFacts| port.mss_clamp;
     if ip.is_syn && core.tables.fib.port(arrived.port).is_some_and(clamps) {
-        let lowered = packet::clamp_mss(&mut arrived.frame, ip, inner_mtu);
+        let lowered = packet::clamp_mss(&mut arrived.frame, ip, way.inner_mtu);
         core.tally.add(Counter::OutMssClamped, lowered.into());
     }
     if fits {
         let source = Source::Received(arrived);
-        enqueue(core, sealing, source, ip, ip.length, id, next_hop);
+        enqueue(core, sealing, source, ip, ip.length, way);
     } else {
-        fragment(core, sealing, arrived, ip, id, next_hop, inner_mtu);
+        fragment(core, sealing, arrived, ip, way);
     }
 }
 
 /// The next hop of an SA's packets and the largest inner packet, remembered in the SA until the FIB changes.
 #[inline]
-fn way<P: Port, E: EventSink>(core: &mut Core<P, E>, id: SaId) -> Result<(NextHop, u16), NoWay> {
+fn way<P: Port, E: EventSink>(core: &mut Core<P, E>, id: SaId) -> Result<Way, NoWay> {
     let generation = core.tables.fib.generation();
     let Some(sa) = core.tables.outbound.get_mut(id) else {
         return Err(NoWay::Sa(Counter::OutStateInvalid));
@@ -224,20 +234,27 @@ fn way<P: Port, E: EventSink>(core: &mut Core<P, E>, id: SaId) -> Result<(NextHo
         remind_of_end(&mut core.events, sa);
         return Err(NoWay::Sa(Counter::OutStateExpired));
     }
+    let shape = sa.shape;
+    let way = |next_hop, inner_mtu| Way {
+        sa: id,
+        shape,
+        next_hop,
+        inner_mtu,
+    };
     if sa.next_hop_generation == generation
         && let Some(next_hop) = sa.next_hop
     {
-        return Ok((next_hop, sa.inner_mtu));
+        return Ok(way(next_hop, sa.inner_mtu));
     }
     let next_hop = core.tables.fib.resolve(sa.remote).map_err(NoWay::Peer)?;
     let path_mtu = match sa.path_mtu {
         0 => next_hop.mtu,
         path_mtu => path_mtu.min(next_hop.mtu),
     };
-    sa.inner_mtu = esp::inner_mtu(path_mtu, sa.encapsulation.is_some());
+    sa.inner_mtu = shape.inner_mtu(path_mtu);
     sa.next_hop = Some(next_hop);
     sa.next_hop_generation = generation;
-    Ok((next_hop, sa.inner_mtu))
+    Ok(way(next_hop, sa.inner_mtu))
 }
 
 /// Tells that an SA has ended, if that could not be told when it did.
@@ -258,14 +275,19 @@ fn enqueue<P: Port, E: EventSink>(
     source: Source,
     ip: &Ip,
     length: usize,
-    id: SaId,
-    next_hop: NextHop,
+    way: Way,
 ) {
+    let Way {
+        sa: id,
+        shape,
+        next_hop,
+        ..
+    } = way;
     if sealing.is_full() {
         seal(core, sealing);
     }
     let identification = core.next_identification();
-    let Some(target) = core.allocate(next_hop.port, packet::MAX_AROUND + length) else {
+    let Some(target) = core.allocate(next_hop.port, ETHERNET + shape.outer_len(length)) else {
         return finish(core, source);
     };
     let Some(sa) = core.tables.outbound.get_mut(id) else {
@@ -295,9 +317,13 @@ fn enqueue<P: Port, E: EventSink>(
         Aad::plain(sa.spi, number.low())
     };
     let sequence = number.low();
-    let iv = number.into_iv();
-    let outer = Outer::new(sa, ip, length, identification, sequence, iv.explicit());
-    let trailer = Trailer::for_payload(length, esp::NEXT_IPV4);
+    let iv = if sa.key.algorithm().has_unpredictable_iv() {
+        core.ivs.generate()
+    } else {
+        number.into_iv()
+    };
+    let outer = Outer::new(sa, ip, length, identification, sequence);
+    let trailer = shape.trailer(length);
     sealing.push(Sealing {
         source,
         length,
@@ -325,27 +351,25 @@ fn fragment<P: Port, E: EventSink>(
     sealing: &mut Batch<Sealing>,
     arrived: Arrived,
     ip: &Ip,
-    id: SaId,
-    next_hop: NextHop,
-    inner_mtu: u16,
+    way: Way,
 ) {
     let inner = arrived.frame.get(ETHERNET..).unwrap_or_default();
     let cut = ipv4::Packet::new_checked(inner)
         .ok()
-        .and_then(|packet| ipv4::fragments(packet, inner_mtu.into()));
+        .and_then(|packet| ipv4::fragments(packet, way.inner_mtu.into()));
     let Some(cut) = cut else {
         return core.drop(arrived, Counter::OutTooBigNoDf);
     };
     for piece in cut {
         let length = piece.total_len();
-        let Some(mut frame) = core.allocate(next_hop.port, ETHERNET + length) else {
+        let port = way.next_hop.port;
+        let Some(mut frame) = core.allocate(port, ETHERNET + length) else {
             break;
         };
         let payload = inner.get(piece.payload()).unwrap_or_default();
         packet::write_fragment(&mut frame, piece.header(), payload);
-        let port = next_hop.port;
         let source = Source::Built { frame, port };
-        enqueue(core, sealing, source, ip, length, id, next_hop);
+        enqueue(core, sealing, source, ip, length, way);
     }
     core.finish(arrived);
 }
@@ -358,17 +382,8 @@ fn seal<P: Port, E: EventSink>(core: &mut Core<P, E>, sealing: &mut Batch<Sealin
     let mut sealed = [false; BURST];
     let mut jobs: Batch<SealJob<'_>> = ArrayVec::new();
     for (packet, sealed) in sealing.iter_mut().zip(&mut sealed) {
-        let start = packet.outer.ciphertext_at();
-        let length = packet.length + packet.trailer.len() + esp::ICV;
-        let key = core.tables.outbound.get(packet.sa).map(|sa| &sa.key);
-        let plaintext = packet
-            .source
-            .bytes()
-            .get(ETHERNET..ETHERNET + packet.length);
-        let out = packet.target.get_mut(start..start + length);
-        if let (Some(key), Some(iv), Some(plaintext), Some(out)) =
-            (key, packet.iv.take(), plaintext, out)
-            && let Ok(job) = SealJob::new(key, iv, packet.aad, plaintext, packet.trailer, out)
+        if let Some(sa) = core.tables.outbound.get(packet.sa)
+            && let Some(job) = seal_job(sa, packet)
         {
             *sealed = true;
             jobs.push(job);
@@ -381,7 +396,23 @@ fn seal<P: Port, E: EventSink>(core: &mut Core<P, E>, sealing: &mut Batch<Sealin
     }
 }
 
-/// Writes what lies around the ciphertext, and sends.
+/// Writes the IV, and gives the job that writes what follows it.
+#[inline]
+fn seal_job<'a>(sa: &'a OutboundSa, packet: &'a mut Sealing) -> Option<SealJob<'a>> {
+    let (key, shape) = (&sa.key, sa.shape);
+    let iv = packet.iv.take()?;
+    let plaintext = ETHERNET..ETHERNET + packet.length;
+    let plaintext = packet.source.bytes().get(plaintext)?;
+    let end = ETHERNET + shape.outer_len(packet.length);
+    let rest = packet
+        .target
+        .get_mut(ETHERNET + shape.head() - shape.iv()..end)?;
+    let (space, out) = rest.split_at_mut_checked(shape.iv())?;
+    packet::write_iv(space, &iv, key.algorithm());
+    SealJob::new(key, iv, packet.aad, plaintext, packet.trailer, out).ok()
+}
+
+/// Writes the headers, and sends.
 #[inline]
 fn send<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: Sealing, sealed: bool) {
     let Sealing {

@@ -3,6 +3,7 @@
 
 use crate::port::TxFrame;
 use esplanade_channel::Counter;
+use esplanade_crypto::{Algorithm, Iv};
 use esplanade_ipsec::{
     esp,
     sa::{DfPolicy, NextHop, OutboundSa},
@@ -17,8 +18,6 @@ use std::{net::Ipv4Addr, ops::Range};
 
 /// Where the IP packet begins in our frames.
 pub const ETHERNET: usize = ethernet::HEADER_LEN;
-/// The most bytes that sealing puts around an inner packet.
-pub const MAX_AROUND: usize = ETHERNET + esp::head(true) + esp::MAX_TRAILER + esp::ICV;
 /// ESP in UDP (RFC 3948 2.1).
 const NAT_TRAVERSAL: u16 = 4500;
 /// RFC 9293 3.7.1: what the MSS leaves out of an IPv4 packet.
@@ -187,10 +186,8 @@ pub struct EspAt {
     pub spi: u32,
     /// The half of the sequence number that is sent.
     pub sequence: u32,
-    /// The explicit IV.
-    pub iv: [u8; esp::IV],
-    /// Where ciphertext and ICV lie in the frame.
-    pub ciphertext: Range<usize>,
+    /// Where IV, ciphertext and ICV lie in the frame.
+    pub payload: Range<usize>,
 }
 
 /// Finds the ESP packet of a frame whose IP header was read, plain or in UDP. `None` when it carries something else.
@@ -224,8 +221,7 @@ pub fn find_esp(frame: &[u8], ip: &Ip) -> Result<Option<EspAt>, Refused> {
     Ok(Some(EspAt {
         spi: packet.spi().0,
         sequence: packet.sequence(),
-        iv: packet.iv(),
-        ciphertext: esp_at + esp::ESP + esp::IV..esp_at + bytes.len(),
+        payload: esp_at + esp::ESP..esp_at + bytes.len(),
     }))
 }
 
@@ -262,6 +258,19 @@ pub fn write_ethernet(frame: &mut [u8], next_hop: &NextHop) {
     let _ = header.emit(frame);
 }
 
+/// Writes what packets of the algorithm carry of an IV into a space of that length.
+#[inline]
+pub fn write_iv(space: &mut [u8], iv: &Iv, algorithm: Algorithm) {
+    match <&mut [u8; 8]>::try_from(&mut *space) {
+        Ok(space) => *space = iv.explicit(),
+        Err(_) => {
+            for (to, from) in space.iter_mut().zip(iv.on_wire(algorithm)) {
+                *to = *from;
+            }
+        }
+    }
+}
+
 /// Writes a fragment as an inner packet: where it would lie had it been received.
 #[cold]
 pub fn write_fragment(frame: &mut TxFrame, header: &[u8], payload: &[u8]) {
@@ -288,10 +297,9 @@ impl Outer {
         length: usize,
         identification: u16,
         sequence: u32,
-        iv: [u8; esp::IV],
     ) -> Self {
         // Within the port's MTU, and so within 16 bits.
-        let total = esp::outer_len(length, sa.encapsulation.is_some());
+        let total = sa.shape.outer_len(length);
         let payload = (total - esp::OUTER_IPV4) as u16;
         let protocol = match sa.encapsulation {
             Some(_) => Protocol::UDP,
@@ -322,18 +330,11 @@ impl Outer {
         let esp = esp_wire::Repr {
             spi: esp_wire::Spi(sa.spi),
             sequence,
-            iv,
         };
         Self { ip, udp, esp }
     }
 
-    /// Where in the frame the ciphertext begins.
-    #[inline]
-    pub fn ciphertext_at(&self) -> usize {
-        ETHERNET + esp::head(self.udp.is_some())
-    }
-
-    /// Writes all headers, Ethernet's included, and gives the length of the frame's packet.
+    /// Writes all headers, Ethernet's included, but not the IV, and gives the length of the frame's packet.
     #[inline]
     pub fn write(&self, frame: &mut [u8], next_hop: &NextHop) -> Option<usize> {
         write_ethernet(frame, next_hop);

@@ -1,12 +1,10 @@
 //! What a worker tells of its SAs in the shared table: all of it when they come and go, the counts now and then.
 
-use super::{Worker, reports::sa_id};
+use super::{Worker, reports::sa_id, transform};
 use crate::port::Port;
 use esplanade_channel::{
-    Aead, Command, CommandError, Direction, Label, PolicyId, SaRecord, SaState, SaStatistics,
-    UdpPorts,
+    Command, CommandError, Direction, Label, PolicyId, SaRecord, SaState, SaStatistics, UdpPorts,
 };
-use esplanade_crypto::Algorithm;
 use esplanade_ipsec::{
     id::SaId,
     sa::{ColdSa, InboundSa, OutboundSa},
@@ -131,7 +129,7 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// `None` for an algorithm that the channel cannot speak of, and so never asked for.
+    /// `None` for an algorithm without numbers, which nobody can have asked for.
     fn cold_record(
         &self,
         sa: esplanade_channel::SaId,
@@ -147,11 +145,7 @@ impl<P: Port> Worker<P> {
             state: SaState::Mature,
             selected: false,
             label: Label::from_bytes(cold.label).unwrap_or(Label::new("")),
-            aead: match cold.algorithm {
-                Algorithm::AES_128_GCM_16 => Aead::Aes128Gcm16,
-                Algorithm::AES_256_GCM_16 => Aead::Aes256Gcm16,
-                _ => return None,
-            },
+            transform: transform::numbers(cold.algorithm)?,
             local: cold.local,
             remote: cold.remote,
             encapsulation: cold.encapsulation.map(|ports| UdpPorts {

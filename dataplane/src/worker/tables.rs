@@ -1,10 +1,12 @@
 //! What a worker decides by, and the commands that change it: SAD, SPD and FIB, its own copy of each.
 
+use super::transform;
 use crate::fib::{Fib, PortFacts, Route, TableFull};
 use esplanade_channel as channel;
 use esplanade_channel::{Command, CommandError};
-use esplanade_crypto::{Algorithm, EngineKind, OpeningKey, SealingKey};
+use esplanade_crypto::{EngineKind, KeyError, OpeningKey, SealingKey};
 use esplanade_ipsec::{
+    esp::Shape,
     id::SaId,
     replay::{MAX_WINDOW, ReplayWindow},
     sa::{Announced, ColdSa, DfPolicy, InboundSa, Lifetime, OutboundSa, UdpPorts, Usage},
@@ -149,15 +151,16 @@ impl Tables {
             return Err(CommandError::WindowTooLarge);
         }
         let record = if self.is_for_us(sa.owner.0, self.inbound.locate(id)) {
-            let algorithm = algorithm(sa.aead);
+            let algorithm =
+                transform::algorithm(sa.transform).ok_or(CommandError::NoSuchTransform)?;
             let engine = self.engine.or_best_for(algorithm);
-            let key = OpeningKey::new(engine, algorithm, sa.key.as_bytes())
-                .map_err(|_| CommandError::KeyLength)?;
+            let key = OpeningKey::new(engine, algorithm, sa.key.as_bytes()).map_err(key_refusal)?;
             let lifetime = lifetime(&sa.lifetime);
             Some(Box::new(InboundSa {
                 window: ReplayWindow::new(sa.window, sa.esn),
                 key,
                 id,
+                shape: Shape::new(algorithm, sa.encapsulation.is_some()),
                 local: v4(sa.local)?,
                 policy: PolicyId(sa.policy.0),
                 exit_port: 0,
@@ -192,10 +195,10 @@ impl Tables {
             return Err(CommandError::SlotTaken);
         }
         let record = if self.is_for_us(sa.owner.0, self.outbound.locate(id)) {
-            let algorithm = algorithm(sa.aead);
+            let algorithm =
+                transform::algorithm(sa.transform).ok_or(CommandError::NoSuchTransform)?;
             let engine = self.engine.or_best_for(algorithm);
-            let key = SealingKey::new(engine, algorithm, sa.key.as_bytes())
-                .map_err(|_| CommandError::KeyLength)?;
+            let key = SealingKey::new(engine, algorithm, sa.key.as_bytes()).map_err(key_refusal)?;
             let lifetime = lifetime(&sa.lifetime);
             Some(Box::new(OutboundSa {
                 sequence: OutboundSequence::new(sa.esn),
@@ -206,6 +209,7 @@ impl Tables {
                 policy: PolicyId(sa.policy.0),
                 spi: sa.spi,
                 id,
+                shape: Shape::new(algorithm, sa.encapsulation.is_some()),
                 encapsulation: sa.encapsulation.map(udp_ports),
                 next_hop_generation: 0,
                 next_hop: None,
@@ -257,10 +261,10 @@ fn v4(address: IpAddr) -> Result<Ipv4Addr, CommandError> {
     }
 }
 
-fn algorithm(aead: channel::Aead) -> Algorithm {
-    match aead {
-        channel::Aead::Aes128Gcm16 => Algorithm::AES_128_GCM_16,
-        channel::Aead::Aes256Gcm16 => Algorithm::AES_256_GCM_16,
+fn key_refusal(error: KeyError) -> CommandError {
+    match error {
+        KeyError::Length { .. } => CommandError::KeyLength,
+        KeyError::Refused { .. } => CommandError::NoSuchTransform,
     }
 }
 

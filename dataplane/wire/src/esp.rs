@@ -1,12 +1,11 @@
-//! The head of an ESP packet (RFC 4303 2) with the explicit IV of the AEADs (RFC 4106 3.1).
+//! The header of an ESP packet (RFC 4303 2). What follows it is laid out as its SA says: an IV of so many bytes, ciphertext,
+//! and an ICV of so many bytes.
 
 use crate::{Malformed, NoRoom, put, split_header};
 use core::fmt;
 
 /// The length of SPI and sequence number.
 pub const HEADER_LEN: usize = 8;
-/// The length of the explicit IV.
-pub const IV_LEN: usize = 8;
 
 /// A security parameters index as it is on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,12 +17,11 @@ impl fmt::Display for Spi {
     }
 }
 
-/// A checked view of an ESP packet: long enough for SPI, sequence number and IV. Nothing in it is authentic yet.
+/// A checked view of an ESP packet: long enough for SPI and sequence number. Nothing in it is authentic yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet<'a> {
     header: &'a [u8; HEADER_LEN],
-    iv: &'a [u8; IV_LEN],
-    ciphertext: &'a [u8],
+    payload: &'a [u8],
 }
 
 impl<'a> Packet<'a> {
@@ -31,16 +29,11 @@ impl<'a> Packet<'a> {
     ///
     /// # Errors
     ///
-    /// The packet ends before its IV does.
+    /// The packet ends before its header does.
     #[inline]
     pub fn new_checked(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        let (header, rest) = split_header(bytes)?;
-        let (iv, ciphertext) = split_header(rest)?;
-        Ok(Self {
-            header,
-            iv,
-            ciphertext,
-        })
+        let (header, payload) = split_header(bytes)?;
+        Ok(Self { header, payload })
     }
 
     /// The SPI.
@@ -63,51 +56,48 @@ impl<'a> Packet<'a> {
         *self.header
     }
 
-    /// The explicit IV.
+    /// What follows the header: IV, ciphertext and ICV.
     #[inline]
-    pub fn iv(&self) -> [u8; IV_LEN] {
-        *self.iv
+    pub fn payload(&self) -> &'a [u8] {
+        self.payload
     }
 
-    /// What follows the IV: ciphertext and ICV.
+    /// The IV of an SA whose packets carry `N` bytes of it, and behind it ciphertext and ICV. `None` when the packet ends
+    /// before its IV does.
     #[inline]
-    pub fn ciphertext(&self) -> &'a [u8] {
-        self.ciphertext
+    pub fn split_iv<const N: usize>(&self) -> Option<(&'a [u8; N], &'a [u8])> {
+        self.payload.split_first_chunk()
     }
 }
 
-/// The head as a value.
+/// The header as a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Repr {
     /// The SPI.
     pub spi: Spi,
     /// The low half of the sequence number.
     pub sequence: u32,
-    /// The explicit IV.
-    pub iv: [u8; IV_LEN],
 }
 
 impl Repr {
-    /// The head of a packet.
+    /// The header of a packet.
     #[inline]
     pub fn parse(packet: &Packet<'_>) -> Self {
         Self {
             spi: packet.spi(),
             sequence: packet.sequence(),
-            iv: packet.iv(),
         }
     }
 
-    /// The head's bytes.
+    /// The header's bytes.
     #[inline]
-    pub const fn bytes(&self) -> [u8; HEADER_LEN + IV_LEN] {
+    pub const fn bytes(&self) -> [u8; HEADER_LEN] {
         let [a, b, c, d] = self.spi.0.to_be_bytes();
         let [e, f, g, h] = self.sequence.to_be_bytes();
-        let [i, j, k, l, m, n, o, p] = self.iv;
-        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+        [a, b, c, d, e, f, g, h]
     }
 
-    /// Writes the head at the start of `buffer`.
+    /// Writes the header at the start of `buffer`.
     ///
     /// # Errors
     ///
@@ -127,21 +117,25 @@ mod tests {
         #[test]
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
             match Packet::new_checked(&bytes) {
-                Ok(packet) => prop_assert_eq!(packet.ciphertext(), &bytes[16..]),
-                Err(_) => prop_assert!(bytes.len() < 16),
+                Ok(packet) => prop_assert_eq!(packet.payload(), &bytes[8..]),
+                Err(_) => prop_assert!(bytes.len() < 8),
             }
         }
 
         #[test]
-        fn what_is_emitted_is_parsed(spi: u32, sequence: u32, iv: [u8; 8], rest in prop::collection::vec(any::<u8>(), 0..50)) {
-            let repr = Repr { spi: Spi(spi), sequence, iv };
-            let mut bytes = vec![0; 16];
+        fn what_is_emitted_is_parsed(spi: u32, sequence: u32, rest in prop::collection::vec(any::<u8>(), 0..50)) {
+            let repr = Repr { spi: Spi(spi), sequence };
+            let mut bytes = vec![0; 8];
             repr.emit(&mut bytes).unwrap();
             bytes.extend(&rest);
             let packet = Packet::new_checked(&bytes).unwrap();
             prop_assert_eq!(Repr::parse(&packet), repr);
             prop_assert_eq!(&packet.header()[..], &bytes[..8]);
-            prop_assert_eq!(packet.ciphertext(), &rest);
+            prop_assert_eq!(packet.payload(), &rest);
+            match packet.split_iv::<16>() {
+                Some((iv, sealed)) => prop_assert_eq!((&iv[..], sealed), rest.split_at(16)),
+                None => prop_assert!(rest.len() < 16),
+            }
         }
     }
 }

@@ -224,7 +224,7 @@ impl IkeSa {
         match agreed {
             Ok(agreed) => {
                 let Some(keys) = &self.keys else { return };
-                let keys = keys.child(agreed.suite.aead, None, &proof.nonce_i, &proof.nonce_r);
+                let keys = keys.child(agreed.suite.esp, None, &proof.nonce_i, &proof.nonce_r);
                 if offer.unwanted {
                     return self.install_shut(gw, now, agreed, keys);
                 }
@@ -343,7 +343,7 @@ impl IkeSa {
             match granted {
                 Ok((grant, agreed)) => {
                     let Some(keys) = &self.keys else { return };
-                    let keys = keys.child(agreed.suite.aead, None, &proof.nonce_i, &proof.nonce_r);
+                    let keys = keys.child(agreed.suite.esp, None, &proof.nonce_i, &proof.nonce_r);
                     answer.extend(grant.answer(agreed.inbound));
                     let replaces = self.selected_sibling(gw, &agreed.name);
                     // While an older SA carries traffic, this one waits until the peer has it.

@@ -332,7 +332,7 @@ impl IkeSa {
             child: agreed.name.to_string(),
             inbound: agreed.inbound,
             outbound: agreed.outbound,
-            aead: agreed.suite.aead,
+            esp: agreed.suite.esp,
             inbound_key,
             outbound_key,
             esn: agreed.suite.esn,

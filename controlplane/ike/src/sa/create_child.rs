@@ -276,7 +276,7 @@ impl IkeSa {
             Err(refusal) => return self.child_response_broken(gw, request.offer, refusal),
         };
         let Some(keys) = &self.keys else { return };
-        let keys = keys.child(agreed.suite.aead, shared.as_ref(), &request.nonce, &nonce_r);
+        let keys = keys.child(agreed.suite.esp, shared.as_ref(), &request.nonce, &nonce_r);
         let inbound = agreed.inbound;
         if request.offer.unwanted {
             return self.install_shut(gw, now, agreed, keys);
@@ -448,7 +448,7 @@ impl IkeSa {
         let Some(keys) = &self.keys else {
             return Err(malformed("there are no keys"));
         };
-        let keys = keys.child(agreed.suite.aead, shared.as_ref(), nonce_i, &nonce_r);
+        let keys = keys.child(agreed.suite.esp, shared.as_ref(), nonce_i, &nonce_r);
         let name = agreed.name.clone();
         let (replaces, outbound) = match (old, self.selected_sibling(gw, &name)) {
             // The peer's DELETE of the old one, or its first packet, switches.

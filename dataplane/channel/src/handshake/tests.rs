@@ -6,10 +6,10 @@ use super::{
     *,
 };
 use crate::{
-    Aead, Command, CommandError, ControlChannel, CopyMode, Counter, Epoch, Event, EventError,
-    Facts, InboundSa, KeyMaterial, LAYOUT_HASH, Label, Lifetime, MapError, PolicyId, Polling,
-    PortCounter, PortFacts, PortId, PortMode, PortSetup, Role, SaId, Segment, Sequence, Setup,
-    SetupError, VERSION, WorkerEnd, WorkerId, WorkerSetup, layout::Layout, mapping::Mapping,
+    Command, CommandError, ControlChannel, CopyMode, Counter, Epoch, Event, EventError, Facts,
+    InboundSa, KeyMaterial, LAYOUT_HASH, Label, Lifetime, MapError, PolicyId, Polling, PortCounter,
+    PortFacts, PortId, PortMode, PortSetup, Role, SaId, Segment, Sequence, Setup, SetupError,
+    Transform, VERSION, WorkerEnd, WorkerId, WorkerSetup, layout::Layout, mapping::Mapping,
     words::Words,
 };
 use proptest::prelude::*;
@@ -66,7 +66,7 @@ fn install(key: u8) -> Command {
     Command::InstallInbound(InboundSa {
         sa: SaId::from_parts(5, 0x123).unwrap(),
         policy: PolicyId(256),
-        aead: Aead::Aes256Gcm16,
+        transform: Transform::AES_256_GCM_16,
         key: KeyMaterial::new(&[key; 36]).unwrap(),
         esn: true,
         window: 1024,

@@ -1,16 +1,16 @@
 //! Commands as words: the first says which, the others carry a record.
 
-use super::{RawAddress, flag, get, put, raw, sa_id};
+use super::{RawAddress, RawTransform, flag, get, put, raw, sa_id};
 use crate::{
-    Aead, Command, CommandError, DfPolicy, InboundSa, KeyMaterial, Label, Lifetime, OutboundSa,
-    Policy, PolicyAction, PolicyId, PortId, Prefix, SaId, Selector, UdpPorts, WorkerId,
+    Command, CommandError, DfPolicy, InboundSa, KeyMaterial, Label, Lifetime, OutboundSa, Policy,
+    PolicyAction, PolicyId, PortId, Prefix, SaId, Selector, UdpPorts, WorkerId,
 };
 use std::net::IpAddr;
 use zerocopy::{FromZeros, IntoBytes};
 use zeroize::{Zeroize, Zeroizing};
 
 /// The words of a slot.
-pub const COMMAND_WORDS: usize = 32;
+pub const COMMAND_WORDS: usize = 40;
 
 /// The first word of a slot; 0 is a wiped one.
 mod kind {
@@ -52,14 +52,14 @@ raw! {
         path_mtu: u16,
         local_port: u16,
         remote_port: u16,
-        aead: u8,
+        transform: RawTransform,
         esn: u8,
         copy_dscp: u8,
         df: u8,
         encapsulated: u8,
         key_length: u8,
-        reserved: [u8; 6],
-        key: [u8; 64],
+        reserved: u8,
+        key: [u8; KeyMaterial::CAPACITY],
         label: [u8; 64],
     }
 }
@@ -259,14 +259,10 @@ fn decode_install(words: &[u64; COMMAND_WORDS]) -> Result<Command, CommandError>
     let raw: Zeroizing<RawSa> = get(words)
         .map(Zeroizing::new)
         .ok_or(CommandError::Malformed)?;
-    let aead = aead(raw.aead).ok_or(CommandError::NoSuchTransform)?;
-    if usize::from(raw.key_length) != aead.key_material_len() {
-        return Err(CommandError::KeyLength);
-    }
     let command = if words[0] == kind::INSTALL_INBOUND {
-        decode_inbound(&raw, aead).map(Command::InstallInbound)
+        decode_inbound(&raw).map(Command::InstallInbound)
     } else {
-        decode_outbound(&raw, aead).map(Command::InstallOutbound)
+        decode_outbound(&raw).map(Command::InstallOutbound)
     };
     command.ok_or(CommandError::Malformed)
 }
@@ -347,7 +343,7 @@ fn inbound(sa: &InboundSa) -> Zeroizing<RawSa> {
     raw.local = RawAddress::new(sa.local);
     raw.remote = RawAddress::new(sa.remote);
     raw.owner = sa.owner.0;
-    raw.aead = sa.aead as u8;
+    raw.transform = RawTransform::new(sa.transform);
     raw.esn = sa.esn.into();
     raw
 }
@@ -361,7 +357,7 @@ fn outbound(sa: &OutboundSa) -> Zeroizing<RawSa> {
     raw.remote = RawAddress::new(sa.remote);
     raw.owner = sa.owner.0;
     raw.path_mtu = sa.path_mtu;
-    raw.aead = sa.aead as u8;
+    raw.transform = RawTransform::new(sa.transform);
     raw.esn = sa.esn.into();
     raw.copy_dscp = sa.copy_dscp.into();
     raw.df = sa.df as u8;
@@ -391,12 +387,12 @@ fn common(
     raw
 }
 
-fn decode_inbound(raw: &RawSa, aead: Aead) -> Option<InboundSa> {
+fn decode_inbound(raw: &RawSa) -> Option<InboundSa> {
     let (local, remote) = raw.addresses()?;
     Some(InboundSa {
         sa: SaId::new(raw.sa)?,
         policy: PolicyId(raw.policy),
-        aead,
+        transform: raw.transform.get(),
         key: raw.key()?,
         esn: flag(raw.esn)?,
         window: raw.window,
@@ -409,14 +405,14 @@ fn decode_inbound(raw: &RawSa, aead: Aead) -> Option<InboundSa> {
     })
 }
 
-fn decode_outbound(raw: &RawSa, aead: Aead) -> Option<OutboundSa> {
+fn decode_outbound(raw: &RawSa) -> Option<OutboundSa> {
     let (local, remote) = raw.addresses()?;
     Some(OutboundSa {
         sa: SaId::new(raw.sa)?,
         // RFC 4303 2.1: the peer's SPI is not one of the reserved ones either.
         spi: SaId::new(raw.spi)?.value(),
         policy: PolicyId(raw.policy),
-        aead,
+        transform: raw.transform.get(),
         key: raw.key()?,
         esn: flag(raw.esn)?,
         local,
@@ -458,12 +454,6 @@ impl RawSa {
             hard_bytes: self.hard_bytes,
         }
     }
-}
-
-pub(super) fn aead(value: u8) -> Option<Aead> {
-    [Aead::Aes128Gcm16, Aead::Aes256Gcm16]
-        .into_iter()
-        .find(|aead| *aead as u8 == value)
 }
 
 fn df(value: u8) -> Option<DfPolicy> {

@@ -14,13 +14,14 @@ pub use sa::{
     encode_statistics, is_selected, with_selected,
 };
 
-use crate::{Prefix, SaId};
+use crate::{Prefix, SaId, Transform};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// The size of every record and the place of every field, for the layout hash.
-pub const SHAPES: [&[usize]; 11] = [
+pub const SHAPES: [&[usize]; 12] = [
     RawAddress::SHAPE,
+    RawTransform::SHAPE,
     command::RawSa::SHAPE,
     command::RawSelect::SHAPE,
     command::RawPolicy::SHAPE,
@@ -97,6 +98,29 @@ impl RawAddress {
 
     fn prefix(self, length: u8) -> Option<Prefix> {
         Prefix::new(self.get()?, length)
+    }
+}
+
+raw! {
+    /// A transform.
+    RawTransform { encryption: u16, key_bits: u16, integrity: u16, }
+}
+
+impl RawTransform {
+    fn new(transform: Transform) -> Self {
+        Self {
+            encryption: transform.encryption,
+            key_bits: transform.key_bits,
+            integrity: transform.integrity,
+        }
+    }
+
+    fn get(self) -> Transform {
+        Transform {
+            encryption: self.encryption,
+            key_bits: self.key_bits,
+            integrity: self.integrity,
+        }
     }
 }
 

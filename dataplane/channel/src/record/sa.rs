@@ -1,6 +1,6 @@
 //! SAs as words of the SA table: the seqlock's count, what traffic changes, the state, and the identity.
 
-use super::{RawAddress, command::aead, flag, get, put, raw};
+use super::{RawAddress, RawTransform, flag, get, put, raw};
 use crate::{
     Direction, Label, PolicyId, SaId, SaRecord, SaState, SaStatistics, UdpPorts, WorkerId,
 };
@@ -29,11 +29,11 @@ raw! {
         owner: u16,
         local_port: u16,
         remote_port: u16,
+        transform: RawTransform,
         direction: u8,
-        aead: u8,
         esn: u8,
         encapsulated: u8,
-        reserved: [u8; 6],
+        reserved: u8,
         local: RawAddress,
         remote: RawAddress,
         label: [u8; 64],
@@ -54,11 +54,11 @@ pub fn encode_sa(record: &SaRecord) -> [u64; SA_WORDS - 1] {
         owner: record.owner.0,
         local_port: ports.map_or(0, |ports| ports.local),
         remote_port: ports.map_or(0, |ports| ports.remote),
+        transform: RawTransform::new(record.transform),
         direction: record.direction as u8,
-        aead: record.aead as u8,
         esn: record.esn.into(),
         encapsulated: ports.is_some().into(),
-        reserved: [0; 6],
+        reserved: 0,
         local: RawAddress::new(record.local),
         remote: RawAddress::new(record.remote),
         label: *record.label.bytes(),
@@ -135,7 +135,7 @@ pub fn decode_sa(words: &[u64; SA_WORDS]) -> Option<SaRecord> {
             .find(|s| *s as u64 == state & !SELECTED)?,
         selected: is_selected(state),
         label: Label::from_bytes(raw.label)?,
-        aead: aead(raw.aead)?,
+        transform: raw.transform.get(),
         local: raw.local.get()?,
         remote: raw.remote.get()?,
         encapsulation: flag(raw.encapsulated)?.then_some(ports),

@@ -207,9 +207,8 @@ fn authentic_oddities_are_told_apart() {
         let head = esplanade_wire::esp::Repr {
             spi: esplanade_wire::esp::Spi(spi),
             sequence: number as u32,
-            iv: number.to_be_bytes(),
         };
-        let esp = [&head.bytes()[..], &sealed].concat();
+        let esp = [&head.bytes()[..], &number.to_be_bytes(), &sealed].concat();
         let outside = packet(ipv4::Repr::new(outer(A), outer(B), Protocol::ESP, 0), &esp);
         let frame = frame(gateway_mac(A, OUTSIDE), gateway_mac(B, OUTSIDE), &outside);
         let before = b.count(counter);

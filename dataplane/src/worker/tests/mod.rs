@@ -1,5 +1,6 @@
 //! Whole gateways in one process: workers on memory ports, commanded over the real channel, back to back on one wire.
 
+mod algorithms;
 mod commands;
 mod handoff;
 mod held;
@@ -10,10 +11,11 @@ mod tunnel;
 use super::*;
 use crate::port::memory::{self, MemoryPort};
 use esplanade_channel::{
-    Aead, Command, Connection, ControlChannel, CopyMode, DfPolicy, Epoch, Facts, InboundSa,
-    KeyMaterial, Label, Lifetime, OutboundSa, Policy, PolicyAction, PolicyId, PortFacts, PortMode,
-    PortSetup, Prefix, SaId, Segment, Selector, Setup, UdpPorts, WorkerSetup,
+    Command, Connection, ControlChannel, CopyMode, DfPolicy, Epoch, Facts, InboundSa, KeyMaterial,
+    Label, Lifetime, OutboundSa, Policy, PolicyAction, PolicyId, PortFacts, PortMode, PortSetup,
+    Prefix, SaId, Segment, Selector, Setup, UdpPorts, WorkerSetup,
 };
+use esplanade_crypto::Algorithm;
 use esplanade_wire::{
     Protocol,
     ethernet::{self, EtherType, MacAddress},
@@ -51,7 +53,7 @@ pub fn host_mac(site: u8) -> MacAddress {
 /// What the tunnel between the sites is like.
 #[derive(Debug, Clone)]
 pub struct Tunnel {
-    pub aead: Aead,
+    pub algorithm: Algorithm,
     pub esn: bool,
     pub udp: bool,
     pub window: u32,
@@ -65,7 +67,7 @@ pub struct Tunnel {
 impl Default for Tunnel {
     fn default() -> Self {
         Self {
-            aead: Aead::Aes128Gcm16,
+            algorithm: Algorithm::AES_128_GCM_16,
             esn: true,
             udp: false,
             window: 1024,
@@ -168,9 +170,10 @@ impl Gateway {
             };
             let end = gateway._segment.worker(WorkerId(number)).unwrap();
             let ports = vec![near_inside, near_outside];
+            let ivs = IvGenerator::new([site; 32]);
             gateway
                 .workers
-                .push(Worker::new(settings, ports, end, handoff));
+                .push(Worker::new(settings, ports, end, handoff, ivs));
             gateway.inside.push(inside);
             gateway.outside.push(outside);
         }
@@ -218,20 +221,21 @@ impl Gateway {
         let shift =
             |id: SaId| SaId::from_parts(id.slot() + u32::from(turn) * 20, id.tag()).unwrap();
         let key = |from: u8| {
-            let bytes = vec![from ^ turn << 4; tunnel.aead.key_material_len()];
+            let bytes = vec![from ^ turn << 4; tunnel.algorithm.key_material_len()];
             KeyMaterial::new(&bytes).unwrap()
         };
         let encapsulation = tunnel.udp.then_some(UdpPorts {
             local: 4500,
             remote: 4500,
         });
+        let transform = transform::numbers(tunnel.algorithm).unwrap();
         let sa = shift(outbound_id(self.site));
         vec![
             Command::SetPolicy(protect(self.site, peer)),
             Command::InstallInbound(InboundSa {
                 sa: shift(inbound_id(self.site)),
                 policy: POLICY,
-                aead: tunnel.aead,
+                transform,
                 key: key(peer),
                 esn: tunnel.esn,
                 window: tunnel.window,
@@ -246,7 +250,7 @@ impl Gateway {
                 sa,
                 spi: shift(inbound_id(peer)).value(),
                 policy: POLICY,
-                aead: tunnel.aead,
+                transform,
                 key: key(self.site),
                 esn: tunnel.esn,
                 local: outer(self.site).into(),
