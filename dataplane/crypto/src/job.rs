@@ -88,7 +88,7 @@ impl<'a> SealJob<'a> {
     /// # Errors
     ///
     /// One of the lengths; the IV is spent.
-    #[inline]
+    #[inline(always)]
     pub fn new(
         key: &'a SealingKey,
         iv: Iv,
@@ -107,7 +107,7 @@ impl<'a> SealJob<'a> {
     /// # Errors
     ///
     /// As [`new`](Self::new).
-    #[inline]
+    #[inline(always)]
     pub fn in_place(
         key: &'a SealingKey,
         iv: Iv,
@@ -152,7 +152,7 @@ impl<'a> SealJob<'a> {
         Self::within(key, iv, aad, Buffers::SegmentsInPlace(segments), trailer)
     }
 
-    #[inline]
+    #[inline(always)]
     fn within(
         key: &'a SealingKey,
         iv: Iv,
@@ -187,7 +187,7 @@ impl<'a> SealJob<'a> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn check_iv(algorithm: Algorithm, iv: &iv::Bytes) -> Result<(), JobError> {
     if iv.fits(algorithm) {
         Ok(())
@@ -197,7 +197,7 @@ fn check_iv(algorithm: Algorithm, iv: &iv::Bytes) -> Result<(), JobError> {
 }
 
 /// The lengths of a packet to be sealed.
-#[inline]
+#[inline(always)]
 fn check_seal(
     algorithm: Algorithm,
     buffers: &Buffers<'_>,
@@ -224,7 +224,7 @@ fn check_seal(
 }
 
 /// The lengths of a packet to be opened.
-#[inline]
+#[inline(always)]
 fn check_open(
     algorithm: Algorithm,
     buffers: &Buffers<'_>,
@@ -246,7 +246,7 @@ fn check_open(
     Ok(())
 }
 
-#[inline]
+#[inline(always)]
 fn check_text(found: usize, most: usize) -> Result<(), JobError> {
     if found > most {
         return Err(too_long(found, most));
@@ -255,7 +255,7 @@ fn check_text(found: usize, most: usize) -> Result<(), JobError> {
 }
 
 /// What is put together on the stack has to have room there.
-#[inline]
+#[inline(always)]
 fn check_gathered(
     algorithm: Algorithm,
     buffers: &Buffers<'_>,
@@ -270,7 +270,7 @@ fn check_gathered(
     check_text(gathered, MAX_SEGMENTED)
 }
 
-#[inline]
+#[inline(always)]
 fn check_blocks(algorithm: Algorithm, found: usize) -> Result<(), JobError> {
     if algorithm.has_unpredictable_iv() && !found.is_multiple_of(algorithm.alignment()) {
         return Err(JobError::NotInBlocks { algorithm, found });
@@ -359,7 +359,7 @@ impl<'a> OpenJob<'a> {
     /// # Errors
     ///
     /// One of the lengths.
-    #[inline]
+    #[inline(always)]
     pub fn new(
         key: &'a OpeningKey,
         iv: impl Into<ReceivedIv>,
@@ -377,7 +377,7 @@ impl<'a> OpenJob<'a> {
     /// # Errors
     ///
     /// As [`new`](Self::new).
-    #[inline]
+    #[inline(always)]
     pub fn in_place(
         key: &'a OpeningKey,
         iv: impl Into<ReceivedIv>,
@@ -419,7 +419,7 @@ impl<'a> OpenJob<'a> {
         Self::within(key, iv, aad, Buffers::SegmentsInPlace(segments))
     }
 
-    #[inline]
+    #[inline(always)]
     fn within(
         key: &'a OpeningKey,
         iv: impl Into<ReceivedIv>,
