@@ -263,11 +263,15 @@ pub fn write_ethernet(frame: &mut [u8], next_hop: &NextHop) {
 pub fn write_iv(space: &mut [u8], iv: &Iv, algorithm: Algorithm) {
     match <&mut [u8; 8]>::try_from(&mut *space) {
         Ok(space) => *space = iv.explicit(),
-        Err(_) => {
-            for (to, from) in space.iter_mut().zip(iv.on_wire(algorithm)) {
-                *to = *from;
-            }
-        }
+        Err(_) => write_other_iv(space, iv.on_wire(algorithm)),
+    }
+}
+
+/// None, or one of CBC.
+#[cold]
+fn write_other_iv(space: &mut [u8], iv: &[u8]) {
+    for (to, from) in space.iter_mut().zip(iv) {
+        *to = *from;
     }
 }
 
