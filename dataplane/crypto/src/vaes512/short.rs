@@ -7,12 +7,15 @@ use super::{
     ghash::{Sums, load_block, reflect},
     pace::{block_in_order, each, in_order},
     packet::Packet,
+    schedule::Schedule,
     text::{self, Shape},
 };
 use core::arch::x86_64::*;
 
 /// Packets in a group.
 const N: usize = 4;
+/// How many groups ahead keys are fetched: a key that is not in the cache takes as long to come.
+const AHEAD: usize = 3;
 
 /// What is to be hashed of `N` packets that go together.
 #[derive(Clone, Copy)]
@@ -47,18 +50,21 @@ pub(super) unsafe fn run<
     let zero = _mm512_setzero_si512();
     let mut forged = 0;
     let mut prior: Option<Hashed<'_, V>> = None;
-    for (places, later) in groups.iter().zip(1..) {
-        if let Some(later) = groups.get(later) {
-            for (place, current) in later.iter().zip(places) {
-                // SAFETY: there are packets at these places.
-                let [next, current] = [place, current]
-                    .map(|place| unsafe { all[usize::from(*place) % BURST].assume_init_ref() });
-                if !core::ptr::eq(next.schedule, current.schedule) {
-                    next.schedule
-                        .prefetch(ROUNDS, 4 * V + if FULL { 2 } else { 1 });
-                }
+    let mut latest: *const Schedule = core::ptr::null();
+    let mut fetch = |places: Option<&[u8; N]>| {
+        for place in places.into_iter().flatten() {
+            // SAFETY: there are packets at these places.
+            let packet = unsafe { all[usize::from(*place) % BURST].assume_init_ref() };
+            if !core::ptr::eq(packet.schedule, latest) {
+                latest = packet.schedule;
+                let highest = 4 * V + if FULL { 2 } else { 1 };
+                packet.schedule.prefetch(ROUNDS, highest);
             }
         }
+    };
+    (0..AHEAD).for_each(|at| fetch(groups.get(at)));
+    for (places, later) in groups.iter().zip(AHEAD..) {
+        fetch(groups.get(later));
         // SAFETY: there are packets at these places.
         let packets =
             places.map(|place| unsafe { all[usize::from(place) % BURST].assume_init_ref() });
