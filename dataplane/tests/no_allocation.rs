@@ -1,8 +1,6 @@
 //! "No allocation after start": a worker on memory ports carries packets through both halves of the pipeline while the
 //! allocator counts.
 
-#![allow(unsafe_code)]
-
 use esplanade_channel::{
     Command, CopyMode, DfPolicy, Epoch, Facts, InboundSa, KeyMaterial, Label, Lifetime, OutboundSa,
     Policy, PolicyAction, PolicyId, Polling, PortFacts, PortId, PortMode, PortSetup, Prefix, Role,
@@ -18,33 +16,11 @@ use esplanade_wire::{
     ethernet::{self, EtherType, MacAddress},
     ipv4,
 };
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    net::Ipv4Addr,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-struct Counting;
-
-// SAFETY: everything is the system allocator's, which keeps the contract.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller keeps our contract, which is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use std::{alloc::System, net::Ipv4Addr, time::Duration};
 
 #[global_allocator]
-static COUNTING: Counting = Counting;
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const HERE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 const THERE: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 1);
@@ -235,10 +211,10 @@ fn carrying_packets_allocates_nothing() {
 
         let mut now = Duration::from_secs(1);
         let mut delivered = 0;
-        let mut before = 0;
+        let mut region = Region::new(ALLOCATOR);
         for round in 0..200 {
             if round == 20 {
-                before = ALLOCATIONS.load(Ordering::Relaxed);
+                region.reset();
             }
             for packet in packets.iter().cycle().take(20) {
                 assert!(inside.send(packet));
@@ -260,7 +236,8 @@ fn carrying_packets_allocates_nothing() {
             inside.flush();
             outside.flush();
         }
-        let allocated = ALLOCATIONS.load(Ordering::Relaxed) - before;
+        let change = region.change();
+        let allocated = change.allocations + change.reallocations;
         assert!(
             delivered > 200 * 16,
             "{delivered} packets made the round with {transform:?}"

@@ -20,6 +20,8 @@ mod buffers;
 #[cfg(target_arch = "x86_64")]
 mod chacha512;
 mod engine;
+#[cfg(target_arch = "x86_64")]
+mod gcm;
 mod integrity;
 mod iv;
 mod job;

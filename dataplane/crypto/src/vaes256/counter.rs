@@ -1,9 +1,7 @@
 //! Counter blocks (SP 800-38D 6.5, 7.1): nonce and a 32-bit big-endian count. Block 1 masks the tag, the text begins at 2.
 
-use super::{
-    ghash::{Block, load_block},
-    schedule::Schedule,
-};
+use super::schedule::Schedule;
+use crate::gcm::{Block, load_block};
 use core::arch::x86_64::*;
 
 /// Blocks in a strip.

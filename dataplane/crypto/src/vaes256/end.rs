@@ -3,12 +3,13 @@
 
 use super::{
     counter::Counter,
-    ghash::{Sums, reflect, reflect_one},
+    ghash::{Sums, reflect},
     pace::{block_in_order, each, each_round, each_two_more, in_order},
     packet::Packet,
     schedule::ROUNDS,
     text::{self, VECTOR},
 };
+use crate::gcm::reflect_one;
 use core::arch::x86_64::*;
 
 /// The most vectors of an end: the counter has no more, nor has the schedule higher powers of H.

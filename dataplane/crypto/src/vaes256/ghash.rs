@@ -4,60 +4,14 @@ use super::{
     pace::in_order,
     schedule::{POWERS, Schedule},
 };
+use crate::gcm::{load_block, polynomial, reflect_one, reflection};
 use core::arch::x86_64::*;
-
-pub(super) type Block = [u8; 16];
-
-#[inline]
-#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
-pub(super) fn load_block(block: &Block) -> __m128i {
-    // SAFETY: reads the 16 bytes of the reference.
-    unsafe { _mm_loadu_si128(block.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
-pub(super) fn store_block(to: &mut Block, block: __m128i) {
-    // SAFETY: writes the 16 bytes of the reference.
-    unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), block) }
-}
 
 /// Blocks in the byte order of the field's elements, or back.
 #[inline]
 #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
 pub(super) fn reflect(blocks: __m256i) -> __m256i {
     _mm256_shuffle_epi8(blocks, _mm256_broadcastsi128_si256(reflection()))
-}
-
-#[inline]
-#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
-pub(super) fn reflect_one(block: __m128i) -> __m128i {
-    _mm_shuffle_epi8(block, reflection())
-}
-
-#[inline]
-#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
-fn reflection() -> __m128i {
-    _mm_set_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
-}
-
-/// The upper half of the field's polynomial, and 1.
-#[inline]
-#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
-fn polynomial() -> __m128i {
-    _mm_set_epi64x(0xc200_0000_0000_0000_u64 as i64, 1)
-}
-
-/// The hash key times x, so that products come out aligned.
-#[inline]
-#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
-pub(super) fn from_cipher(h: __m128i) -> __m128i {
-    let h = reflect_one(h);
-    let carries = _mm_srli_epi64(h, 63);
-    let shifted = _mm_or_si128(_mm_slli_epi64(h, 1), _mm_bslli_si128(carries, 8));
-    // All ones when the top bit was shifted out: the polynomial is added by mask, not by branch.
-    let overflow = _mm_shuffle_epi32(_mm_srai_epi32(h, 31), 0xff);
-    _mm_xor_si128(shifted, _mm_and_si128(overflow, polynomial()))
 }
 
 /// One product, reduced.

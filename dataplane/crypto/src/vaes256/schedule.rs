@@ -1,6 +1,7 @@
 //! What a kernel needs of a key: round keys (FIPS 197 5.2) and the powers of the hash key (SP 800-38D 6.3).
 
-use super::ghash::{self, Block};
+use super::ghash;
+use crate::gcm::{self, Block};
 use core::arch::x86_64::*;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -65,7 +66,7 @@ impl Schedule {
     #[inline]
     #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
     fn key(&self, at: usize) -> __m256i {
-        _mm256_broadcastsi128_si256(ghash::load_block(&self.round_keys[at]))
+        _mm256_broadcastsi128_si256(gcm::load_block(&self.round_keys[at]))
     }
 
     /// What is added to the counter block, in both lanes.
@@ -75,7 +76,7 @@ impl Schedule {
         let at = usize::from(self.first);
         debug_assert!(at < ROUND_KEYS);
         // SAFETY: it was made from the number of rounds.
-        _mm256_broadcastsi128_si256(ghash::load_block(unsafe {
+        _mm256_broadcastsi128_si256(gcm::load_block(unsafe {
             self.round_keys.get_unchecked(at)
         }))
     }
@@ -106,7 +107,7 @@ impl Schedule {
     #[inline]
     #[target_feature(enable = "avx2,vaes,vpclmulqdq")]
     pub(super) fn power(&self, power: usize) -> __m128i {
-        ghash::load_block(&self.powers[(POWERS - power) % POWERS])
+        gcm::load_block(&self.powers[(POWERS - power) % POWERS])
     }
 
     /// Two consecutive powers, from `highest` down.
@@ -126,55 +127,16 @@ impl Schedule {
     fn expand(&mut self, key: &[u8], salt: [u8; 4]) {
         let first = usize::from(self.first);
         let keys = &mut self.round_keys[first..];
-        expand_round_keys(keys, key);
-
-        // SP 800-38D 7.1 step 1: H is the cipher of the zero block.
-        let [whitening, middle @ .., last] = keys else {
-            return;
-        };
-        let mut h = ghash::load_block(whitening);
-        for round_key in middle {
-            h = _mm_aesenc_si128(h, ghash::load_block(round_key));
-        }
-        h = _mm_aesenclast_si128(h, ghash::load_block(last));
-        let h = ghash::from_cipher(h);
+        gcm::expand_round_keys(keys, key);
+        let h = gcm::hash_key(keys);
         let mut power = h;
         for slot in self.powers.iter_mut().rev() {
-            ghash::store_block(slot, power);
+            gcm::store_block(slot, power);
             power = ghash::multiply(power, h);
         }
-        for (byte, salt) in whitening.iter_mut().zip(salt) {
+        for (byte, salt) in keys.as_flattened_mut().iter_mut().zip(salt) {
             *byte ^= salt;
         }
-    }
-}
-
-/// FIPS 197 5.2. The substitution is AESENCLAST's, on a word in all columns, so that ShiftRows changes nothing:
-/// no table, no secret address.
-#[target_feature(enable = "avx2,vaes,vpclmulqdq")]
-fn expand_round_keys(keys: &mut [Block], key: &[u8]) {
-    fn word(words: &[Block], at: usize) -> u32 {
-        let [a, b, c, d] = words[at / 4].as_chunks::<4>().0[at % 4];
-        u32::from_le_bytes([a, b, c, d])
-    }
-    let length = key.len() / 4;
-    keys.as_flattened_mut()[..key.len()].copy_from_slice(key);
-    let substitute = |word: u32| {
-        let word = _mm_set1_epi32(word as i32);
-        _mm_cvtsi128_si32(_mm_aesenclast_si128(word, _mm_setzero_si128())) as u32
-    };
-    let mut round_constant = 1;
-    for at in length..4 * keys.len() {
-        let mut next = word(keys, at - 1);
-        if at % length == 0 {
-            next = substitute(next.rotate_right(8)) ^ round_constant;
-            round_constant =
-                (round_constant << 1) ^ if round_constant & 0x80 != 0 { 0x11b } else { 0 };
-        } else if length > 6 && at % length == 4 {
-            next = substitute(next);
-        }
-        next ^= word(keys, at - length);
-        keys.as_flattened_mut()[4 * at..4 * at + 4].copy_from_slice(&next.to_le_bytes());
     }
 }
 

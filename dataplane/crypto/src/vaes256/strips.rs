@@ -6,12 +6,13 @@
 use super::{
     counter::Counter,
     end::{self, End},
-    ghash::{Sums, multiply, reflect, reflect_one},
+    ghash::{Sums, multiply, reflect},
     pace::{each, each_round, each_two_more, in_order},
     packet::Packet,
     schedule::Schedule,
     text::{self, VECTOR},
 };
+use crate::gcm::reflect_one;
 use core::arch::x86_64::*;
 
 /// The vectors of a strip.

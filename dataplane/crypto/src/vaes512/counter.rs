@@ -1,6 +1,7 @@
 //! Counter blocks (SP 800-38D 6.5, 7.1): nonce and a 32-bit big-endian count. Block 1 masks the tag, the text begins at 2.
 
-use super::{ghash::Block, pace::in_order, schedule::Schedule};
+use super::{pace::in_order, schedule::Schedule};
+use crate::gcm::Block;
 use core::arch::x86_64::*;
 
 /// The first count in [`COUNTS`]. Below 1 they fill lanes that no text uses.

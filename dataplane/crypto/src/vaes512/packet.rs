@@ -1,7 +1,7 @@
 //! A job as the kernels see it.
 
 use super::{ghash, schedule::Schedule};
-use crate::{AdditionalData, engine::Text};
+use crate::{AdditionalData, engine::Text, gcm::Block};
 use core::marker::PhantomData;
 
 /// One packet to seal or to open.
@@ -22,7 +22,7 @@ pub(crate) struct Packet<'a> {
     pub(super) length: usize,
     pub(super) out: *mut u8,
     /// The additional data, or what stands for it, as one block.
-    pub(super) additional: ghash::Block,
+    pub(super) additional: Block,
     /// The last block that GHASH takes, as an element: the lengths in bits (SP 800-38D 7.1 step 5).
     pub(super) lengths: [u64; 2],
     _buffers: PhantomData<(&'a [u8], &'a mut [u8])>,
@@ -119,7 +119,7 @@ fn authenticated(
     schedule: &Schedule,
     additional: &AdditionalData<'_>,
     length: usize,
-) -> (ghash::Block, [u64; 2]) {
+) -> (Block, [u64; 2]) {
     let (block, bytes) = match additional {
         AdditionalData::Esp(aad) => (aad.padded(), aad.as_bytes().len()),
         // SAFETY: a schedule exists only where the features do.

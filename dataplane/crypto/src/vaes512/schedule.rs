@@ -1,6 +1,7 @@
 //! What a kernel needs of a key: round keys (FIPS 197 5.2) and the powers of the hash key (SP 800-38D 6.3).
 
-use super::ghash::{self, Block};
+use super::ghash;
+use crate::gcm::{self, Block};
 use core::arch::x86_64::*;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -70,14 +71,14 @@ impl Schedule {
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
     pub(super) fn round_key(&self, round: usize) -> __m512i {
-        _mm512_broadcast_i32x4(ghash::load_block(&self.round_keys[round]))
+        _mm512_broadcast_i32x4(gcm::load_block(&self.round_keys[round]))
     }
 
     /// The power of H.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
     pub(super) fn power(&self, power: usize) -> __m128i {
-        ghash::load_block(&self.powers[POWERS - power])
+        gcm::load_block(&self.powers[POWERS - power])
     }
 
     /// Four consecutive powers, from `highest` down.
@@ -93,52 +94,16 @@ impl Schedule {
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
     fn expand(&mut self, key: &[u8], salt: [u8; 4]) {
         let rounds = self.rounds();
-        self.expand_round_keys(key);
-
-        // SP 800-38D 7.1 step 1: H is the cipher of the zero block.
-        let mut h = ghash::load_block(&self.round_keys[0]);
-        for round_key in &self.round_keys[1..rounds] {
-            h = _mm_aesenc_si128(h, ghash::load_block(round_key));
-        }
-        h = _mm_aesenclast_si128(h, ghash::load_block(&self.round_keys[rounds]));
-        let h = ghash::from_cipher(h);
+        let keys = &mut self.round_keys[..=rounds];
+        gcm::expand_round_keys(keys, key);
+        let h = gcm::hash_key(keys);
         let mut power = ghash::inverse(h);
         for slot in self.powers.iter_mut().rev() {
-            ghash::store_block(slot, power);
+            gcm::store_block(slot, power);
             power = ghash::multiply(power, h);
         }
         for (byte, salt) in self.round_keys[0].iter_mut().zip(salt) {
             *byte ^= salt;
-        }
-    }
-
-    /// FIPS 197 5.2. The substitution is AESENCLAST's, on a word in all columns, so that ShiftRows changes nothing:
-    /// no table, no secret address.
-    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    fn expand_round_keys(&mut self, key: &[u8]) {
-        fn word(words: &[Block], at: usize) -> u32 {
-            let [a, b, c, d] = words[at / 4].as_chunks::<4>().0[at % 4];
-            u32::from_le_bytes([a, b, c, d])
-        }
-        let length = key.len() / 4;
-        self.round_keys.as_flattened_mut()[..key.len()].copy_from_slice(key);
-        let substitute = |word: u32| {
-            let word = _mm_set1_epi32(word as i32);
-            _mm_cvtsi128_si32(_mm_aesenclast_si128(word, _mm_setzero_si128())) as u32
-        };
-        let mut round_constant = 1;
-        for at in length..4 * (self.rounds() + 1) {
-            let mut next = word(&self.round_keys, at - 1);
-            if at % length == 0 {
-                next = substitute(next.rotate_right(8)) ^ round_constant;
-                round_constant =
-                    (round_constant << 1) ^ if round_constant & 0x80 != 0 { 0x11b } else { 0 };
-            } else if length > 6 && at % length == 4 {
-                next = substitute(next);
-            }
-            next ^= word(&self.round_keys, at - length);
-            self.round_keys.as_flattened_mut()[4 * at..4 * at + 4]
-                .copy_from_slice(&next.to_le_bytes());
         }
     }
 }

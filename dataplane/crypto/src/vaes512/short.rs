@@ -4,12 +4,13 @@
 use super::{
     burst::{BURST, Packets},
     counter::Counter,
-    ghash::{Sums, load_block, reflect},
+    ghash::{Sums, reflect},
     pace::{block_in_order, each, in_order},
     packet::Packet,
     schedule::Schedule,
     text::{self, Shape},
 };
+use crate::gcm::load_block;
 use core::arch::x86_64::*;
 
 /// Packets in a group.

@@ -13,12 +13,13 @@
 use super::{
     burst::{BURST, Packets},
     counter::Counter,
-    ghash::{Sums, load_block, reflect, reflect_one, sum_lanes},
+    ghash::{Sums, reflect, sum_lanes},
     pace::{each, each_to_8, in_order},
     packet::Packet,
     schedule::POWERS,
     text,
 };
+use crate::gcm::{load_block, reflect_one};
 use core::arch::x86_64::*;
 
 /// Which strip is hashed along with AES when sealing: none,
