@@ -169,7 +169,7 @@ fn udp_4500_is_told_apart_by_its_length_and_first_word() {
 }
 
 #[test]
-fn fragments_of_ours_pass_for_now() {
+fn fragments_of_what_is_ours_pass() {
     if !root() {
         return;
     }
