@@ -27,6 +27,7 @@ mod iv;
 mod job;
 mod key;
 mod name;
+mod prefetch;
 mod trailer;
 #[cfg(target_arch = "x86_64")]
 mod vaes256;
@@ -43,4 +44,5 @@ pub use iv::{Iv, IvGenerator, ReceivedIv};
 pub use job::{JobError, MAX_PLAINTEXT, OpenJob, SealJob, Verdict};
 pub use key::{KeyError, OpeningKey, SealingKey};
 pub use name::UnknownAlgorithm;
+pub use prefetch::prefetch;
 pub use trailer::{MAX_TRAILER, Trailer};

@@ -6,7 +6,7 @@
 use crate::{
     esp::Shape, id::SaId, replay::ReplayWindow, sequence::OutboundSequence, spd::PolicyId,
 };
-use esplanade_crypto::{Algorithm, OpeningKey, SealingKey};
+use esplanade_crypto::Algorithm;
 use esplanade_wire::ethernet::MacAddress;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -155,8 +155,6 @@ pub struct Announced {
 pub struct InboundSa {
     /// Which sequence numbers came.
     pub window: ReplayWindow,
-    /// Opens packets.
-    pub key: OpeningKey,
     /// Its identifier and SPI.
     pub id: SaId,
     /// How its packets are laid out.
@@ -185,7 +183,7 @@ pub struct InboundSa {
     pub cold: Box<ColdSa>,
 }
 
-const _: () = assert!(size_of::<InboundSa>() == 192);
+const _: () = assert!(size_of::<InboundSa>() == 128);
 
 /// What to do with the DF bit of the outer header (RFC 4301 8.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,8 +215,6 @@ pub struct NextHop {
 pub struct OutboundSa {
     /// The numbers not taken yet.
     pub sequence: OutboundSequence,
-    /// Seals packets.
-    pub key: SealingKey,
     /// What it carried.
     pub usage: Usage,
     /// The outer source.

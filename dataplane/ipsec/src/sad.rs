@@ -5,25 +5,47 @@
 //! know who that is.
 
 use crate::id::SaId;
+use esplanade_crypto::prefetch;
 use thiserror::Error;
 
 /// What a worker knows of one slot.
-#[derive(Debug)]
-struct Slot<R> {
+#[derive(Debug, Clone, Copy)]
+struct Slot {
     /// The SA that has the slot, `None` when it is free.
     id: Option<SaId>,
-    owner: u16,
-    /// The record, when we own it.
-    record: Option<Box<R>>,
+    /// The place of its record when we own it, or [`ELSEWHERE`] and its owner.
+    place: u32,
 }
 
-const _: () = assert!(size_of::<Slot<[u64; 16]>>() == 16);
+const _: () = assert!(size_of::<Slot>() == 8);
+
+/// Marks an owner among places.
+const ELSEWHERE: u32 = 1 << 31;
+
+impl Slot {
+    const FREE: Self = Self {
+        id: None,
+        place: ELSEWHERE,
+    };
+
+    #[inline]
+    fn whereabouts(self) -> Whereabouts {
+        match self.place {
+            place if place < ELSEWHERE => Whereabouts::Here(Place(place)),
+            owner => Whereabouts::Owned { by: owner as u16 },
+        }
+    }
+}
+
+/// The place of an SA's record and key; good until SAs are next added or removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place(u32);
 
 /// Where an SA is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whereabouts {
     /// Its record is here.
-    Here,
+    Here(Place),
     /// Another worker owns it.
     Owned {
         /// That worker's number.
@@ -34,6 +56,14 @@ pub enum Whereabouts {
         /// The slot is taken by an SA with another tag.
         stale: bool,
     },
+}
+
+impl Whereabouts {
+    /// Whether the record is here.
+    #[inline]
+    pub fn is_here(self) -> bool {
+        matches!(self, Self::Here(_))
+    }
 }
 
 /// Why an SA cannot be added.
@@ -55,27 +85,70 @@ pub enum SadError {
     },
 }
 
-/// The table.
+/// One part of all SAs that are here, side by side.
 #[derive(Debug)]
-pub struct Sad<R> {
-    slots: Box<[Slot<R>]>,
-}
+pub struct Arena<T>(Vec<Option<T>>);
 
-impl<R> Sad<R> {
-    /// An empty table of `slots` slots.
-    pub fn new(slots: u32) -> Self {
-        Self {
-            slots: (0..slots)
-                .map(|_| Slot {
-                    id: None,
-                    owner: 0,
-                    record: None,
-                })
-                .collect(),
+impl<T> Arena<T> {
+    fn new(places: usize) -> Self {
+        Self(Vec::with_capacity(places))
+    }
+
+    /// The part at a place.
+    #[inline]
+    pub fn get(&self, place: Place) -> Option<&T> {
+        self.0.get(place.0 as usize)?.as_ref()
+    }
+
+    /// The part at a place, to be changed.
+    #[inline]
+    pub fn get_mut(&mut self, place: Place) -> Option<&mut T> {
+        self.0.get_mut(place.0 as usize)?.as_mut()
+    }
+
+    #[inline]
+    fn prefetch(&self, place: Place) {
+        if let Some(part) = self.0.get(place.0 as usize) {
+            prefetch(part);
         }
     }
 
-    /// Adds an SA: with its record if we own it, without if another worker does. Adding an SA that is
+    fn put(&mut self, place: Place, part: T) {
+        match self.0.get_mut(place.0 as usize) {
+            Some(free) => *free = Some(part),
+            None => self.0.push(Some(part)),
+        }
+    }
+
+    fn take(&mut self, place: Place) -> Option<T> {
+        self.0.get_mut(place.0 as usize)?.take()
+    }
+}
+
+/// The table. Records change with packets and keys do not, so a burst may hold on to the keys while it changes records.
+#[derive(Debug)]
+pub struct Sad<R, K> {
+    slots: Box<[Slot]>,
+    /// The records of the SAs that are here.
+    pub records: Arena<R>,
+    /// Their keys.
+    pub keys: Arena<K>,
+    /// Places that were left; the latest is taken first, for it is the warmest.
+    free: Vec<Place>,
+}
+
+impl<R, K> Sad<R, K> {
+    /// An empty table of `slots` slots.
+    pub fn new(slots: u32) -> Self {
+        Self {
+            slots: vec![Slot::FREE; slots as usize].into_boxed_slice(),
+            records: Arena::new(slots as usize),
+            keys: Arena::new(slots as usize),
+            free: Vec::with_capacity(slots as usize),
+        }
+    }
+
+    /// Adds an SA: with its record and key if we own it, without if another worker does. Adding an SA that is
     /// there changes nothing but the owner of one that is not ours: an SA is never installed again, or its window
     /// and counters would start over.
     ///
@@ -84,12 +157,7 @@ impl<R> Sad<R> {
     /// # Errors
     ///
     /// When the slot is another SA's or does not exist.
-    pub fn insert(
-        &mut self,
-        id: SaId,
-        owner: u16,
-        record: Option<Box<R>>,
-    ) -> Result<bool, SadError> {
+    pub fn insert(&mut self, id: SaId, owner: u16, ours: Option<(R, K)>) -> Result<bool, SadError> {
         let slots = self.slots.len() as u32;
         let Some(slot) = self.slots.get_mut(id.slot() as usize) else {
             return Err(SadError::NoSuchSlot {
@@ -100,44 +168,64 @@ impl<R> Sad<R> {
         match slot.id {
             Some(by) if by != id => Err(SadError::Taken { by }),
             Some(_) => {
-                if slot.record.is_none() {
-                    slot.owner = owner;
+                if !slot.whereabouts().is_here() {
+                    slot.place = ELSEWHERE | u32::from(owner);
                 }
                 Ok(false)
             }
             None => {
-                *slot = Slot {
-                    id: Some(id),
-                    owner,
-                    record,
-                };
+                slot.id = Some(id);
+                slot.place = ELSEWHERE | u32::from(owner);
+                if let Some((record, key)) = ours {
+                    let next = Place(self.records.0.len() as u32);
+                    let place = self.free.pop().unwrap_or(next);
+                    slot.place = place.0;
+                    self.records.put(place, record);
+                    self.keys.put(place, key);
+                }
                 Ok(true)
             }
         }
     }
 
-    /// Removes an SA; its record is given back if it was here. `None` when it is not known.
-    pub fn remove(&mut self, id: SaId) -> Option<Option<Box<R>>> {
+    /// Removes an SA and gives its record, if it was here. `None` when it is not known.
+    pub fn remove(&mut self, id: SaId) -> Option<Option<R>> {
         let slot = self.slots.get_mut(id.slot() as usize)?;
-        (slot.id == Some(id)).then(|| {
-            slot.id = None;
-            slot.record.take()
-        })
+        if slot.id != Some(id) {
+            return None;
+        }
+        let whereabouts = slot.whereabouts();
+        *slot = Slot::FREE;
+        let Whereabouts::Here(place) = whereabouts else {
+            return Some(None);
+        };
+        self.free.push(place);
+        drop(self.keys.take(place));
+        Some(self.records.take(place))
+    }
+
+    /// Asks for the memory that [`locate`](Self::locate) looks at.
+    #[inline]
+    pub fn prefetch_slot(&self, id: SaId) {
+        if let Some(slot) = self.slots.get(id.slot() as usize) {
+            prefetch(slot);
+        }
+    }
+
+    /// Asks for the memory of a record and its key.
+    #[inline]
+    pub fn prefetch(&self, place: Place) {
+        self.records.prefetch(place);
+        self.keys.prefetch(place);
     }
 
     /// Where the SA of this identifier is.
     #[inline]
     pub fn locate(&self, id: SaId) -> Whereabouts {
-        let Some(slot) = self.slots.get(id.slot() as usize) else {
-            return Whereabouts::Unknown { stale: false };
-        };
-        match slot.id {
-            Some(known) if known == id => match slot.record {
-                Some(_) => Whereabouts::Here,
-                None => Whereabouts::Owned { by: slot.owner },
-            },
-            other => Whereabouts::Unknown {
-                stale: other.is_some(),
+        match self.slots.get(id.slot() as usize) {
+            Some(slot) if slot.id == Some(id) => slot.whereabouts(),
+            slot => Whereabouts::Unknown {
+                stale: slot.is_some_and(|slot| slot.id.is_some()),
             },
         }
     }
@@ -145,22 +233,26 @@ impl<R> Sad<R> {
     /// The record of an SA that is here.
     #[inline]
     pub fn get(&self, id: SaId) -> Option<&R> {
-        let slot = self.slots.get(id.slot() as usize)?;
-        slot.record.as_deref().filter(|_| slot.id == Some(id))
+        match self.locate(id) {
+            Whereabouts::Here(place) => self.records.get(place),
+            _ => None,
+        }
     }
 
     /// The record of an SA that is here, to be changed.
     #[inline]
     pub fn get_mut(&mut self, id: SaId) -> Option<&mut R> {
-        let slot = self.slots.get_mut(id.slot() as usize)?;
-        slot.record.as_deref_mut().filter(|_| slot.id == Some(id))
+        match self.locate(id) {
+            Whereabouts::Here(place) => self.records.get_mut(place),
+            _ => None,
+        }
     }
 
     /// Every record that is here.
     pub fn iter(&self) -> impl Iterator<Item = (SaId, &R)> {
         self.slots
             .iter()
-            .filter_map(|slot| Some((slot.id?, slot.record.as_deref()?)))
+            .filter_map(|slot| Some((slot.id?, self.get(slot.id?)?)))
     }
 }
 
@@ -185,7 +277,7 @@ mod tests {
                 match kind {
                     0 | 1 => {
                         let record = (owner == 0).then_some(number as u32);
-                        let result = sad.insert(id, owner, record.map(Box::new));
+                        let result = sad.insert(id, owner, record.map(|record| (record, !record)));
                         prop_assert_eq!(result.is_err(), slot >= 4 || taken);
                         match known {
                             Some(at) if list[at].2.is_none() => list[at].1 = owner,
@@ -198,17 +290,23 @@ mod tests {
                         let removed = sad.remove(id);
                         prop_assert_eq!(removed.is_some(), known.is_some());
                         if let Some(at) = known {
-                            prop_assert_eq!(removed.unwrap().map(|record| *record), list[at].2);
+                            prop_assert_eq!(removed.unwrap(), list[at].2);
                             list.remove(at);
                         }
                     }
                     _ => {
-                        let expected = match known.map(|at| list[at]) {
-                            Some((_, _, Some(_))) => Whereabouts::Here,
-                            Some((_, by, None)) => Whereabouts::Owned { by },
-                            None => Whereabouts::Unknown { stale: taken },
-                        };
-                        prop_assert_eq!(sad.locate(id), expected);
+                        let found = sad.locate(id);
+                        match known.map(|at| list[at]) {
+                            Some((_, _, Some(record))) => {
+                                let Whereabouts::Here(place) = found else {
+                                    panic!("{found:?}");
+                                };
+                                prop_assert_eq!(sad.records.get(place), Some(&record));
+                                prop_assert_eq!(sad.keys.get(place), Some(&!record));
+                            }
+                            Some((_, by, None)) => prop_assert_eq!(found, Whereabouts::Owned { by }),
+                            None => prop_assert_eq!(found, Whereabouts::Unknown { stale: taken }),
+                        }
                         let record = known.and_then(|at| list[at].2);
                         prop_assert_eq!(sad.get(id).copied(), record);
                         prop_assert_eq!(sad.get_mut(id).copied(), record);

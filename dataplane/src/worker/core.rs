@@ -75,8 +75,9 @@ pub struct Core<P, E> {
     pub dirty: Vec<SaId>,
     /// Monotonic time.
     pub now_ms: u64,
+    /// The identification of the latest outer header.
+    pub identification: u16,
     icmp_limit: TokenBucket,
-    identification: u16,
 }
 
 impl<P: Port, E: EventSink> Core<P, E> {
@@ -245,13 +246,6 @@ impl<P: Port, E: EventSink> Core<P, E> {
     #[inline]
     pub fn role(&self, port: u8) -> Option<Role> {
         self.roles.get(usize::from(port)).copied()
-    }
-
-    /// The identification of the next outer header.
-    #[inline]
-    pub fn next_identification(&mut self) -> u16 {
-        self.identification = self.identification.wrapping_add(1);
-        self.identification
     }
 
     /// Answers a packet with an ICMP error out of the port that it came from, if it may have one. It goes back to the

@@ -1,8 +1,9 @@
 //! Inbound processing (RFC 4301 5.2): ESP from outside ports, through its SA and back to plain packets.
 //!
-//! Stages over the burst: SA and replay pre-check of each packet; one batch through the crypto engine, from the
-//! received frames into frames of the ports that they will probably leave by; then, for what is
-//! authentic and in burst order, the replay window, the selectors and the next hop.
+//! Each stage takes the whole burst, and asks for the memory that the next one needs of each packet: headers; SA; replay
+//! pre-check; one batch through the crypto engine, from the received frames into frames of the ports that they will
+//! probably leave by; then, for what is authentic and in burst order, the replay window and the inner header; selectors;
+//! next hop and transmission.
 
 use super::{
     core::{Admitted, Arrived, Batch, Core, grow_old},
@@ -14,61 +15,74 @@ use super::{
 use crate::port::{BURST, Port, TxFrame};
 use arrayvec::ArrayVec;
 use esplanade_channel::{Counter, Event, Role};
-use esplanade_crypto::{Aad, OpenJob, ReceivedIv, Verdict, open_batch};
+use esplanade_crypto::{Aad, OpenJob, OpeningKey, ReceivedIv, Verdict, open_batch};
 use esplanade_ipsec::{
     esp,
     id::SaId,
     replay::{Candidate, Replayed},
     sa::InboundSa,
-    sad::Whereabouts,
-    spd::{Action, PolicyId},
+    sad::{Place, Whereabouts},
+    spd::{Action, PolicyId, Probe},
 };
 use esplanade_wire::{Ecn, Protocol};
-use std::{net::Ipv4Addr, ops::Range};
+use std::net::Ipv4Addr;
 
-/// An ESP packet whose SA is here.
+/// An ESP packet in the stages before it is opened.
 #[derive(Debug)]
-struct Arriving {
-    arrived: Arrived,
+struct Sealed {
+    /// `None` once the packet has left the stages by another door.
+    arrived: Option<Arrived>,
     esp: EspAt,
     outer_destination: Ipv4Addr,
     outer_ecn: Ecn,
     sa: SaId,
+    /// The place of the SA's record.
+    place: Option<Place>,
+}
+
+impl Sealed {
+    #[inline]
+    fn drop<P: Port, E: EventSink>(&mut self, core: &mut Core<P, E>, reason: Counter) {
+        if let Some(arrived) = self.arrived.take() {
+            core.drop(arrived, reason);
+        }
+    }
 }
 
 /// A packet that passed the pre-check: not authenticated yet.
 #[derive(Debug)]
 struct Opening {
-    arrived: Arrived,
-    outer_ecn: Ecn,
+    /// Which of the sealed packets it is.
+    packet: usize,
     sa: SaId,
+    place: Place,
+    outer_ecn: Ecn,
     candidate: Candidate,
-    aad: Aad,
-    iv: ReceivedIv,
-    /// Where ciphertext and ICV lie in the frame.
-    sealed: Range<usize>,
     target: TxFrame,
     target_port: u8,
     /// The length of payload and trailer.
     plaintext: usize,
 }
 
-/// An authenticated plain packet, behind the Ethernet header's place of a frame to be sent.
+/// An authenticated packet behind the Ethernet header's place of a frame to be sent; whether its SA may carry it is not known
+/// yet.
 #[derive(Debug)]
 struct Opened {
     target: TxFrame,
     target_port: u8,
     sa: SaId,
-    /// The length of the payload.
-    payload: usize,
+    policy: PolicyId,
+    inner: Ip,
+    probe: Probe,
     outer_ecn: Ecn,
 }
 
 /// The inbound half of the pipeline.
 #[derive(Debug, Default)]
 pub struct Inbound {
-    waiting: Batch<Arriving>,
+    sealed: Batch<Sealed>,
     opening: Batch<Opening>,
+    opened: Batch<Opened>,
 }
 
 impl Inbound {
@@ -79,64 +93,52 @@ impl Inbound {
             Ok(ip) => ip,
             Err(why) => return core.drop(arrived, why.inbound_counter()),
         };
-        match packet::find_esp(&arrived.frame, &ip) {
-            Ok(Some(esp)) => self.find_sa(core, arrived, &ip, esp),
-            Ok(None) => plain(core, arrived, &ip),
-            Err(why) => core.drop(arrived, why.inbound_counter()),
-        }
-    }
-
-    /// RFC 4301 4.4.2: the SPI alone finds a unicast SA.
-    #[inline]
-    fn find_sa<P: Port, E: EventSink>(
-        &mut self,
-        core: &mut Core<P, E>,
-        arrived: Arrived,
-        ip: &Ip,
-        esp: EspAt,
-    ) {
+        let esp = match packet::find_esp(&arrived.frame, &ip) {
+            Ok(Some(esp)) => esp,
+            Ok(None) => return plain(core, arrived, &ip),
+            Err(why) => return core.drop(arrived, why.inbound_counter()),
+        };
         core.tally.one(Counter::InEspPackets);
         core.tally.add(Counter::InEspBytes, ip.length as u64);
         let Some(sa) = SaId::new(esp.spi) else {
             return core.drop(arrived, Counter::InNoStates);
         };
-        match core.tables.inbound.locate(sa) {
-            Whereabouts::Here if !self.waiting.is_full() => self.waiting.push(Arriving {
-                arrived,
-                esp,
-                outer_destination: ip.destination,
-                outer_ecn: ip.ecn,
-                sa,
-            }),
-            Whereabouts::Here => core.drop(arrived, Counter::NoTxFrame),
-            Whereabouts::Owned { by } => core.lend(arrived, by, Counter::InStateInvalid),
-            Whereabouts::Unknown { stale } => {
-                let reason = match core.tables.outbound.locate(sa) {
-                    Whereabouts::Unknown { .. } if stale => Counter::InNoStatesStale,
-                    Whereabouts::Unknown { .. } => Counter::InNoStates,
-                    _ => Counter::InStateInvalid,
-                };
-                core.drop(arrived, reason);
-            }
+        if self.sealed.is_full() {
+            return core.drop(arrived, Counter::NoTxFrame);
         }
+        core.tables.inbound.prefetch_slot(sa);
+        self.sealed.push(Sealed {
+            arrived: Some(arrived),
+            esp,
+            outer_destination: ip.destination,
+            outer_ecn: ip.ecn,
+            sa,
+            place: None,
+        });
     }
 
     /// Takes the packets that entered through all stages.
     pub fn run<P: Port, E: EventSink>(&mut self, core: &mut Core<P, E>) {
-        let Self { waiting, opening } = self;
-        for arriving in waiting.drain(..) {
-            if let Some(prepared) = prepare(core, arriving) {
-                opening.push(prepared);
-            }
-        }
-        if opening.is_empty() {
+        let Self {
+            sealed,
+            opening,
+            opened,
+        } = self;
+        if sealed.is_empty() {
             return;
         }
-        let verdicts = open(core, opening);
+        sealed.iter_mut().for_each(|packet| find_sa(core, packet));
+        for (number, packet) in sealed.iter_mut().enumerate() {
+            opening.extend(check(core, packet, number));
+        }
+        let verdicts = open(core, sealed, opening);
+        let arrived = sealed.drain(..).filter_map(|packet| packet.arrived);
+        arrived.for_each(|arrived| core.finish(arrived));
         for (packet, verdict) in opening.drain(..).zip(verdicts) {
-            if let Some(opened) = commit(core, packet, verdict) {
-                deliver(core, opened);
-            }
+            opened.extend(commit(core, packet, verdict));
+        }
+        for packet in opened.drain(..) {
+            deliver(core, packet);
         }
     }
 }
@@ -153,112 +155,146 @@ fn plain<P: Port, E: EventSink>(core: &mut Core<P, E>, arrived: Arrived, ip: &Ip
     }
 }
 
+/// RFC 4301 4.4.2: the SPI alone finds a unicast SA.
+#[inline]
+fn find_sa<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Sealed) {
+    match core.tables.inbound.locate(packet.sa) {
+        Whereabouts::Here(place) => {
+            core.tables.inbound.prefetch(place);
+            packet.place = Some(place);
+        }
+        Whereabouts::Owned { by } => {
+            if let Some(arrived) = packet.arrived.take() {
+                core.lend(arrived, by, Counter::InStateInvalid);
+            }
+        }
+        Whereabouts::Unknown { stale } => {
+            let reason = match core.tables.outbound.locate(packet.sa) {
+                Whereabouts::Unknown { .. } if stale => Counter::InNoStatesStale,
+                Whereabouts::Unknown { .. } => Counter::InNoStates,
+                _ => Counter::InStateInvalid,
+            };
+            packet.drop(core, reason);
+        }
+    }
+}
+
 /// What can be checked before authentication, and the frame to decrypt into.
 #[inline]
-fn prepare<P: Port, E: EventSink>(core: &mut Core<P, E>, arriving: Arriving) -> Option<Opening> {
-    let Arriving {
-        arrived,
-        esp,
-        outer_destination,
-        outer_ecn,
-        sa: id,
-    } = arriving;
-    let Some(sa) = core.tables.inbound.get_mut(id) else {
-        core.drop(arrived, Counter::InStateInvalid);
+fn check<P: Port, E: EventSink>(
+    core: &mut Core<P, E>,
+    packet: &mut Sealed,
+    number: usize,
+) -> Option<Opening> {
+    let place = packet.place?;
+    let Some(sa) = core.tables.inbound.records.get_mut(place) else {
+        packet.drop(core, Counter::InStateInvalid);
         return None;
     };
     if sa.expired {
         remind_of_end(&mut core.events, sa);
-        core.drop(arrived, Counter::InStateExpired);
+        packet.drop(core, Counter::InStateExpired);
         return None;
     }
-    if outer_destination != sa.local {
-        core.drop(arrived, Counter::InStateMismatch);
+    if packet.outer_destination != sa.local {
+        packet.drop(core, Counter::InStateMismatch);
         return None;
     }
-    let candidate = match sa.window.check(esp.sequence) {
+    let candidate = match sa.window.check(packet.esp.sequence) {
         Ok(candidate) => candidate,
         Err(why) => {
-            replayed(core, id, why);
-            core.finish(arrived);
+            let reason = replayed(core, place, why);
+            packet.drop(core, reason);
             return None;
         }
     };
-    let Some((iv, sealed, plaintext)) = take_apart(sa, &arrived.frame, &esp, &candidate) else {
-        core.drop(arrived, Counter::InHdrError);
+    let sealed = packet.esp.payload.len();
+    let text = sealed.checked_sub(sa.shape.iv());
+    let Some(plaintext) = text.and_then(|text| sa.shape.opened_len(text)) else {
+        packet.drop(core, Counter::InHdrError);
         return None;
-    };
-    let aad = if sa.window.is_extended() {
-        Aad::extended(esp.spi, candidate.number())
-    } else {
-        Aad::plain(esp.spi, esp.sequence)
     };
     let target_port = sa.exit_port;
-    let Some(target) = core.allocate(target_port, ETHERNET + plaintext) else {
-        core.finish(arrived);
-        return None;
-    };
+    // Without a frame there is no more to do, and the reason is counted.
+    let target = core.allocate(target_port, ETHERNET + plaintext)?;
     Some(Opening {
-        arrived,
-        outer_ecn,
-        sa: id,
+        packet: number,
+        sa: packet.sa,
+        place,
+        outer_ecn: packet.outer_ecn,
         candidate,
-        aad,
-        iv,
-        sealed,
         target,
         target_port,
         plaintext,
     })
 }
 
-/// The IV of a packet, where ciphertext and ICV lie in its frame, and the length of what is to be decrypted. `None` when the
-/// lengths are not those of the SA's packets.
-#[inline]
-fn take_apart(
-    sa: &InboundSa,
-    frame: &[u8],
-    esp: &EspAt,
-    candidate: &Candidate,
-) -> Option<(ReceivedIv, Range<usize>, usize)> {
-    let Range { start, end } = esp.payload;
-    let sealed = start + sa.shape.iv()..end;
-    let plaintext = sa.shape.opened_len(end.checked_sub(sealed.start)?)?;
-    let carried = frame.get(start..sealed.start)?;
-    let iv = ReceivedIv::new(sa.key.algorithm(), carried, candidate.number())?;
-    Some((iv, sealed, plaintext))
-}
-
-/// Opens all that were prepared, in one batch. What could not be tried counts as forged.
+/// Opens all that passed the checks, in one batch. What could not be tried counts as forged.
 #[inline]
 fn open<P: Port, E: EventSink>(
     core: &Core<P, E>,
+    sealed: &[Sealed],
     opening: &mut Batch<Opening>,
 ) -> [Verdict; BURST] {
-    let mut verdicts = [Verdict::Forged; BURST];
+    let inbound = &core.tables.inbound;
     let mut jobs: Batch<OpenJob<'_>> = ArrayVec::new();
-    let mut tried: Batch<usize> = ArrayVec::new();
+    let mut untried = 0_u64;
     for (index, packet) in opening.iter_mut().enumerate() {
-        let key = core.tables.inbound.get(packet.sa).map(|sa| &sa.key);
-        let ciphertext = packet.arrived.frame.get(packet.sealed.clone());
-        let out = packet.target.get_mut(ETHERNET..ETHERNET + packet.plaintext);
-        if let (Some(key), Some(ciphertext), Some(out)) = (key, ciphertext, out)
-            && let Ok(job) = OpenJob::new(key, packet.iv, packet.aad, ciphertext, out)
+        let sa = inbound.records.get(packet.place);
+        let key = inbound.keys.get(packet.place);
+        if let (Some(sa), Some(key), Some(of)) = (sa, key, sealed.get(packet.packet))
+            && let Some(job) = open_job(sa, key, of, packet)
         {
             jobs.push(job);
-            tried.push(index);
+        } else {
+            untried |= 1 << index;
         }
     }
-    let mut found = [Verdict::Forged; BURST];
-    if let Some(found) = found.get_mut(..jobs.len()) {
-        open_batch(&mut jobs, found);
+    let mut verdicts = [Verdict::Forged; BURST];
+    if let Some(verdicts) = verdicts.get_mut(..jobs.len()) {
+        open_batch(&mut jobs, verdicts);
     }
-    for (index, verdict) in tried.into_iter().zip(found) {
-        if let Some(to) = verdicts.get_mut(index) {
-            *to = verdict;
-        }
+    if untried != 0 {
+        make_room(&mut verdicts, untried);
     }
     verdicts
+}
+
+/// The job that decrypts a packet into its frame. `None` when the lengths are not those of the SA's packets.
+#[inline]
+fn open_job<'a>(
+    sa: &InboundSa,
+    key: &'a OpeningKey,
+    sealed: &'a Sealed,
+    packet: &'a mut Opening,
+) -> Option<OpenJob<'a>> {
+    let frame = &sealed.arrived.as_ref()?.frame;
+    let carried = frame.get(sealed.esp.payload.clone())?;
+    let (iv, ciphertext) = carried.split_at_checked(sa.shape.iv())?;
+    let number = packet.candidate.number();
+    let iv = ReceivedIv::new(key.algorithm(), iv, number)?;
+    let aad = if sa.window.is_extended() {
+        Aad::extended(sealed.esp.spi, number)
+    } else {
+        Aad::plain(sealed.esp.spi, sealed.esp.sequence)
+    };
+    let out = packet
+        .target
+        .get_mut(ETHERNET..ETHERNET + packet.plaintext)?;
+    OpenJob::new(key, iv, aad, ciphertext, out).ok()
+}
+
+/// Moves verdicts to the packets that they are of, around those of which there was no job.
+#[cold]
+fn make_room(verdicts: &mut [Verdict; BURST], untried: u64) {
+    for at in (0..BURST).filter(|at| untried >> at & 1 != 0) {
+        if let Some(behind) = verdicts.get_mut(at..) {
+            behind.rotate_right(1);
+        }
+        if let Some(verdict) = verdicts.get_mut(at) {
+            *verdict = Verdict::Forged;
+        }
+    }
 }
 
 /// RFC 4303 3.4.3: "The receive window is updated only if the integrity verification succeeds."
@@ -269,17 +305,16 @@ fn commit<P: Port, E: EventSink>(
     verdict: Verdict,
 ) -> Option<Opened> {
     let Opening {
-        arrived,
-        outer_ecn,
         sa: id,
+        place,
+        outer_ecn,
         candidate,
         target,
         target_port,
         plaintext,
         ..
     } = packet;
-    core.finish(arrived);
-    let Some(sa) = core.tables.inbound.get_mut(id) else {
+    let Some(sa) = core.tables.inbound.records.get_mut(place) else {
         core.discard(target_port, target);
         return None;
     };
@@ -291,7 +326,8 @@ fn commit<P: Port, E: EventSink>(
         return None;
     }
     if let Err(why) = sa.window.commit(candidate) {
-        replayed(core, id, why);
+        let reason = replayed(core, place, why);
+        core.tally.one(reason);
         core.discard(target_port, target);
         return None;
     }
@@ -303,35 +339,48 @@ fn commit<P: Port, E: EventSink>(
     sa.used_ms = core.now_ms;
     Core::<P, E>::touch(&mut core.dirty, &mut sa.dirty, id);
 
-    let trailer = target
+    let text = target
         .get(ETHERNET..ETHERNET + plaintext)
-        .ok_or(esp::TrailerError::Short)
-        .and_then(esp::check_trailer);
-    let (payload, reason) = match trailer {
-        Ok((payload, esp::NEXT_IPV4)) => (payload, None),
-        Ok((payload, esp::NEXT_NONE)) => (payload, Some(Counter::InDummy)),
-        Ok((payload, next)) if is_transport(Protocol(next)) => {
-            (payload, Some(Counter::InStateModeError))
-        }
-        Ok((payload, _)) => (payload, Some(Counter::InNextHeader)),
-        Err(_) => (0, Some(Counter::InTrailerError)),
-    };
+        .unwrap_or_default();
+    let (payload, inner) = take_apart(text);
     if sa.usage.count(payload) {
         let (usage, announced) = (&mut sa.usage, &mut sa.announced);
         sa.expired |= grow_old(&mut core.events, id, usage, &sa.cold, announced);
     }
-    if let Some(reason) = reason {
-        core.tally.one(reason);
-        core.discard(target_port, target);
-        return None;
+    let policy = sa.policy;
+    match inner {
+        Ok(inner) => Some(Opened {
+            target,
+            target_port,
+            sa: id,
+            policy,
+            probe: core.tables.spd.probe(&inner.flow_in()),
+            inner,
+            outer_ecn,
+        }),
+        Err(reason) => {
+            core.tally.one(reason);
+            core.discard(target_port, target);
+            None
+        }
     }
-    Some(Opened {
-        target,
-        target_port,
-        sa: id,
-        payload,
-        outer_ecn,
-    })
+}
+
+/// The length of the payload that was decrypted, and the header of the packet that it is, or why it is none.
+#[inline]
+fn take_apart(text: &[u8]) -> (usize, Result<Ip, Counter>) {
+    let (payload, next) = match esp::check_trailer(text) {
+        Ok(found) => found,
+        Err(_) => return (0, Err(Counter::InTrailerError)),
+    };
+    let inner = match next {
+        esp::NEXT_IPV4 => packet::read(text.get(..payload).unwrap_or_default())
+            .map_err(|_| Counter::InTrailerError),
+        esp::NEXT_NONE => Err(Counter::InDummy),
+        next if is_transport(Protocol(next)) => Err(Counter::InStateModeError),
+        _ => Err(Counter::InNextHeader),
+    };
+    (payload, inner)
 }
 
 /// Whether a next header is one of transport mode.
@@ -339,16 +388,17 @@ fn is_transport(next: Protocol) -> bool {
     next.has_ports() || next == Protocol::ICMP
 }
 
-/// Counts a replay, late or duplicate, with the SA and with the worker.
-fn replayed<P: Port, E: EventSink>(core: &mut Core<P, E>, id: SaId, why: Replayed) {
-    if let Some(sa) = core.tables.inbound.get_mut(id) {
+/// Counts a replay with its SA, and gives the counter that it is dropped under: late or duplicate.
+#[cold]
+fn replayed<P: Port, E: EventSink>(core: &mut Core<P, E>, place: Place, why: Replayed) -> Counter {
+    if let Some(sa) = core.tables.inbound.records.get_mut(place) {
         sa.replayed += 1;
-        Core::<P, E>::touch(&mut core.dirty, &mut sa.dirty, id);
+        Core::<P, E>::touch(&mut core.dirty, &mut sa.dirty, sa.id);
     }
-    core.tally.one(match why {
+    match why {
         Replayed::Late => Counter::InStateSeqErrorLate,
         Replayed::Duplicate => Counter::InStateSeqError,
-    });
+    }
 }
 
 /// Tells that an SA has ended, if that could not be told when it did.
@@ -368,11 +418,18 @@ fn deliver<P: Port, E: EventSink>(core: &mut Core<P, E>, opened: Opened) {
         mut target,
         target_port,
         sa,
-        payload,
+        policy,
+        inner,
+        probe,
         outer_ecn,
     } = opened;
-    match admit(core, sa, &mut target, payload, outer_ecn) {
-        Ok(inner) => leave(
+    let admitted = if core.tables.spd.covers(policy, probe, || inner.flow_in()) {
+        admit(&mut target, &inner, outer_ecn)
+    } else {
+        Err(Counter::InTmplMismatch)
+    };
+    match admitted {
+        Ok(()) => leave(
             core,
             Admitted {
                 target,
@@ -386,6 +443,21 @@ fn deliver<P: Port, E: EventSink>(core: &mut Core<P, E>, opened: Opened) {
             core.discard(target_port, target);
         }
     }
+}
+
+/// The inner header of a packet that matches its SA's selectors (RFC 4301 5.2 step 4) becomes what it would be had the tunnel
+/// been one hop.
+#[inline]
+fn admit(target: &mut TxFrame, inner: &Ip, outer_ecn: Ecn) -> Result<(), Counter> {
+    let ecn = Ecn::decapsulate(outer_ecn, inner.ecn).ok_or(Counter::InEcnError)?;
+    if inner.ttl <= 1 {
+        return Err(Counter::InTtlExpired);
+    }
+    if ecn != inner.ecn {
+        packet::set_ecn(target, ecn);
+    }
+    packet::decrement_ttl(target);
+    Ok(())
 }
 
 /// Sends an admitted packet to its next hop.
@@ -425,35 +497,6 @@ pub fn leave<P: Port, E: EventSink>(core: &mut Core<P, E>, admitted: Admitted) {
         core.tally.one(Counter::InPackets);
         core.tally.add(Counter::InBytes, inner.length as u64);
     }
-}
-
-/// RFC 4301 5.2 step 4: the packet must match the selectors of the SA that it came by. Then the inner header becomes
-/// what it would be had the tunnel been one hop.
-#[inline]
-fn admit<P: Port, E: EventSink>(
-    core: &mut Core<P, E>,
-    id: SaId,
-    target: &mut TxFrame,
-    payload: usize,
-    outer_ecn: Ecn,
-) -> Result<Ip, Counter> {
-    let bytes = target
-        .get_mut(ETHERNET..ETHERNET + payload)
-        .ok_or(Counter::InTrailerError)?;
-    let ip = packet::read(bytes).map_err(|_| Counter::InTrailerError)?;
-    let sa = core.tables.inbound.get(id).ok_or(Counter::InStateInvalid)?;
-    if !core.tables.spd.covers(sa.policy, &ip.flow_in()) {
-        return Err(Counter::InTmplMismatch);
-    }
-    let ecn = Ecn::decapsulate(outer_ecn, ip.ecn).ok_or(Counter::InEcnError)?;
-    if ip.ttl <= 1 {
-        return Err(Counter::InTtlExpired);
-    }
-    if ecn != ip.ecn {
-        packet::set_ecn(target, ecn);
-    }
-    packet::decrement_ttl(target);
-    Ok(ip)
 }
 
 /// Lowers the MSS that the far end announces to what our own packets to it may have.

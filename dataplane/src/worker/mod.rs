@@ -3,6 +3,7 @@
 //! See `README.md` beside this file for the way of a packet through the modules.
 
 mod core;
+mod fragment;
 pub mod fuzzing;
 mod handoff;
 mod held;

@@ -1,80 +1,97 @@
 //! Outbound processing (RFC 4301 5.1): plain packets from inside ports, through the SPD and an SA, to the wire.
 //!
-//! Stages over the burst: policy, SA, size, header and sequence number of each packet; then one batch through the
-//! crypto engine, from the received frames into frames of the ports that they leave by; then outer headers.
+//! Each stage takes the whole burst, and asks for the memory that the next one needs of each packet: headers; policy;
+//! outbound SA; size and hop limit; sequence number and outer headers; one batch through the crypto engine, from the received
+//! frames into frames of the ports that they leave by; transmission.
 
 use super::{
     core::{Arrived, Batch, Core, grow_old},
+    fragment,
     held::Packet,
     packet::{self, ETHERNET, Ip, Outer},
     reports::{EventSink, sa_id},
 };
 use crate::{
     fib::Unroutable,
-    port::{BURST, Port, TxFrame},
+    port::{Port, TxFrame},
 };
 use arrayvec::ArrayVec;
 use esplanade_channel::{Counter, Event, PolicyId};
-use esplanade_crypto::{Aad, Iv, IvGenerator, SealJob, Trailer, seal_batch};
+use esplanade_crypto::{Aad, Iv, IvGenerator, SealJob, SealingKey, seal_batch};
 use esplanade_ipsec::{
-    esp::Shape,
     id::SaId,
     sa::{NextHop, OutboundSa},
-    sad::Whereabouts,
-    selector::Flow,
-    spd::{Action, Decision},
+    sad::{Place, Whereabouts},
+    sequence::SequenceNumber,
+    spd::{Action, Decision, Probe},
 };
-use esplanade_wire::{icmpv4, ipv4};
+use esplanade_wire::icmpv4;
 
-/// A plain packet that waits for its decision.
+/// A plain packet in the stages before it is sealed.
 #[derive(Debug)]
-struct Plain {
-    arrived: Arrived,
+pub(super) struct Plain {
+    /// `None` once the packet has left the stages by another door.
+    arrived: Option<Arrived>,
     ip: Ip,
+    probe: Probe,
+    /// The policy, when it says protect.
+    decision: Option<Decision>,
+    /// The SA that the policy uses.
+    selected: Option<SaId>,
+    /// The place of its record.
+    place: Option<Place>,
+}
+
+impl Plain {
+    fn drop<P: Port, E: EventSink>(&mut self, core: &mut Core<P, E>, reason: Counter) {
+        if let Some(arrived) = self.arrived.take() {
+            core.drop(arrived, reason);
+        }
+    }
+
+    fn strand<P: Port, E: EventSink>(&mut self, core: &mut Core<P, E>, why: Unroutable) {
+        if let Some(arrived) = self.arrived.take() {
+            core.strand(Packet::Received(arrived), why);
+        }
+    }
+
+    /// The frame, of a packet that is still in the stages.
+    pub(super) fn frame(&self) -> &[u8] {
+        self.arrived.as_ref().map_or(&[], |arrived| &arrived.frame)
+    }
 }
 
 /// Where the plaintext of a packet to be sealed is.
 #[derive(Debug)]
-enum Source {
+pub(super) enum Source {
     /// In the frame that it came in.
-    Received(Arrived),
+    Received,
     /// In a frame of ours: a fragment.
     Built { frame: TxFrame, port: u8 },
 }
 
-impl Source {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Received(arrived) => &arrived.frame,
-            Self::Built { frame, .. } => frame,
-        }
-    }
-}
-
-/// A packet that has everything but its ciphertext and its outer headers.
+/// A packet that fits its SA, with the frame that it will leave in.
 #[derive(Debug)]
-struct Sealing {
+pub(super) struct Ready {
+    /// Which of the plain packets it is, or is of.
+    packet: usize,
     source: Source,
     /// The length of the inner packet, which begins behind the Ethernet header's place.
     length: usize,
+    way: Way,
     target: TxFrame,
-    next_hop: NextHop,
-    sa: SaId,
-    /// Spent by the job.
-    iv: Option<Iv>,
-    aad: Aad,
-    trailer: Trailer,
-    outer: Outer,
+    /// The length of the frame's packet, once it is sealed.
+    sealed: Option<usize>,
 }
 
 /// How an SA's packets go.
 #[derive(Debug, Clone, Copy)]
-struct Way {
-    sa: SaId,
-    shape: Shape,
-    next_hop: NextHop,
+pub(super) struct Way {
+    /// The place of the SA.
+    pub(super) place: Place,
+    pub(super) next_hop: NextHop,
     /// The largest inner packet.
-    inner_mtu: u16,
+    pub(super) inner_mtu: u16,
 }
 
 /// Why an SA's packets cannot go.
@@ -89,8 +106,8 @@ enum NoWay {
 /// The outbound half of the pipeline.
 #[derive(Debug, Default)]
 pub struct Outbound {
-    waiting: Batch<Plain>,
-    sealing: Batch<Sealing>,
+    plain: Batch<Plain>,
+    ready: Batch<Ready>,
 }
 
 impl Outbound {
@@ -98,7 +115,17 @@ impl Outbound {
     #[inline]
     pub fn enter<P: Port, E: EventSink>(&mut self, core: &mut Core<P, E>, arrived: Arrived) {
         match packet::read_frame(&arrived.frame) {
-            Ok(ip) if !self.waiting.is_full() => self.waiting.push(Plain { arrived, ip }),
+            Ok(ip) if !self.plain.is_full() => {
+                let probe = core.tables.spd.probe(&ip.flow_out());
+                self.plain.push(Plain {
+                    arrived: Some(arrived),
+                    ip,
+                    probe,
+                    decision: None,
+                    selected: None,
+                    place: None,
+                });
+            }
             Ok(_) => core.drop(arrived, Counter::NoTxFrame),
             Err(packet::Refused::Checksum) => core.drop(arrived, Counter::OutBadChecksum),
             Err(_) => core.drop(arrived, Counter::OutHdrError),
@@ -107,107 +134,123 @@ impl Outbound {
 
     /// Takes the packets that entered through all stages.
     pub fn run<P: Port, E: EventSink>(&mut self, core: &mut Core<P, E>) {
-        let Self { waiting, sealing } = self;
-        for plain in waiting.drain(..) {
-            decide(core, sealing, plain);
+        let Self { plain, ready } = self;
+        if plain.is_empty() {
+            return;
         }
-        seal(core, sealing);
+        plain.iter_mut().for_each(|packet| decide(core, packet));
+        plain.iter_mut().for_each(|packet| select(core, packet));
+        plain.iter_mut().for_each(|packet| find_sa(core, packet));
+        for number in 0..plain.len() {
+            fit(core, plain, ready, number);
+        }
+        send_ready(core, plain, ready);
+        let arrived = plain.drain(..).filter_map(|packet| packet.arrived);
+        arrived.for_each(|arrived| core.finish(arrived));
     }
 }
 
 /// RFC 4301 5.1: the SPD says what is to be done.
 #[inline]
-fn decide<P: Port, E: EventSink>(
-    core: &mut Core<P, E>,
-    sealing: &mut Batch<Sealing>,
-    plain: Plain,
-) {
-    let Plain { arrived, ip } = plain;
-    let flow = ip.flow_out();
-    let Some(decision) = core.tables.spd.lookup(&flow) else {
-        let reason = if ip.is_later_fragment {
-            Counter::OutFragmentNoPorts
-        } else {
-            Counter::OutNoPols
-        };
-        return core.drop(arrived, reason);
-    };
-    match decision.action {
-        Action::Discard => core.drop(arrived, Counter::OutPolBlock),
-        Action::Bypass => forward(core, arrived, &ip, Counter::OutBypassPackets),
-        Action::Protect => protect(core, sealing, arrived, &ip, &flow, decision),
+fn decide<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Plain) {
+    let ip = &packet.ip;
+    let decision = core.tables.spd.finish(packet.probe, || ip.flow_out());
+    match decision.map(|decision| decision.action) {
+        Some(Action::Protect) => {
+            if let Some(decision) = decision {
+                core.tables.spd.prefetch_group(decision.group);
+            }
+            packet.decision = decision;
+        }
+        Some(Action::Discard) => packet.drop(core, Counter::OutPolBlock),
+        Some(Action::Bypass) => {
+            if let Some(arrived) = packet.arrived.take() {
+                forward(core, arrived, &packet.ip, Counter::OutBypassPackets);
+            }
+        }
+        None if packet.ip.is_later_fragment => packet.drop(core, Counter::OutFragmentNoPorts),
+        None => packet.drop(core, Counter::OutNoPols),
     }
 }
 
+/// RFC 4301 4.4.1: a policy that protects names the outbound SA in use.
 #[inline]
-fn protect<P: Port, E: EventSink>(
-    core: &mut Core<P, E>,
-    sealing: &mut Batch<Sealing>,
-    arrived: Arrived,
-    ip: &Ip,
-    flow: &Flow,
-    decision: Decision,
-) {
-    let selected = core
-        .tables
-        .spd
-        .group(decision.group)
-        .and_then(|group| group.outbound)
-        .and_then(SaId::new);
-    let Some(id) = selected else {
-        return acquire(core, arrived, flow, decision);
+fn select<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Plain) {
+    let Some(decision) = packet.decision else {
+        return;
     };
-    match core.tables.outbound.locate(id) {
-        Whereabouts::Here => through_sa(core, sealing, arrived, ip, id),
-        Whereabouts::Owned { by } => core.lend(arrived, by, Counter::OutStateInvalid),
-        Whereabouts::Unknown { .. } => acquire(core, arrived, flow, decision),
+    let group = core.tables.spd.group(decision.group);
+    packet.selected = group.and_then(|group| group.outbound).and_then(SaId::new);
+    match packet.selected {
+        Some(sa) => core.tables.outbound.prefetch_slot(sa),
+        None => acquire(core, packet, decision),
+    }
+}
+
+/// The SA is here, or its owner gets the packet.
+#[inline]
+fn find_sa<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Plain) {
+    let (Some(sa), Some(decision)) = (packet.selected, packet.decision) else {
+        return;
+    };
+    match core.tables.outbound.locate(sa) {
+        Whereabouts::Here(place) => {
+            core.tables.outbound.prefetch(place);
+            packet.place = Some(place);
+        }
+        Whereabouts::Owned { by } => {
+            if let Some(arrived) = packet.arrived.take() {
+                core.lend(arrived, by, Counter::OutStateInvalid);
+            }
+        }
+        Whereabouts::Unknown { .. } => acquire(core, packet, decision),
     }
 }
 
 /// No SA, no packet; but the control plane is told that one is wanted.
 #[cold]
-fn acquire<P: Port, E: EventSink>(
-    core: &mut Core<P, E>,
-    arrived: Arrived,
-    flow: &Flow,
-    decision: Decision,
-) {
+fn acquire<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Plain, decision: Decision) {
     if let Some(group) = core.tables.spd.group_mut(decision.group) {
         let policy = PolicyId(decision.policy.0);
         let asked = &mut group.acquired_ms;
+        let flow = packet.ip.flow_out();
         core.reports
-            .acquire(&mut core.events, policy, asked, flow, core.now_ms);
+            .acquire(&mut core.events, policy, asked, &flow, core.now_ms);
     }
-    core.drop(arrived, Counter::OutNoStates);
+    packet.drop(core, Counter::OutNoStates);
 }
 
-/// Everything about the packet that does not need its ciphertext.
+/// Everything that can keep a packet from its SA: where it goes, how long it may live and how large it may be. A packet that
+/// has to wait is still as it came, and no sequence number is taken for it.
 #[inline]
-fn through_sa<P: Port, E: EventSink>(
+fn fit<P: Port, E: EventSink>(
     core: &mut Core<P, E>,
-    sealing: &mut Batch<Sealing>,
-    mut arrived: Arrived,
-    ip: &Ip,
-    id: SaId,
+    plain: &mut Batch<Plain>,
+    ready: &mut Batch<Ready>,
+    number: usize,
 ) {
-    // A packet that has to wait is still as it came, and no sequence number is taken for it.
-    let way = match way(core, id) {
+    let Some(packet) = plain.get_mut(number) else {
+        return;
+    };
+    let (Some(place), Some(arrived)) = (packet.place, &mut packet.arrived) else {
+        return;
+    };
+    let ip = &packet.ip;
+    let way = match way(core, place) {
         Ok(way) => way,
-        Err(NoWay::Sa(reason)) => return core.drop(arrived, reason),
-        Err(NoWay::Peer(why)) => return core.strand(Packet::Received(arrived), why),
+        Err(NoWay::Sa(reason)) => return packet.drop(core, reason),
+        Err(NoWay::Peer(why)) => return packet.strand(core, why),
     };
     // RFC 4301 5.1.2.1 (2): "The TTL in the inner header is decremented by the encapsulator prior to forwarding".
     if ip.ttl <= 1 {
-        core.answer(&arrived, icmpv4::Error::TtlExceeded);
-        return core.drop(arrived, Counter::OutTtlExpired);
+        core.answer(arrived, icmpv4::Error::TtlExceeded);
+        return packet.drop(core, Counter::OutTtlExpired);
     }
     let fits = ip.length <= usize::from(way.inner_mtu);
     if !fits && ip.dont_fragment {
-        core.answer(
-            &arrived,
-            icmpv4::Error::FragmentationNeeded { mtu: way.inner_mtu },
-        );
-        return core.drop(arrived, Counter::OutTooBig);
+        let error = icmpv4::Error::FragmentationNeeded { mtu: way.inner_mtu };
+        core.answer(arrived, error);
+        return packet.drop(core, Counter::OutTooBig);
     }
     packet::decrement_ttl(&mut arrived.frame);
     let clamps = |port: &crate::fib::PortFacts| port.mss_clamp;
@@ -216,28 +259,28 @@ fn through_sa<P: Port, E: EventSink>(
         core.tally.add(Counter::OutMssClamped, lowered.into());
     }
     if fits {
-        let source = Source::Received(arrived);
-        enqueue(core, sealing, source, ip, ip.length, way);
-    } else {
-        fragment(core, sealing, arrived, ip, way);
+        let length = ip.length;
+        enqueue(core, plain, ready, number, Source::Received, length, way);
+    } else if !fragment::cut(core, plain, ready, number, way)
+        && let Some(packet) = plain.get_mut(number)
+    {
+        packet.drop(core, Counter::OutTooBigNoDf);
     }
 }
 
 /// The next hop of an SA's packets and the largest inner packet, remembered in the SA until the FIB changes.
 #[inline]
-fn way<P: Port, E: EventSink>(core: &mut Core<P, E>, id: SaId) -> Result<Way, NoWay> {
+fn way<P: Port, E: EventSink>(core: &mut Core<P, E>, place: Place) -> Result<Way, NoWay> {
     let generation = core.tables.fib.generation();
-    let Some(sa) = core.tables.outbound.get_mut(id) else {
+    let Some(sa) = core.tables.outbound.records.get_mut(place) else {
         return Err(NoWay::Sa(Counter::OutStateInvalid));
     };
     if sa.expired {
         remind_of_end(&mut core.events, sa);
         return Err(NoWay::Sa(Counter::OutStateExpired));
     }
-    let shape = sa.shape;
     let way = |next_hop, inner_mtu| Way {
-        sa: id,
-        shape,
+        place,
         next_hop,
         inner_mtu,
     };
@@ -251,7 +294,7 @@ fn way<P: Port, E: EventSink>(core: &mut Core<P, E>, id: SaId) -> Result<Way, No
         0 => next_hop.mtu,
         path_mtu => path_mtu.min(next_hop.mtu),
     };
-    sa.inner_mtu = shape.inner_mtu(path_mtu);
+    sa.inner_mtu = sa.shape.inner_mtu(path_mtu);
     sa.next_hop = Some(next_hop);
     sa.next_hop_generation = generation;
     Ok(way(next_hop, sa.inner_mtu))
@@ -267,80 +310,115 @@ fn remind_of_end(events: &mut impl EventSink, sa: &mut OutboundSa) {
     }
 }
 
-/// Takes the packet's frame and its sequence number, in this order, so that no number is taken in vain.
+/// Takes the packet's frame, so that no sequence number is taken in vain. When there are enough, they go.
 #[inline]
-fn enqueue<P: Port, E: EventSink>(
+pub(super) fn enqueue<P: Port, E: EventSink>(
     core: &mut Core<P, E>,
-    sealing: &mut Batch<Sealing>,
+    plain: &[Plain],
+    ready: &mut Batch<Ready>,
+    packet: usize,
     source: Source,
-    ip: &Ip,
     length: usize,
     way: Way,
 ) {
-    let Way {
-        sa: id,
-        shape,
-        next_hop,
-        ..
-    } = way;
-    if sealing.is_full() {
-        seal(core, sealing);
+    if ready.is_full() {
+        send_ready(core, plain, ready);
     }
-    let identification = core.next_identification();
-    let Some(target) = core.allocate(next_hop.port, ETHERNET + shape.outer_len(length)) else {
-        return finish(core, source);
-    };
-    let Some(sa) = core.tables.outbound.get_mut(id) else {
-        core.discard(next_hop.port, target);
-        return finish(core, source);
-    };
-    let Some(number) = sa.sequence.take() else {
-        sa.expired = true;
-        remind_of_end(&mut core.events, sa);
-        core.tally.one(Counter::OutStateSeqError);
-        core.discard(next_hop.port, target);
-        return finish(core, source);
-    };
+    let outer = core.tables.outbound.records.get(way.place);
+    let outer = outer.map_or(0, |sa| sa.shape.outer_len(length));
+    match core.allocate(way.next_hop.port, ETHERNET + outer) {
+        Some(target) => ready.push(Ready {
+            packet,
+            source,
+            length,
+            way,
+            target,
+            sealed: None,
+        }),
+        None => finish(core, source),
+    }
+}
+
+/// Seals all that are ready, in one batch, and sends them.
+pub(super) fn send_ready<P: Port, E: EventSink>(
+    core: &mut Core<P, E>,
+    plain: &[Plain],
+    ready: &mut Batch<Ready>,
+) {
+    seal(core, plain, ready);
+    for packet in ready.drain(..) {
+        send(core, packet);
+    }
+}
+
+/// Takes the sequence numbers, in the order of the burst, writes the outer headers, and has the engine write the rest.
+fn seal<P: Port, E: EventSink>(core: &mut Core<P, E>, plain: &[Plain], ready: &mut Batch<Ready>) {
+    let Core {
+        tables,
+        events,
+        tally,
+        dirty,
+        ivs,
+        now_ms,
+        identification,
+        ..
+    } = core;
+    let (records, keys) = (&mut tables.outbound.records, &tables.outbound.keys);
+    let mut jobs: Batch<SealJob<'_>> = ArrayVec::new();
+    for packet in ready {
+        let place = packet.way.place;
+        let (Some(sa), Some(key), Some(of)) = (
+            records.get_mut(place),
+            keys.get(place),
+            plain.get(packet.packet),
+        ) else {
+            continue;
+        };
+        if sa.expired {
+            // By a packet of the same burst.
+            tally.one(Counter::OutStateExpired);
+            continue;
+        }
+        let Some(number) = sa.sequence.take() else {
+            sa.expired = true;
+            remind_of_end(events, sa);
+            tally.one(Counter::OutStateSeqError);
+            continue;
+        };
+        note_use(events, sa, packet.length);
+        sa.used_ms = *now_ms;
+        Core::<P, E>::touch(dirty, &mut sa.dirty, sa.id);
+        *identification = identification.wrapping_add(1);
+        let outer = Outer::new(sa, &of.ip, packet.length, *identification, number.low());
+        let source = match &packet.source {
+            Source::Received => of.frame(),
+            Source::Built { frame, .. } => frame,
+        };
+        let plaintext = source.get(ETHERNET..ETHERNET + packet.length);
+        let total = outer.write(&mut packet.target, &packet.way.next_hop);
+        if let (Some(plaintext), Some(total)) = (plaintext, total)
+            && let Some(space) = packet.target.get_mut(..total)
+            && let Some(job) = seal_job(sa, key, ivs, number, plaintext, space)
+        {
+            packet.sealed = Some(total);
+            jobs.push(job);
+        } else {
+            tally.one(Counter::OutStateProtoError);
+        }
+    }
+    seal_batch(&mut jobs);
+}
+
+/// Counts a packet with its SA, and looks at what that brings to an end.
+#[inline]
+fn note_use(events: &mut impl EventSink, sa: &mut OutboundSa, length: usize) {
     if sa.sequence.is_near_end() && !sa.announced.near_end {
-        announce_near_end(&mut core.events, sa);
+        announce_near_end(events, sa);
     }
     if sa.usage.count(length) {
         let (usage, announced) = (&mut sa.usage, &mut sa.announced);
-        sa.expired |= grow_old(&mut core.events, id, usage, &sa.cold, announced);
+        sa.expired |= grow_old(events, sa.id, usage, &sa.cold, announced);
     }
-    sa.used_ms = core.now_ms;
-    Core::<P, E>::touch(&mut core.dirty, &mut sa.dirty, id);
-
-    let aad = if sa.extended {
-        Aad::extended(sa.spi, number.number())
-    } else {
-        Aad::plain(sa.spi, number.low())
-    };
-    let sequence = number.low();
-    let iv = if sa.key.algorithm().has_unpredictable_iv() {
-        draw_iv(&mut core.ivs)
-    } else {
-        number.into_iv()
-    };
-    let outer = Outer::new(sa, ip, length, identification, sequence);
-    let trailer = shape.trailer(length);
-    sealing.push(Sealing {
-        source,
-        length,
-        target,
-        next_hop,
-        sa: id,
-        iv: Some(iv),
-        aad,
-        trailer,
-        outer,
-    });
-}
-
-/// An IV that nobody foresees. The generator stays out of the way of the AEADs, whose IV costs nothing.
-#[cold]
-fn draw_iv(ivs: &mut IvGenerator) -> Iv {
-    ivs.generate()
 }
 
 #[cold]
@@ -350,108 +428,73 @@ fn announce_near_end(events: &mut impl EventSink, sa: &mut OutboundSa) {
     }
 }
 
-/// Cuts a packet without DF into fragments that fit, each protected on its own (RFC 4301 7).
-#[cold]
-fn fragment<P: Port, E: EventSink>(
-    core: &mut Core<P, E>,
-    sealing: &mut Batch<Sealing>,
-    arrived: Arrived,
-    ip: &Ip,
-    way: Way,
-) {
-    let inner = arrived.frame.get(ETHERNET..).unwrap_or_default();
-    let cut = ipv4::Packet::new_checked(inner)
-        .ok()
-        .and_then(|packet| ipv4::fragments(packet, way.inner_mtu.into()));
-    let Some(cut) = cut else {
-        return core.drop(arrived, Counter::OutTooBigNoDf);
+/// Writes the IV behind the headers of a frame, and gives the job that writes what follows it.
+#[inline]
+fn seal_job<'a>(
+    sa: &OutboundSa,
+    key: &'a SealingKey,
+    ivs: &mut IvGenerator,
+    number: SequenceNumber,
+    plaintext: &'a [u8],
+    frame: &'a mut [u8],
+) -> Option<SealJob<'a>> {
+    let shape = sa.shape;
+    let algorithm = key.algorithm();
+    let aad = if sa.extended {
+        Aad::extended(sa.spi, number.number())
+    } else {
+        Aad::plain(sa.spi, number.low())
     };
-    for piece in cut {
-        let length = piece.total_len();
-        let port = way.next_hop.port;
-        let Some(mut frame) = core.allocate(port, ETHERNET + length) else {
-            break;
-        };
-        let payload = inner.get(piece.payload()).unwrap_or_default();
-        packet::write_fragment(&mut frame, piece.header(), payload);
-        let source = Source::Built { frame, port };
-        enqueue(core, sealing, source, ip, length, way);
-    }
-    core.finish(arrived);
-}
-
-/// Seals all that wait, in one batch, and sends them.
-fn seal<P: Port, E: EventSink>(core: &mut Core<P, E>, sealing: &mut Batch<Sealing>) {
-    if sealing.is_empty() {
-        return;
-    }
-    let mut sealed = [false; BURST];
-    let mut jobs: Batch<SealJob<'_>> = ArrayVec::new();
-    for (packet, sealed) in sealing.iter_mut().zip(&mut sealed) {
-        if let Some(sa) = core.tables.outbound.get(packet.sa)
-            && let Some(job) = seal_job(sa, packet)
-        {
-            *sealed = true;
-            jobs.push(job);
-        }
-    }
-    seal_batch(&mut jobs);
-    drop(jobs);
-    for (packet, sealed) in sealing.drain(..).zip(sealed) {
-        send(core, packet, sealed);
-    }
-}
-
-/// Writes the IV, and gives the job that writes what follows it.
-#[inline]
-fn seal_job<'a>(sa: &'a OutboundSa, packet: &'a mut Sealing) -> Option<SealJob<'a>> {
-    let (key, shape) = (&sa.key, sa.shape);
-    let iv = packet.iv.take()?;
-    let plaintext = ETHERNET..ETHERNET + packet.length;
-    let plaintext = packet.source.bytes().get(plaintext)?;
-    let end = ETHERNET + shape.outer_len(packet.length);
-    let rest = packet
-        .target
-        .get_mut(ETHERNET + shape.head() - shape.iv()..end)?;
+    let iv = if algorithm.has_unpredictable_iv() {
+        draw_iv(ivs)
+    } else {
+        number.into_iv()
+    };
+    let rest = frame.get_mut(ETHERNET + shape.head() - shape.iv()..)?;
     let (space, out) = rest.split_at_mut_checked(shape.iv())?;
-    packet::write_iv(space, &iv, key.algorithm());
-    SealJob::new(key, iv, packet.aad, plaintext, packet.trailer, out).ok()
+    packet::write_iv(space, &iv, algorithm);
+    let trailer = shape.trailer(plaintext.len());
+    SealJob::new(key, iv, aad, plaintext, trailer, out).ok()
 }
 
-/// Writes the headers, and sends.
+/// An IV that nobody foresees. The generator stays out of the way of the AEADs, whose IV costs nothing.
+#[cold]
+fn draw_iv(ivs: &mut IvGenerator) -> Iv {
+    ivs.generate()
+}
+
+/// Sends what was sealed.
 #[inline]
-fn send<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: Sealing, sealed: bool) {
-    let Sealing {
+fn send<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: Ready) {
+    let Ready {
         source,
         length,
+        way,
         mut target,
-        next_hop,
-        outer,
+        sealed,
         ..
     } = packet;
-    let written = outer.write(&mut target, &next_hop).filter(|_| sealed);
-    match written {
+    let port = way.next_hop.port;
+    match sealed {
         Some(total) => {
             target.set_len(total);
-            if core.transmit(next_hop.port, target) {
+            if core.transmit(port, target) {
                 core.tally.one(Counter::OutPackets);
                 core.tally.add(Counter::OutBytes, length as u64);
                 core.tally
                     .add(Counter::OutEspBytes, (total - ETHERNET) as u64);
             }
         }
-        None => {
-            core.discard(next_hop.port, target);
-            core.tally.one(Counter::OutStateProtoError);
-        }
+        None => core.discard(port, target),
     }
     finish(core, source);
 }
 
+/// Gives the frame of a fragment back.
+#[inline]
 fn finish<P: Port, E: EventSink>(core: &mut Core<P, E>, source: Source) {
-    match source {
-        Source::Received(arrived) => core.finish(arrived),
-        Source::Built { frame, port } => core.discard(port, frame),
+    if let Source::Built { frame, port } = source {
+        core.discard(port, frame);
     }
 }
 

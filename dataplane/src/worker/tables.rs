@@ -27,9 +27,9 @@ const FLOWS: usize = 65_536;
 #[derive(Debug)]
 pub struct Tables {
     /// Inbound SAs by SPI.
-    pub inbound: Sad<InboundSa>,
+    pub inbound: Sad<InboundSa, OpeningKey>,
     /// Outbound SAs by identifier.
-    pub outbound: Sad<OutboundSa>,
+    pub outbound: Sad<OutboundSa, SealingKey>,
     /// Policies.
     pub spd: Spd,
     /// Next hops.
@@ -156,9 +156,8 @@ impl Tables {
             let engine = self.engine.or_best_for(algorithm);
             let key = OpeningKey::new(engine, algorithm, sa.key.as_bytes()).map_err(key_refusal)?;
             let lifetime = lifetime(&sa.lifetime);
-            Some(Box::new(InboundSa {
+            let record = InboundSa {
                 window: ReplayWindow::new(sa.window, sa.esn),
-                key,
                 id,
                 shape: Shape::new(algorithm, sa.encapsulation.is_some()),
                 local: v4(sa.local)?,
@@ -179,7 +178,8 @@ impl Tables {
                     lifetime,
                     label: *sa.label.bytes(),
                 }),
-            }))
+            };
+            Some((record, key))
         } else {
             None
         };
@@ -200,9 +200,8 @@ impl Tables {
             let engine = self.engine.or_best_for(algorithm);
             let key = SealingKey::new(engine, algorithm, sa.key.as_bytes()).map_err(key_refusal)?;
             let lifetime = lifetime(&sa.lifetime);
-            Some(Box::new(OutboundSa {
+            let record = OutboundSa {
                 sequence: OutboundSequence::new(sa.esn),
-                key,
                 usage: Usage::new(&lifetime),
                 local: v4(sa.local)?,
                 remote: v4(sa.remote)?,
@@ -234,7 +233,8 @@ impl Tables {
                     lifetime,
                     label: *sa.label.bytes(),
                 }),
-            }))
+            };
+            Some((record, key))
         } else {
             None
         };
@@ -246,7 +246,7 @@ impl Tables {
 
     /// Whether an SA is new and ours, so that its key is of use here.
     fn is_for_us(&self, owner: u16, whereabouts: Whereabouts) -> bool {
-        owner == self.me && whereabouts != Whereabouts::Here
+        owner == self.me && !whereabouts.is_here()
     }
 }
 

@@ -4,6 +4,7 @@
 //! it was made; one of another generation never matches, so a change of policy empties the cache at once.
 
 use crate::selector::FlowKey;
+use esplanade_crypto::prefetch;
 
 /// One remembered decision.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +24,13 @@ const EMPTY: Entry = Entry {
     decision: 0,
 };
 
+/// A flow, and the set that it belongs into.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    key: FlowKey,
+    index: usize,
+}
+
 /// The cache. Sets are found by a keyed multiplicative hash.
 #[derive(Debug)]
 pub(crate) struct FlowCache {
@@ -40,32 +48,37 @@ impl FlowCache {
         }
     }
 
+    /// Where a flow is remembered, if it is. Asks for that cache line.
     #[inline]
-    fn set(&mut self, key: FlowKey) -> Option<&mut [Entry; 2]> {
+    pub(crate) fn find(&self, key: FlowKey) -> Place {
         let mixed = (key.0 as u64 ^ self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15)
             ^ ((key.0 >> 64) as u64).wrapping_mul(self.seed);
         let hash = (u128::from(mixed) * u128::from(self.seed)) ^ u128::from(mixed >> 29);
         let index = ((hash >> 64) as u64 ^ hash as u64) as usize & (self.sets.len() - 1);
-        self.sets.get_mut(index)
+        if let Some(set) = self.sets.get(index) {
+            prefetch(set);
+        }
+        Place { key, index }
     }
 
     /// The decision made for this flow under this generation.
     #[inline]
-    pub(crate) fn get(&mut self, key: FlowKey, generation: u32) -> Option<u32> {
-        self.set(key)?
+    pub(crate) fn get(&self, place: Place, generation: u32) -> Option<u32> {
+        self.sets
+            .get(place.index)?
             .iter()
-            .find(|entry| entry.generation == generation && entry.key == key.0)
+            .find(|entry| entry.generation == generation && entry.key == place.key.0)
             .map(|entry| entry.decision)
     }
 
     /// Remembers a decision, in place of a stale one of its set or else of the older one.
-    pub(crate) fn insert(&mut self, key: FlowKey, generation: u32, decision: u32) {
+    pub(crate) fn insert(&mut self, place: Place, generation: u32, decision: u32) {
         let entry = Entry {
-            key: key.0,
+            key: place.key.0,
             generation,
             decision,
         };
-        if let Some([first, second]) = self.set(key) {
+        if let Some([first, second]) = self.sets.get_mut(place.index) {
             if first.generation == generation {
                 *second = *first;
             }
@@ -86,20 +99,22 @@ mod tests {
     #[test]
     fn another_generation_never_matches() {
         let mut cache = FlowCache::new(64, 7);
-        cache.insert(FlowKey(5), 1, 42);
-        assert_eq!(cache.get(FlowKey(5), 1), Some(42));
-        assert_eq!(cache.get(FlowKey(5), 2), None);
-        assert_eq!(cache.get(FlowKey(6), 1), None);
+        let (five, six) = (cache.find(FlowKey(5)), cache.find(FlowKey(6)));
+        cache.insert(five, 1, 42);
+        assert_eq!(cache.get(five, 1), Some(42));
+        assert_eq!(cache.get(five, 2), None);
+        assert_eq!(cache.get(six, 1), None);
     }
 
     #[test]
     fn most_flows_are_kept() {
         let mut cache = FlowCache::new(4096, 99);
+        let place = |cache: &FlowCache, flow: u128| cache.find(FlowKey(flow << 64 | 0x10000));
         for flow in 0..1000u128 {
-            cache.insert(FlowKey(flow << 64 | 0x10000), 1, flow as u32);
+            cache.insert(place(&cache, flow), 1, flow as u32);
         }
         let kept = (0..1000u128)
-            .filter(|flow| cache.get(FlowKey(flow << 64 | 0x10000), 1) == Some(*flow as u32))
+            .filter(|flow| cache.get(place(&cache, *flow), 1) == Some(*flow as u32))
             .count();
         assert!(kept > 900, "{kept}");
     }

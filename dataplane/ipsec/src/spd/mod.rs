@@ -10,6 +10,7 @@ mod flow_cache;
 
 use crate::selector::{Flow, Selector};
 use classifier::Classifier;
+use esplanade_crypto::prefetch;
 use flow_cache::FlowCache;
 use std::collections::HashMap;
 use thiserror::Error;
@@ -65,6 +66,10 @@ pub struct Decision {
 /// The place of a group; good until the next change of policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupIndex(u32);
+
+/// A lookup that has begun.
+#[derive(Debug, Clone, Copy)]
+pub struct Probe(Option<flow_cache::Place>);
 
 /// What the policies of one child SA share.
 #[derive(Debug, Clone)]
@@ -242,21 +247,29 @@ impl Spd {
         }
     }
 
+    /// Begins to look a flow up: asks for the memory in which its decision may be remembered. Good until the next change
+    /// of policies.
+    #[inline]
+    pub fn probe(&self, flow: &Flow) -> Probe {
+        Probe(flow.key().map(|key| self.cache.find(key)))
+    }
+
     /// The first policy that matches a flow.
     #[inline]
     pub fn lookup(&mut self, flow: &Flow) -> Option<Decision> {
-        let key = flow.key();
-        let cached = key.and_then(|key| self.cache.get(key, self.generation));
+        let probe = self.probe(flow);
+        self.finish(probe, || *flow)
+    }
+
+    /// Ends what [`probe`](Self::probe) began for the same flow.
+    #[inline]
+    pub fn finish(&mut self, probe: Probe, flow: impl FnOnce() -> Flow) -> Option<Decision> {
+        let cached = probe
+            .0
+            .and_then(|place| self.cache.get(place, self.generation));
         let index = match cached {
             Some(index) => index,
-            None => {
-                let found = self.classifier.find(&self.rules, flow);
-                let index = found.unwrap_or(NONE);
-                if let Some(key) = key {
-                    self.cache.insert(key, self.generation, index);
-                }
-                index
-            }
+            None => self.classify(probe, &flow()),
         };
         let rule = self.rules.get(index as usize)?;
         Some(Decision {
@@ -264,6 +277,25 @@ impl Spd {
             policy: rule.policy.id,
             group: GroupIndex(rule.group),
         })
+    }
+
+    /// Finds the policy of a flow that is not in the cache, and remembers it.
+    #[cold]
+    fn classify(&mut self, probe: Probe, flow: &Flow) -> u32 {
+        let found = self.classifier.find(&self.rules, flow);
+        let index = found.unwrap_or(NONE);
+        if let Some(place) = probe.0 {
+            self.cache.insert(place, self.generation, index);
+        }
+        index
+    }
+
+    /// Asks for the memory of a group's state.
+    #[inline]
+    pub fn prefetch_group(&self, index: GroupIndex) {
+        if let Some(group) = self.group(index) {
+            prefetch(group);
+        }
     }
 
     /// The state of a decision's group.
@@ -289,14 +321,14 @@ impl Spd {
     /// Mostly the flow's first policy is one of the group, and the flow cache knows. Where policies overlap, the
     /// group's own are searched.
     #[inline]
-    pub fn covers(&mut self, id: PolicyId, flow: &Flow) -> bool {
+    pub fn covers(&mut self, id: PolicyId, probe: Probe, flow: impl Fn() -> Flow) -> bool {
         let group = id.group();
-        if let Some(decision) = self.lookup(flow)
+        if let Some(decision) = self.finish(probe, &flow)
             && decision.policy.group() == group
         {
             return decision.action == Action::Protect;
         }
-        self.covers_further_down(group, flow)
+        self.covers_further_down(group, &flow())
     }
 
     #[cold]
