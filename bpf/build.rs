@@ -3,9 +3,12 @@
 use std::{env, path::PathBuf, process::Command};
 
 const SOURCE: &str = "src/steer.bpf.c";
+const HEADERS: [&str; 2] = ["src/maps.bpf.h", "src/packet.bpf.h"];
 
 fn main() {
-    println!("cargo:rerun-if-changed={SOURCE}");
+    for file in HEADERS.iter().chain([&SOURCE]) {
+        println!("cargo:rerun-if-changed={file}");
+    }
     println!("cargo:rerun-if-env-changed=CLANG");
     if let Err(sentence) = compile() {
         eprintln!("{sentence}");

@@ -27,7 +27,8 @@ fn every_frame_that_is_sent_is_received_in_order() {
         destination: "10.2.0.2:9000".parse().expect("an address"),
         flows: 8,
     };
-    let prefix = |address: &str| Prefix::new(address.parse().expect("an address"), 16);
+    let prefix =
+        |address: &str| Prefix::new(address.parse::<std::net::IpAddr>().expect("an address"), 16);
     let settings = |interface| Settings {
         interface,
         queue: 0,

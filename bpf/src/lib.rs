@@ -17,11 +17,11 @@ use libbpf_rs::{
     MapCore, MapFlags, MapHandle, Object, ObjectBuilder, PrintLevel, ProgramInput, ProgramMut, Xdp,
     XdpFlags, query::ProgInfoIter,
 };
-use prefix::{PrefixOf, Trie, delete, update};
+use prefix::{PrefixOf, Trie, address_bytes, delete, update};
 use std::{
     collections::{HashMap, HashSet},
     io,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     sync::{Mutex, PoisonError},
 };
@@ -29,15 +29,26 @@ use std::{
 /// The compiled program.
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
 
-/// The most ports that the maps hold (steer.bpf.c).
+/// The most ports that the maps hold (maps.bpf.h).
 pub const MAX_PORTS: u32 = 16;
 
-/// The most queues of one port that the maps hold (steer.bpf.c).
+/// The most queues of one port that the maps hold (maps.bpf.h).
 pub const QUEUES_PER_PORT: u32 = 64;
 
-/// The first address of 239.255.0.0/16, the groups whose packets no router at the edge of a site lets out (RFC 2365 6.1:
-/// "the Local Scope").
-const LOCAL_SCOPE: Ipv4Addr = Ipv4Addr::new(239, 255, 0, 0);
+/// The groups whose packets no router at the edge of a site lets out: 239.255.0.0/16 (RFC 2365 6.1: "the Local Scope"), and
+/// those of the scopes 3 to 5 of IPv6 (RFC 7346 2: realm, administration, site), well-known and transient ones.
+fn local_scopes() -> Vec<Prefix> {
+    const LOCAL: Ipv4Addr = Ipv4Addr::new(239, 255, 0, 0);
+    let flags = [0x00, 0x10, 0x30, 0x70];
+    let scopes = flags
+        .iter()
+        .flat_map(|flags| (3..=5).map(move |scope| flags | scope));
+    let groups = scopes.map(|second| Ipv6Addr::new(0xff00 | second, 0, 0, 0, 0, 0, 0, 0));
+    groups
+        .map(|group| Prefix::new(group, 16))
+        .chain([Prefix::new(LOCAL, 16)])
+        .collect()
+}
 
 /// Which side of the gateway an interface is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +57,21 @@ pub enum Role {
     Inside,
     /// ESP comes from here; plain packets of protected prefixes do not belong here.
     Outside,
+}
+
+/// The VLAN that a port is in: the identifiers of the outer and the inner tag, 0 for none. Frames with other tags are
+/// not the port's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Vlan {
+    /// Of the only tag, or of the outer one of two.
+    pub outer: u16,
+    /// Of the inner tag of two.
+    pub inner: u16,
+}
+
+impl Vlan {
+    /// None: untagged frames, and those whose tag is for their priority only.
+    pub const NONE: Self = Self { outer: 0, inner: 0 };
 }
 
 /// How the program runs on an interface.
@@ -75,7 +101,7 @@ pub struct Steering {
     object: Object,
     maps: Maps,
     /// What `local_addresses` holds.
-    addresses: HashSet<Ipv4Addr>,
+    addresses: HashSet<IpAddr>,
     /// The protected pairs, and how often each was added.
     pairs: HashMap<(Prefix, Prefix), u32>,
 }
@@ -125,7 +151,7 @@ impl Steering {
             inside: trie("inside")?,
             steer_counters: map("steer_counters")?,
         };
-        maps.inside.add(&[Prefix::new(LOCAL_SCOPE, 16)])?;
+        maps.inside.add(&local_scopes())?;
         Ok(Self {
             links: Vec::new(),
             object,
@@ -148,13 +174,30 @@ impl Steering {
         port: u8,
         role: Role,
     ) -> Result<Attached, SteerError> {
+        self.attach_in_vlan(ifindex, interface, port, role, Vlan::NONE)
+    }
+
+    /// As [`attach`](Self::attach), for a port that is a VLAN on the interface. The dataplane gets its frames without
+    /// their tags.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`attach`](Self::attach).
+    pub fn attach_in_vlan(
+        &mut self,
+        ifindex: u32,
+        interface: &str,
+        port: u8,
+        role: Role,
+        vlan: Vlan,
+    ) -> Result<Attached, SteerError> {
         if interface_index(interface) != Some(ifindex) {
             return Err(SteerError::NoInterface {
                 interface: interface.to_owned(),
             });
         }
         self.refuse_occupied(ifindex, interface)?;
-        self.set_port(ifindex, port, role)?;
+        self.set_port(ifindex, port, role, vlan)?;
         let (link, mode) = match self.link(ifindex, XdpFlags::DRV_MODE) {
             Ok(link) => (link, Mode::Native),
             Err(native) if native.kind() == io::ErrorKind::PermissionDenied => {
@@ -179,12 +222,18 @@ impl Steering {
         Ok(Attached { mode })
     }
 
-    /// Says which port and side an interface is, without attaching anything.
+    /// Says which port and side an interface is, or a VLAN on it, without attaching anything.
     ///
     /// # Errors
     ///
     /// A port number out of range, or a kernel that refuses the entry.
-    pub fn set_port(&self, ifindex: u32, port: u8, role: Role) -> Result<(), SteerError> {
+    pub fn set_port(
+        &self,
+        ifindex: u32,
+        port: u8,
+        role: Role,
+        vlan: Vlan,
+    ) -> Result<(), SteerError> {
         if u32::from(port) >= MAX_PORTS {
             return Err(SteerError::OutOfRange { port, queue: 0 });
         }
@@ -192,9 +241,11 @@ impl Steering {
             Role::Inside => 0,
             Role::Outside => 1,
         };
-        let mut value = [0; 8];
+        let mut value = [0; 12];
         value[..4].copy_from_slice(&ifindex.to_ne_bytes());
-        value[4..].copy_from_slice(&role.to_ne_bytes());
+        value[4..8].copy_from_slice(&role.to_ne_bytes());
+        value[8..10].copy_from_slice(&vlan.outer.to_ne_bytes());
+        value[10..].copy_from_slice(&vlan.inner.to_ne_bytes());
         let key = u32::from(port).to_ne_bytes();
         update(&self.maps.ports, "ports", &key, &value)
     }
@@ -224,7 +275,8 @@ impl Steering {
     /// # Errors
     ///
     /// A kernel that refuses an entry, as when the map is full; nothing has changed then.
-    pub fn add_local(&mut self, address: Ipv4Addr) -> Result<(), SteerError> {
+    pub fn add_local(&mut self, address: impl Into<IpAddr>) -> Result<(), SteerError> {
+        let address = address.into();
         if self.addresses.contains(&address) {
             return Ok(());
         }
@@ -235,7 +287,12 @@ impl Steering {
             ..
         } = &mut self.maps;
         protected_own.add(&remotes)?;
-        let added = update(local_addresses, "local_addresses", &address.octets(), &[1]);
+        let added = update(
+            local_addresses,
+            "local_addresses",
+            &address_bytes(address),
+            &[1],
+        );
         match added {
             Ok(()) => self.addresses.insert(address),
             Err(error) => {
@@ -251,18 +308,19 @@ impl Steering {
     /// # Errors
     ///
     /// A kernel that refuses.
-    pub fn remove_local(&mut self, address: Ipv4Addr) -> Result<(), SteerError> {
+    pub fn remove_local(&mut self, address: impl Into<IpAddr>) -> Result<(), SteerError> {
+        let address = address.into();
         if !self.addresses.remove(&address) {
             return Ok(());
         }
         let map = &self.maps.local_addresses;
-        delete(map, "local_addresses", &address.octets())?;
+        delete(map, "local_addresses", &address_bytes(address))?;
         let remotes = self.remotes_of(address);
         self.maps.protected_own.remove(&remotes)
     }
 
     /// The remote prefixes of the pairs whose local prefix covers an address.
-    fn remotes_of(&self, ours: Ipv4Addr) -> Vec<PrefixOf> {
+    fn remotes_of(&self, ours: IpAddr) -> Vec<PrefixOf> {
         let pairs = self.pairs.keys().filter(|(local, _)| local.contains(ours));
         pairs
             .map(|(_, remote)| PrefixOf {
@@ -381,14 +439,16 @@ impl Steering {
     }
 
     /// Runs the program once on a packet as if the loopback interface (index 1) had received it
-    /// on queue 0, and says what would become of it.
+    /// on queue 0, and says what would become of it, and what it would look like.
     ///
     /// # Errors
     ///
     /// Missing capabilities.
-    pub fn dry_run(&self, packet: &[u8]) -> Result<Action, SteerError> {
+    pub fn dry_run(&self, packet: &[u8]) -> Result<(Action, Vec<u8>), SteerError> {
+        let mut room = packet.to_vec();
         let input = ProgramInput {
             data_in: Some(packet),
+            data_out: Some(&mut room),
             repeat: 1,
             ..ProgramInput::default()
         };
@@ -400,12 +460,14 @@ impl Steering {
                 load_error(error)
             }
         })?;
-        Ok(match output.return_value {
+        let action = match output.return_value {
             1 => Action::Drop,
             2 => Action::Pass,
             4 => Action::Redirect,
             other => Action::Other(other),
-        })
+        };
+        let packet = output.data.unwrap_or_default().to_vec();
+        Ok((action, packet))
     }
 
     fn program(&self) -> Result<ProgramMut<'_>, SteerError> {

@@ -2,34 +2,70 @@
 
 use crate::{SteerError, map_error};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
-use std::{collections::HashMap, hash::Hash, net::Ipv4Addr};
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
-/// An IPv4 prefix, in canonical form: no bit is set beyond its length.
+/// A prefix of either family, in canonical form: no bit is set beyond its length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Prefix {
-    address: Ipv4Addr,
+    address: IpAddr,
     length: u8,
 }
 
 impl Prefix {
-    /// Clears what lies beyond `length` (which is cut to 32).
-    pub fn new(address: Ipv4Addr, length: u8) -> Self {
-        let length = length.min(32);
-        Self {
-            address: Ipv4Addr::from(u32::from(address) & mask(length)),
-            length,
+    /// Clears what lies beyond `length` (which is cut to the address's own).
+    pub fn new(address: impl Into<IpAddr>, length: u8) -> Self {
+        match address.into() {
+            IpAddr::V4(address) => {
+                let length = length.min(32);
+                let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
+                let address = Ipv4Addr::from_bits(address.to_bits() & mask).into();
+                Self { address, length }
+            }
+            IpAddr::V6(address) => {
+                let length = length.min(128);
+                let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+                let address = Ipv6Addr::from_bits(address.to_bits() & mask).into();
+                Self { address, length }
+            }
         }
     }
 
+    /// Whether it is of IPv4.
+    pub fn is_ipv4(self) -> bool {
+        self.address.is_ipv4()
+    }
+
     /// Whether an address lies within.
-    pub fn contains(self, address: Ipv4Addr) -> bool {
+    pub fn contains(self, address: IpAddr) -> bool {
         Self::new(address, self.length) == self
     }
 }
 
-fn mask(length: u8) -> u32 {
-    u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0)
+/// An address as the program has it (`struct address` in maps.bpf.h): its family, native, and its octets, behind
+/// which zeros follow.
+pub(crate) fn address_bytes(address: IpAddr) -> [u8; ADDRESS] {
+    let mut bytes = [0; ADDRESS];
+    let (family, octets) = bytes.split_at_mut(FAMILY);
+    match address {
+        IpAddr::V4(address) => {
+            family.copy_from_slice(&4_u32.to_ne_bytes());
+            octets[..4].copy_from_slice(&address.octets());
+        }
+        IpAddr::V6(address) => {
+            family.copy_from_slice(&6_u32.to_ne_bytes());
+            octets.copy_from_slice(&address.octets());
+        }
+    }
+    bytes
 }
+
+/// The bytes of an address's family, and of both.
+const FAMILY: usize = 4;
+const ADDRESS: usize = FAMILY + 16;
 
 /// What an LPM trie is looked up by.
 pub(crate) trait Key: Copy + Eq + Hash {
@@ -42,9 +78,10 @@ pub(crate) trait Key: Copy + Eq + Hash {
 
 impl Key for Prefix {
     fn bytes(self) -> impl AsRef<[u8]> {
-        let mut bytes = [0; 8];
-        bytes[..4].copy_from_slice(&u32::from(self.length).to_ne_bytes());
-        bytes[4..].copy_from_slice(&self.address.octets());
+        let mut bytes = [0; 4 + ADDRESS];
+        let length = 8 * FAMILY as u32 + u32::from(self.length);
+        bytes[..4].copy_from_slice(&length.to_ne_bytes());
+        bytes[4..].copy_from_slice(&address_bytes(self.address));
         bytes
     }
 
@@ -53,19 +90,20 @@ impl Key for Prefix {
     }
 }
 
-/// A prefix at the other end of one of our addresses.
+/// A prefix at the other end of one of our addresses, of the same family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct PrefixOf {
-    pub(crate) ours: Ipv4Addr,
+    pub(crate) ours: IpAddr,
     pub(crate) prefix: Prefix,
 }
 
 impl Key for PrefixOf {
     fn bytes(self) -> impl AsRef<[u8]> {
-        let mut bytes = [0; 12];
-        bytes[..4].copy_from_slice(&(32 + u32::from(self.prefix.length)).to_ne_bytes());
-        bytes[4..8].copy_from_slice(&self.ours.octets());
-        bytes[8..].copy_from_slice(&self.prefix.address.octets());
+        let mut bytes = [0; 4 + ADDRESS + 16];
+        let length = 8 * ADDRESS as u32 + u32::from(self.prefix.length);
+        bytes[..4].copy_from_slice(&length.to_ne_bytes());
+        bytes[4..4 + ADDRESS].copy_from_slice(&address_bytes(self.ours));
+        bytes[4 + ADDRESS..].copy_from_slice(&address_bytes(self.prefix.address)[FAMILY..]);
         bytes
     }
 
@@ -173,33 +211,60 @@ pub(crate) fn delete(map: &MapHandle, name: &'static str, key: &[u8]) -> Result<
 mod tests {
     use super::*;
 
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
     #[test]
     fn a_prefix_is_canonical() {
-        let prefix = Prefix::new(Ipv4Addr::new(10, 1, 2, 3), 16);
-        assert_eq!(prefix, Prefix::new(Ipv4Addr::new(10, 1, 0, 0), 16));
-        let all = Prefix::new(Ipv4Addr::new(10, 1, 2, 3), 0);
-        assert_eq!(all.bytes().as_ref(), [0; 8]);
-        let one = Prefix::new(Ipv4Addr::new(10, 1, 2, 3), 99);
-        assert_eq!(one.bytes().as_ref()[4..], [10, 1, 2, 3]);
+        let prefix = Prefix::new(address("10.1.2.3"), 16);
+        assert_eq!(prefix, Prefix::new(address("10.1.0.0"), 16));
+        let one = Prefix::new(address("10.1.2.3"), 99);
+        assert_eq!(one.bytes().as_ref()[8..12], [10, 1, 2, 3]);
+        let prefix = Prefix::new(address("2001:db8:1:2::3"), 48);
+        assert_eq!(prefix, Prefix::new(address("2001:db8:1::"), 48));
+        let one = Prefix::new(address("::1"), 200);
+        assert_eq!(one.value(), 129);
+    }
+
+    #[test]
+    fn the_families_have_nothing_in_common() {
+        let all = [
+            Prefix::new(Ipv4Addr::UNSPECIFIED, 0),
+            Prefix::new(Ipv6Addr::UNSPECIFIED, 0),
+        ];
+        assert_ne!(all[0].bytes().as_ref(), all[1].bytes().as_ref());
+        for prefix in all {
+            // The family always counts.
+            assert_eq!(prefix.bytes().as_ref()[..4], 32_u32.to_ne_bytes());
+        }
+        assert!(!all[1].contains(address("10.1.2.3")) && !all[0].contains(address("::")));
     }
 
     #[test]
     fn a_prefix_contains_what_begins_with_it() {
-        let prefix = Prefix::new(Ipv4Addr::new(10, 1, 0, 0), 16);
-        assert!(prefix.contains(Ipv4Addr::new(10, 1, 255, 255)));
-        assert!(!prefix.contains(Ipv4Addr::new(10, 2, 0, 0)));
+        let prefix = Prefix::new(address("10.1.0.0"), 16);
+        assert!(prefix.contains(address("10.1.255.255")));
+        assert!(!prefix.contains(address("10.2.0.0")));
         let all = Prefix::new(Ipv4Addr::UNSPECIFIED, 0);
-        assert!(all.contains(Ipv4Addr::BROADCAST));
+        assert!(all.contains(Ipv4Addr::BROADCAST.into()));
+        let prefix = Prefix::new(address("2001:db8::"), 33);
+        assert!(prefix.contains(address("2001:db8:7fff::1")));
+        assert!(!prefix.contains(address("2001:db8:8000::1")));
     }
 
     #[test]
     fn the_length_of_a_prefix_of_ours_counts_our_address() {
         let key = PrefixOf {
-            ours: Ipv4Addr::new(192, 0, 2, 1),
-            prefix: Prefix::new(Ipv4Addr::new(10, 1, 0, 0), 16),
+            ours: address("192.0.2.1"),
+            prefix: Prefix::new(address("10.1.0.0"), 16),
         };
-        let mut expected = 48_u32.to_ne_bytes().to_vec();
-        expected.extend([192, 0, 2, 1, 10, 1, 0, 0]);
+        let mut expected = (160_u32 + 16).to_ne_bytes().to_vec();
+        expected.extend(4_u32.to_ne_bytes());
+        expected.extend([192, 0, 2, 1]);
+        expected.extend([0; 12]);
+        expected.extend([10, 1, 0, 0]);
+        expected.extend([0; 12]);
         assert_eq!(key.bytes().as_ref(), expected);
         assert_eq!(key.value(), 17);
     }

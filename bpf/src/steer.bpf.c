@@ -1,192 +1,79 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
 //
 // Decides for every packet on our ports: dataplane or kernel. Takes ESP and AH to our addresses, UDP 4500 that
-// carries ESP (RFC 3948), and plain packets that a protect selector covers. The kernel keeps the
-// rest: IKE, ARP, SSH, routing protocols, IPv6, fragments of what would be ours, and what comes from inside and
-// stays there, however wide the selectors are.
+// carries ESP (RFC 3948), fragments of these, ICMP errors about them, and plain packets that a protect selector
+// covers, of IPv4 and IPv6. The kernel keeps the rest: IKE, ARP, neighbour discovery, SSH, routing protocols, and what
+// comes from inside and stays there, however wide the selectors are.
 //
-// It fails closed: what is ours and has no socket to go to is dropped, never passed.
+// It fails closed: what is ours and has no socket to go to is dropped, never passed. Only ICMP errors pass then.
 
-#include <linux/bpf.h>
-#include <linux/types.h>
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
+#include "packet.bpf.h"
 
-#define ETHERTYPE_IPV4 0x0800
-#define ETHERTYPE_VLAN 0x8100
-#define ETHERTYPE_QINQ 0x88a8
-#define MAX_VLAN_TAGS 2
-
-#define PROTOCOL_ICMP 1
-#define PROTOCOL_UDP 17
-#define PROTOCOL_ESP 50
-#define PROTOCOL_AH 51
 #define PORT_IKE 500
 #define PORT_NAT_T 4500
-#define ICMP_UNREACHABLE 3
-#define ICMP_TIME_EXCEEDED 11
-#define ICMP_PARAMETER_PROBLEM 12
 #define UDP_HEADER 8
 #define ESP_HEADER 8
 
-#define FRAGMENT_MASK 0x3fff /* more fragments, or an offset */
-#define OFFSET_MASK 0x1fff
+#define ICMP_UNREACHABLE 3
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETER_PROBLEM 12
+/* RFC 4443 2.1: "ICMPv6 error messages have message types from 0 to 127". RFC 4443 3 defines 1 to 4. */
+#define ICMPV6_FIRST_ERROR 1
+#define ICMPV6_LAST_ERROR 4
+/* RFC 2710 3 and RFC 3810 5.2. */
+#define MLD_FIRST 130
+#define MLD_LAST 132
+#define MLD_REPORT_V2 143
+/* RFC 4861 4. */
+#define ND_FIRST 133
+#define ND_LAST 137
+#define ND_HOP_LIMIT 255
 
-/* Shared with src/lib.rs. */
-#define QUEUES_PER_PORT 64
-#define MAX_PORTS 16
-#define MAX_LOCAL_ADDRESSES 1024
-#define MAX_PREFIXES 65536
-
-enum role { ROLE_INSIDE = 0, ROLE_OUTSIDE = 1 };
-
-enum verdict {
-	PASS_NOT_OURS = 0,   /* not IPv4, or nothing that we take */
-	PASS_FRAGMENT = 1,   /* a fragment of ESP, AH or IKE to one of our addresses */
-	PASS_IKE = 2,        /* UDP 500, UDP 4500 behind the zero marker, or a keepalive */
-	PASS_MALFORMED = 3,  /* an IPv4 or UDP header that does not fit its packet */
-	TAKE_ESP = 4,
-	TAKE_AH = 5,
-	TAKE_ESP_IN_UDP = 6,
-	TAKE_PROTECT = 7,    /* plain, on an inside port: to be protected */
-	TAKE_UNPROTECTED = 8, /* plain, on an outside port: to be counted and dropped */
-	DROP_NO_SOCKET = 9,  /* ours, but no dataplane listens */
-	PASS_INSIDE = 10,    /* covered by a protect selector, but from inside and for inside */
-	PASS_ICMP_ERROR = 11, /* covered by a protect selector, but about our own ESP, AH or IKE */
-	VERDICTS = 12,
-};
-
-struct ethernet {
-	__u8 destination[6];
-	__u8 source[6];
-	__be16 type;
-};
-
-struct vlan {
-	__be16 control;
-	__be16 type;
-};
-
-struct ipv4 {
-	__u8 version_ihl;
-	__u8 tos;
-	__be16 total_length;
-	__be16 id;
-	__be16 fragment;
-	__u8 ttl;
-	__u8 protocol;
-	__be16 checksum;
-	__be32 source;
-	__be32 destination;
-};
+/* RFC 791 3.2 has a receiver wait 15 seconds for fragments. Links that still reorder bring them within this; a longer
+ * memory would see identifiers come again, of which IPv4 has 65,536. */
+#define FRAGMENT_MEMORY_NS 1000000000ULL
 
 struct udp {
 	__be16 source;
 	__be16 destination;
 	__be16 length;
 	__be16 checksum;
-	__be32 marker; /* the first word of the payload */
 };
 
-/* RFC 792: an error quotes the header and the first 8 octets of the packet that it is about. */
-struct icmp_error {
+/* RFC 792 and RFC 4443 3: an error quotes the packet that it is about behind 8 octets of its own. */
+struct icmp {
 	__u8 type;
 	__u8 code;
 	__be16 checksum;
-	__be32 unused;
-	struct ipv4 quoted;
+	__u32 rest;
+};
+
+/* RFC 792: "Internet Header + 64 bits of Original Data Datagram". We send no options. */
+struct quoted_ipv4 {
+	struct icmp icmp;
+	struct ipv4 ip;
 	__be16 source_port;
 	__u8 rest[6];
 };
 
-/* The entry of port N has the number N; an interface index of 0 is no interface. */
-struct port {
-	__u32 interface;
+/* RFC 4443 2.4 (c): "As much of the IPv6 offending packet as possible". We send no extension headers but of fragments. */
+struct quoted_ipv6 {
+	struct icmp icmp;
+	struct ipv6 ip;
+	__be16 source_port;
+	__u8 rest[6];
+};
+
+/* What an ICMP message is about. */
+enum about { ABOUT_OTHER, ABOUT_IKE, ABOUT_ESP };
+
+/* A packet on one of our ports. */
+struct arrival {
+	struct packet packet;
+	__u32 port;
 	__u32 role;
+	__u32 tags;
 };
-
-struct prefix {
-	__u32 length;
-	__be32 address;
-};
-
-/* A prefix at the other end of one of our addresses; the length counts all 32 bits of the latter. */
-struct prefix_of {
-	__u32 length;
-	__be32 ours;
-	__be32 address;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_XSKMAP);
-	__uint(max_entries, MAX_PORTS * QUEUES_PER_PORT);
-	__type(key, __u32);
-	__type(value, __u32);
-} xsks SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_PORTS);
-	__type(key, __u32);
-	__type(value, struct port);
-} ports SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_LOCAL_ADDRESSES);
-	__type(key, __be32);
-	__type(value, __u8);
-} local_addresses SEC(".maps");
-
-/* The value of a prefix is one more than its length: 0 stands for none. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-	__uint(max_entries, MAX_PREFIXES);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct prefix);
-	__type(value, __u8);
-} protected_local SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-	__uint(max_entries, MAX_PREFIXES);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct prefix);
-	__type(value, __u8);
-} protected_remote SEC(".maps");
-
-/* The remote prefixes of those pairs whose local prefix covers one of our own addresses. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-	__uint(max_entries, MAX_PREFIXES);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct prefix_of);
-	__type(value, __u8);
-} protected_own SEC(".maps");
-
-/* What does not leave when it comes from inside: the networks there, and the gateway itself. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-	__uint(max_entries, MAX_PREFIXES);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct prefix);
-	__type(value, __u8);
-} inside SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, VERDICTS);
-	__type(key, __u32);
-	__type(value, __u64);
-} steer_counters SEC(".maps");
-
-static __always_inline void count(__u32 verdict)
-{
-	__u64 *counter = bpf_map_lookup_elem(&steer_counters, &verdict);
-
-	if (counter)
-		*counter += 1;
-}
 
 static __always_inline int pass(__u32 verdict)
 {
@@ -194,192 +81,357 @@ static __always_inline int pass(__u32 verdict)
 	return XDP_PASS;
 }
 
-static __always_inline int take(struct xdp_md *ctx, __u32 port, __u32 verdict)
+/* Takes the tags away, by which the port was found: the dataplane wants the IP header where untagged frames have it. */
+static __always_inline int strip(struct xdp_md *ctx, __u32 tags)
+{
+	__u8 addresses[MAC_ADDRESSES];
+
+	if (!tags)
+		return 0;
+	if (bpf_xdp_load_bytes(ctx, 0, addresses, sizeof(addresses)) < 0)
+		return -1;
+	if (bpf_xdp_adjust_head(ctx, tags == 1 ? VLAN_TAG : 2 * VLAN_TAG) < 0)
+		return -1;
+	return bpf_xdp_store_bytes(ctx, 0, addresses, sizeof(addresses));
+}
+
+/* Sends a packet to the dataplane; `otherwise` is what becomes of it when none listens. */
+static __always_inline int redirect(struct xdp_md *ctx, const struct arrival *arrival, __u32 verdict,
+				    __u32 otherwise)
 {
 	__u32 queue = ctx->rx_queue_index;
-	int action = XDP_DROP;
+	int action = otherwise;
 
 	if (queue < QUEUES_PER_PORT)
-		action = bpf_redirect_map(&xsks, port * QUEUES_PER_PORT + queue, XDP_DROP);
-	count(action == XDP_REDIRECT ? verdict : DROP_NO_SOCKET);
+		action = bpf_redirect_map(&xsks, arrival->port * QUEUES_PER_PORT + queue, otherwise);
+	if (action == XDP_REDIRECT && strip(ctx, arrival->tags) < 0)
+		action = XDP_DROP;
+	if (action == XDP_REDIRECT)
+		count(verdict);
+	else
+		count(action == XDP_PASS ? PASS_ICMP_ERROR : DROP_NO_SOCKET);
 	return action;
 }
 
-/* Destinations that never leave the link: 224.0.0.0/24 (routing protocols) and the limited broadcast. */
-static __always_inline int stays_on_link(__be32 address)
+static __always_inline int take(struct xdp_md *ctx, const struct arrival *arrival, __u32 verdict)
 {
-	return (address & bpf_htonl(0xffffff00)) == bpf_htonl(0xe0000000) ||
-	       address == bpf_htonl(0xffffffff);
+	return redirect(ctx, arrival, verdict, XDP_DROP);
 }
 
-/* One more than the length of the longest prefix that covers an address; 0 if none does. */
-static __always_inline __u32 covers(void *trie, __be32 address)
+/* Addresses of the link: IPv4's 224.0.0.0/24 (routing protocols) and limited broadcast; IPv6's fe80::/10 and multicast
+ * groups of no wider scope (RFC 4291 2.5.6 and 2.7). RFC 4291 2.5.6: "Routers must not forward any packets with
+ * Link-Local source or destination addresses to other links." */
+static __always_inline int is_of_link(const struct address *address)
 {
-	struct prefix key = { .length = 32, .address = address };
-	__u8 *value = bpf_map_lookup_elem(trie, &key);
+	const __u8 *octets = address->octets;
 
-	return value ? *value : 0;
+	if (address->family == 4)
+		return (octets[0] == 224 && octets[1] == 0 && octets[2] == 0) ||
+		       (octets[0] & octets[1] & octets[2] & octets[3]) == 255;
+	return (octets[0] == 0xfe && (octets[1] & 0xc0) == 0x80) ||
+	       (octets[0] == 0xff && (octets[1] & 0x0f) <= 2);
+}
+
+static __always_inline int stays_on_link(const struct packet *packet)
+{
+	return is_of_link(&packet->destination) ||
+	       (packet->source.family == 6 && is_of_link(&packet->source));
+}
+
+/* What the kernel's IPv6 cannot live without, whatever addresses it has. RFC 4861 6.1 and 7.1: what does not come from the
+ * link has a lower hop limit, and is to be discarded. RFC 2710 3 and RFC 3810 5: multicast listeners' have one of 1. */
+static __always_inline int is_neighbor_discovery(struct xdp_md *ctx, const struct packet *packet)
+{
+	__u8 type;
+
+	if (packet->protocol != PROTOCOL_ICMPV6 || packet->fragment != WHOLE)
+		return 0;
+	if (packet->source.family != 6)
+		return 0;
+	if (bpf_xdp_load_bytes(ctx, packet->transport, &type, sizeof(type)) < 0)
+		return 0;
+	if (type >= ND_FIRST && type <= ND_LAST)
+		return packet->hop_limit == ND_HOP_LIMIT;
+	return packet->hop_limit == 1 &&
+	       ((type >= MLD_FIRST && type <= MLD_LAST) || type == MLD_REPORT_V2);
 }
 
 /* Whether one pair covers both ends of a packet to one of our own addresses. */
-static __always_inline int covers_own(struct ipv4 *ip)
+static __always_inline int covers_own(const struct packet *packet)
 {
-	struct prefix_of key = { .length = 64, .ours = ip->destination, .address = ip->source };
+	__u32 bits = packet->source.family == 4 ? 32 : 128;
+	struct prefix_of key = { .length = 8 * sizeof(struct address) + bits,
+				 .ours = packet->destination };
 
+	__builtin_memcpy(key.octets, packet->source.octets, sizeof(key.octets));
 	return bpf_map_lookup_elem(&protected_own, &key) != 0;
 }
 
-/* Whether an ICMP packet to one of our own addresses is an error about our ESP, AH or IKE: what path MTU discovery
- * and a peer's absence are known by. We send no IP options, so a quoted header has none. */
-static __always_inline int is_error_about_ours(struct xdp_md *ctx, struct ipv4 *ip)
+/* What a quoted packet is, of which the first port was read; `ours` is whether we sent it. */
+static __always_inline int about(__u8 protocol, __be16 source_port, int ours)
 {
-	void *end = (void *)(long)ctx->data_end;
-	struct icmp_error *error = (void *)ip + (ip->version_ihl & 0x0f) * 4;
+	if (!ours)
+		return ABOUT_OTHER;
+	if (protocol == PROTOCOL_ESP || protocol == PROTOCOL_AH)
+		return ABOUT_ESP;
+	if (protocol != PROTOCOL_UDP)
+		return ABOUT_OTHER;
+	if (source_port == bpf_htons(PORT_NAT_T))
+		return ABOUT_ESP;
+	return source_port == bpf_htons(PORT_IKE) ? ABOUT_IKE : ABOUT_OTHER;
+}
 
-	if (ip->protocol != PROTOCOL_ICMP || ip->fragment & bpf_htons(FRAGMENT_MASK))
-		return 0;
-	if ((void *)(error + 1) > end)
-		return 0;
-	if (error->type != ICMP_UNREACHABLE && error->type != ICMP_TIME_EXCEEDED &&
-	    error->type != ICMP_PARAMETER_PROBLEM)
-		return 0;
-	if (error->quoted.version_ihl != 0x45 || error->quoted.source != ip->destination)
-		return 0;
-	if (error->quoted.protocol == PROTOCOL_UDP)
-		return error->source_port == bpf_htons(PORT_IKE) ||
-		       error->source_port == bpf_htons(PORT_NAT_T);
-	return error->quoted.protocol == PROTOCOL_ESP || error->quoted.protocol == PROTOCOL_AH;
+/* The compiler has no memcmp to call. */
+static __always_inline int same_octets(const __u8 *one, const __u8 *other, int count)
+{
+	__u8 difference = 0;
+
+#pragma unroll
+	for (int i = 0; i < 16; i++)
+		if (i < count)
+			difference |= one[i] ^ other[i];
+	return !difference;
+}
+
+static __always_inline int about_ipv4(struct xdp_md *ctx, const struct packet *packet)
+{
+	struct quoted_ipv4 error;
+	int ours;
+
+	if (packet->protocol != PROTOCOL_ICMP)
+		return ABOUT_OTHER;
+	if (bpf_xdp_load_bytes(ctx, packet->transport, &error, sizeof(error)) < 0)
+		return ABOUT_OTHER;
+	if (error.icmp.type != ICMP_UNREACHABLE && error.icmp.type != ICMP_TIME_EXCEEDED &&
+	    error.icmp.type != ICMP_PARAMETER_PROBLEM)
+		return ABOUT_OTHER;
+	ours = error.ip.version_ihl == 0x45 &&
+	       same_octets(error.ip.source, packet->destination.octets, 4);
+	return about(error.ip.protocol, error.source_port, ours);
+}
+
+static __always_inline int about_ipv6(struct xdp_md *ctx, const struct packet *packet)
+{
+	struct quoted_ipv6 error;
+	int ours;
+
+	if (packet->protocol != PROTOCOL_ICMPV6)
+		return ABOUT_OTHER;
+	if (bpf_xdp_load_bytes(ctx, packet->transport, &error, sizeof(error)) < 0)
+		return ABOUT_OTHER;
+	if (error.icmp.type < ICMPV6_FIRST_ERROR || error.icmp.type > ICMPV6_LAST_ERROR)
+		return ABOUT_OTHER;
+	ours = error.ip.version >> 4 == 6 &&
+	       same_octets(error.ip.source, packet->destination.octets, 16);
+	return about(error.ip.next_header, error.source_port, ours);
+}
+
+/* What a packet to one of our own addresses is about, if it is an ICMP error: path MTU discovery and a peer's absence are
+ * known by these. */
+static __always_inline int error_about(struct xdp_md *ctx, const struct packet *packet)
+{
+	if (packet->fragment != WHOLE)
+		return ABOUT_OTHER;
+	if (packet->source.family == 4)
+		return about_ipv4(ctx, packet);
+	return about_ipv6(ctx, packet);
 }
 
 /* A plain packet to one of our own addresses. RFC 4301 5.2: "Traffic not addressed to this device, or addressed to
- * this device and not AH or ESP, is directed to SPD-I lookup." */
-static __always_inline int steer_own_plain(struct xdp_md *ctx, __u32 port, __u32 role,
-					   struct ipv4 *ip)
+ * this device and not AH or ESP, is directed to SPD-I lookup." Gives the verdict. */
+static __always_inline __u32 judge_own_plain(struct xdp_md *ctx, const struct arrival *arrival)
 {
-	if (role != ROLE_OUTSIDE || !covers_own(ip))
-		return pass(PASS_NOT_OURS);
-	if (is_error_about_ours(ctx, ip))
-		return pass(PASS_ICMP_ERROR);
-	return take(ctx, port, TAKE_UNPROTECTED);
+	int error;
+
+	if (arrival->role != ROLE_OUTSIDE)
+		return PASS_NOT_OURS;
+	error = error_about(ctx, &arrival->packet);
+	if (error == ABOUT_ESP)
+		return TAKE_ICMP_ERROR;
+	if (!covers_own(&arrival->packet))
+		return PASS_NOT_OURS;
+	return error == ABOUT_IKE ? PASS_ICMP_ERROR : TAKE_UNPROTECTED;
 }
 
 /* UDP to one of our own addresses. RFC 4301 5.2: "IKE traffic MUST have an explicit BYPASS entry in the SPD". */
-static __always_inline int steer_own_udp(struct xdp_md *ctx, __u32 port, __u32 role,
-					 struct ipv4 *ip)
+static __always_inline __u32 judge_own_udp(struct xdp_md *ctx, const struct arrival *arrival)
 {
-	void *end = (void *)(long)ctx->data_end;
-	struct udp *udp = (void *)ip + (ip->version_ihl & 0x0f) * 4;
+	const struct packet *packet = &arrival->packet;
+	__u32 pass_ike = packet->fragment == WHOLE ? PASS_IKE : PASS_FRAGMENT;
+	struct udp udp;
+	__be32 marker;
 
-	/* Of no use to anybody without the first, which has the ports. */
-	if (ip->fragment & bpf_htons(OFFSET_MASK))
-		return pass(PASS_FRAGMENT);
-	if ((void *)udp + UDP_HEADER > end)
-		return pass(PASS_MALFORMED);
-	if (udp->destination != bpf_htons(PORT_IKE) && udp->destination != bpf_htons(PORT_NAT_T))
-		return steer_own_plain(ctx, port, role, ip);
-	if (ip->fragment & bpf_htons(FRAGMENT_MASK))
-		return pass(PASS_FRAGMENT);
-	if (udp->destination == bpf_htons(PORT_IKE))
-		return pass(PASS_IKE);
+	if (bpf_xdp_load_bytes(ctx, packet->transport, &udp, sizeof(udp)) < 0)
+		return PASS_MALFORMED;
+	if (udp.destination == bpf_htons(PORT_IKE))
+		return pass_ike;
+	if (udp.destination != bpf_htons(PORT_NAT_T))
+		return judge_own_plain(ctx, arrival);
 	/* By the UDP length: a short frame is padded, and the padding is not payload.
 	 * RFC 3948 2.2 and 2.3: IKE has a zero word here, a keepalive is one byte long. */
-	if (bpf_ntohs(udp->length) < UDP_HEADER + ESP_HEADER)
-		return pass(PASS_IKE);
-	if ((void *)(udp + 1) > end)
-		return pass(PASS_MALFORMED);
-	if (udp->marker == 0)
-		return pass(PASS_IKE);
-	return take(ctx, port, TAKE_ESP_IN_UDP);
+	if (bpf_ntohs(udp.length) < UDP_HEADER + ESP_HEADER)
+		return pass_ike;
+	if (bpf_xdp_load_bytes(ctx, packet->transport + UDP_HEADER, &marker, sizeof(marker)) < 0)
+		return packet->fragment == WHOLE ? PASS_MALFORMED : PASS_FRAGMENT;
+	return marker == 0 ? pass_ike : TAKE_ESP_IN_UDP;
+}
+
+static __always_inline void name_fragmented(const struct packet *packet, struct fragmented *name)
+{
+	name->source = packet->source;
+	__builtin_memcpy(name->destination, packet->destination.octets, sizeof(name->destination));
+	name->id = packet->id;
+	name->protocol = packet->fragmentable;
+}
+
+/* The first fragment of a packet decides for the rest; of what passes there is nothing to remember. */
+static __always_inline void remember(const struct packet *packet, __u32 verdict)
+{
+	struct first_fragment first = { .until_ns = bpf_ktime_get_ns() + FRAGMENT_MEMORY_NS,
+					.verdict = verdict };
+	struct fragmented name = {};
+
+	name_fragmented(packet, &name);
+	if (verdict == TAKE_ESP_IN_UDP || verdict == TAKE_ESP || verdict == TAKE_AH ||
+	    verdict == TAKE_UNPROTECTED)
+		bpf_map_update_elem(&fragments, &name, &first, BPF_ANY);
+	else
+		/* Another packet had this name before. */
+		bpf_map_delete_elem(&fragments, &name);
+}
+
+/* A fragment that has no transport header. What nobody knows the first fragment of passes: it may be IKE. */
+static __always_inline __u32 judge_own_later(struct xdp_md *ctx, const struct arrival *arrival)
+{
+	struct fragmented name = {};
+	struct first_fragment *first;
+
+	name_fragmented(&arrival->packet, &name);
+	first = bpf_map_lookup_elem(&fragments, &name);
+	if (first && bpf_ktime_get_ns() < first->until_ns)
+		return first->verdict;
+	if (arrival->packet.protocol == PROTOCOL_UDP || is_extension(arrival->packet.protocol))
+		return PASS_FRAGMENT;
+	return judge_own_plain(ctx, arrival);
 }
 
 /* A packet to one of our own addresses: ESP in any clothing is the dataplane's. */
-static __always_inline int steer_own(struct xdp_md *ctx, __u32 port, __u32 role, struct ipv4 *ip)
+static __always_inline __u32 judge_own(struct xdp_md *ctx, const struct arrival *arrival)
 {
-	__u8 protocol = ip->protocol;
+	const struct packet *packet = &arrival->packet;
 
-	if (protocol == PROTOCOL_UDP)
-		return steer_own_udp(ctx, port, role, ip);
-	if (protocol != PROTOCOL_ESP && protocol != PROTOCOL_AH)
-		return steer_own_plain(ctx, port, role, ip);
-	if (ip->fragment & bpf_htons(FRAGMENT_MASK))
-		return pass(PASS_FRAGMENT);
-	return take(ctx, port, protocol == PROTOCOL_ESP ? TAKE_ESP : TAKE_AH);
+	/* All fragments of these say so themselves, in whatever order they come. */
+	if (packet->protocol == PROTOCOL_ESP)
+		return TAKE_ESP;
+	if (packet->protocol == PROTOCOL_AH)
+		return TAKE_AH;
+	if (packet->fragment == LATER)
+		return judge_own_later(ctx, arrival);
+	if (packet->protocol == PROTOCOL_UDP)
+		return judge_own_udp(ctx, arrival);
+	return judge_own_plain(ctx, arrival);
+}
+
+static __always_inline int steer_own(struct xdp_md *ctx, const struct arrival *arrival)
+{
+	const struct packet *packet = &arrival->packet;
+	__u32 verdict = judge_own(ctx, arrival);
+
+	if (packet->fragment == FIRST && packet->fragmentable != PROTOCOL_ESP &&
+	    packet->fragmentable != PROTOCOL_AH)
+		remember(packet, verdict);
+	switch (verdict) {
+	case TAKE_ESP:
+	case TAKE_AH:
+	case TAKE_ESP_IN_UDP:
+	case TAKE_UNPROTECTED:
+		return take(ctx, arrival, verdict);
+	case TAKE_ICMP_ERROR:
+		return redirect(ctx, arrival, verdict, XDP_PASS);
+	default:
+		return pass(verdict);
+	}
 }
 
 /* From inside, ours when a protect selector covers it. RFC 4301 3.1: "Traffic traversing the boundary is subject to
  * the access controls": what stays inside traverses none, unless a protected prefix is as long as the network. */
-static __always_inline int steer_outbound(struct xdp_md *ctx, __u32 port, struct ipv4 *ip)
+static __always_inline int steer_outbound(struct xdp_md *ctx, const struct arrival *arrival)
 {
-	__u32 remote = covers(&protected_remote, ip->destination);
+	const struct packet *packet = &arrival->packet;
+	__u32 remote = covers(&protected_remote, &packet->destination);
 
-	if (!remote || !covers(&protected_local, ip->source))
+	if (!remote || !covers(&protected_local, &packet->source))
 		return pass(PASS_NOT_OURS);
-	if (covers(&inside, ip->destination) > remote)
+	if (covers(&inside, &packet->destination) > remote)
 		return pass(PASS_INSIDE);
-	return take(ctx, port, TAKE_PROTECT);
+	return take(ctx, arrival, TAKE_PROTECT);
 }
 
 /* From outside and for somebody behind us: what a protect selector covers should have come in ESP. */
-static __always_inline int steer_inbound(struct xdp_md *ctx, __u32 port, struct ipv4 *ip)
+static __always_inline int steer_inbound(struct xdp_md *ctx, const struct arrival *arrival)
 {
-	if (covers(&protected_remote, ip->source) && covers(&protected_local, ip->destination))
-		return take(ctx, port, TAKE_UNPROTECTED);
+	const struct packet *packet = &arrival->packet;
+
+	if (covers(&protected_remote, &packet->source) &&
+	    covers(&protected_local, &packet->destination))
+		return take(ctx, arrival, TAKE_UNPROTECTED);
 	return pass(PASS_NOT_OURS);
+}
+
+/* The port that a frame with these tags came in by; 0 if it is none of ours. */
+static __always_inline int find_port(struct xdp_md *ctx, const struct tags *tags,
+				     struct arrival *arrival)
+{
+	/* Few ports, and lookups in an array are inlined: cheaper than a hash. */
+#pragma unroll
+	for (__u32 number = 0; number < MAX_PORTS; number++) {
+		__u32 key = number;
+		struct port *port = bpf_map_lookup_elem(&ports, &key);
+
+		if (port && port->interface == ctx->ingress_ifindex &&
+		    port->outer_vlan == tags->outer && port->inner_vlan == tags->inner) {
+			arrival->port = number;
+			arrival->role = port->role;
+			return 1;
+		}
+	}
+	return 0;
 }
 
 SEC("xdp.frags")
 int esplanade_steer(struct xdp_md *ctx)
 {
-	void *data = (void *)(long)ctx->data;
-	void *end = (void *)(long)ctx->data_end;
-	struct ethernet *ethernet = data;
-	struct port *found = 0;
-	__u32 port;
-	struct ipv4 *ip;
-	void *next;
+	struct arrival arrival = {};
+	struct packet *packet = &arrival.packet;
+	struct tags tags = {};
 	__be16 type;
+	__u32 at;
 
-	/* Few ports, and lookups in an array are inlined: cheaper than a hash. */
-#pragma unroll
-	for (port = 0; port < MAX_PORTS; port++) {
-		__u32 key = port;
-
-		found = bpf_map_lookup_elem(&ports, &key);
-		if (found && found->interface == ctx->ingress_ifindex)
-			break;
+	at = read_link(ctx, &tags, &type);
+	if (!at || !find_port(ctx, &tags, &arrival))
+		return pass(PASS_NOT_OURS);
+	arrival.tags = tags.count;
+	if (type == bpf_htons(ETHERTYPE_IPV4)) {
+		if (!read_ipv4(ctx, at, packet))
+			return pass(PASS_MALFORMED);
+	} else if (type == bpf_htons(ETHERTYPE_IPV6)) {
+		if (!read_ipv6(ctx, at, packet))
+			return pass(PASS_MALFORMED);
+	} else {
+		return pass(PASS_NOT_OURS);
 	}
-	if (port == MAX_PORTS || !found || (void *)(ethernet + 1) > end)
+
+	if (is_neighbor_discovery(ctx, packet))
+		return pass(PASS_NEIGHBOR);
+	if (packet->source.family == 6 && stays_on_link(packet))
 		return pass(PASS_NOT_OURS);
-
-	type = ethernet->type;
-	next = ethernet + 1;
-#pragma unroll
-	for (int i = 0; i < MAX_VLAN_TAGS; i++) {
-		struct vlan *tag = next;
-
-		if (type != bpf_htons(ETHERTYPE_VLAN) && type != bpf_htons(ETHERTYPE_QINQ))
-			break;
-		if ((void *)(tag + 1) > end)
-			return pass(PASS_NOT_OURS);
-		type = tag->type;
-		next = tag + 1;
-	}
-	if (type != bpf_htons(ETHERTYPE_IPV4))
+	if (bpf_map_lookup_elem(&local_addresses, &packet->destination))
+		return steer_own(ctx, &arrival);
+	if (stays_on_link(packet))
 		return pass(PASS_NOT_OURS);
-
-	ip = next;
-	if ((void *)(ip + 1) > end)
-		return pass(PASS_MALFORMED);
-	if (ip->version_ihl >> 4 != 4 || (ip->version_ihl & 0x0f) < 5)
-		return pass(PASS_MALFORMED);
-
-	if (bpf_map_lookup_elem(&local_addresses, &ip->destination))
-		return steer_own(ctx, port, found->role, ip);
-	if (stays_on_link(ip->destination))
-		return pass(PASS_NOT_OURS);
-	if (found->role == ROLE_INSIDE)
-		return steer_outbound(ctx, port, ip);
-	return steer_inbound(ctx, port, ip);
+	if (arrival.role == ROLE_INSIDE)
+		return steer_outbound(ctx, &arrival);
+	return steer_inbound(ctx, &arrival);
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

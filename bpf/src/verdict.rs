@@ -1,16 +1,16 @@
 //! What the program says of a packet, in the order of its counters.
 
-/// What the program decided, one counter each (steer.bpf.c).
+/// What the program decided, one counter each (maps.bpf.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Verdict {
-    /// Passed: not IPv4, or nothing that we take.
+    /// Passed: no IP, or nothing that we take.
     PassNotOurs = 0,
-    /// Passed: a fragment of ESP, AH or IKE to one of our addresses.
+    /// Passed: a fragment of IKE to one of our addresses, or one whose first is not known.
     PassFragment = 1,
     /// Passed: IKE, or a keepalive.
     PassIke = 2,
-    /// Passed: an IPv4 or UDP header that does not fit its packet.
+    /// Passed: an IP or UDP header that does not fit its packet.
     PassMalformed = 3,
     /// Taken: ESP to one of our addresses.
     TakeEsp = 4,
@@ -26,13 +26,18 @@ pub enum Verdict {
     DropNoSocket = 9,
     /// Passed: a protect selector covers it, but it comes from inside and stays there.
     PassInside = 10,
-    /// Passed: a protect selector covers it, but it is an ICMP error about our own ESP, AH or IKE.
+    /// Passed: a protect selector covers it, but it is an ICMP error about our own IKE; or it is one about our ESP or AH,
+    /// and no dataplane listens.
     PassIcmpError = 11,
+    /// Taken: an ICMP error about our own ESP or AH, plain or in UDP 4500.
+    TakeIcmpError = 12,
+    /// Passed: neighbour discovery, or multicast listener discovery.
+    PassNeighbor = 13,
 }
 
 impl Verdict {
     /// How many there are.
-    pub const COUNT: usize = 12;
+    pub const COUNT: usize = 14;
 
     /// Every verdict, in the order of the counters.
     pub const ALL: [Self; Self::COUNT] = [
@@ -48,6 +53,8 @@ impl Verdict {
         Self::DropNoSocket,
         Self::PassInside,
         Self::PassIcmpError,
+        Self::TakeIcmpError,
+        Self::PassNeighbor,
     ];
 
     /// The counter's name.
@@ -65,6 +72,8 @@ impl Verdict {
             Self::DropNoSocket => "steer_drop_no_socket",
             Self::PassInside => "steer_pass_inside",
             Self::PassIcmpError => "steer_pass_icmp_error",
+            Self::TakeIcmpError => "steer_take_icmp_error",
+            Self::PassNeighbor => "steer_pass_neighbor",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The maps stay open to us once the privileges are gone, with the kernel's `unprivileged_bpf_disabled=2`.
 //! Needs root, to have something to drop.
 
-use esplanade_bpf::{Action, Prefix, Role, SteerError, Steering, Verdict};
+use esplanade_bpf::{Action, Prefix, Role, SteerError, Steering, Verdict, Vlan};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, Gid, Uid, set_capabilities, set_thread_groups,
     set_thread_res_gid, set_thread_res_uid,
@@ -37,7 +37,7 @@ fn maps_are_updated_without_privileges() {
         fs::write(SETTING, "2").unwrap();
     }
     let mut steering = Steering::load().unwrap();
-    steering.set_port(1, 0, Role::Inside).unwrap();
+    steering.set_port(1, 0, Role::Inside, Vlan::NONE).unwrap();
 
     let mut steering = thread::spawn(move || {
         become_nobody();
@@ -55,8 +55,8 @@ fn maps_are_updated_without_privileges() {
         steering.add_local(other).unwrap();
         steering.remove_local(other).unwrap();
         steering.add_protected(any, any).unwrap();
-        steering.set_port(1, 0, Role::Outside).unwrap();
-        steering.set_port(1, 0, Role::Inside).unwrap();
+        steering.set_port(1, 0, Role::Outside, Vlan::NONE).unwrap();
+        steering.set_port(1, 0, Role::Inside, Vlan::NONE).unwrap();
         steering.counters().unwrap();
         steering
     })
@@ -68,10 +68,10 @@ fn maps_are_updated_without_privileges() {
     packet[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6]);
     packet[26..30].copy_from_slice(&[10, 1, 0, 1]);
     packet[30..34].copy_from_slice(&[10, 2, 0, 1]);
-    assert_eq!(steering.dry_run(&packet).unwrap(), Action::Drop);
+    assert_eq!(steering.dry_run(&packet).unwrap().0, Action::Drop);
     packet[23] = 50;
     packet[30..34].copy_from_slice(&[192, 0, 2, 1]);
-    assert_eq!(steering.dry_run(&packet).unwrap(), Action::Drop);
+    assert_eq!(steering.dry_run(&packet).unwrap().0, Action::Drop);
     let count = steering.counters().unwrap()[Verdict::DropNoSocket as usize].1;
     assert_eq!(count, 2);
     let any = Prefix::new(Ipv4Addr::UNSPECIFIED, 0);

@@ -2,24 +2,21 @@
 
 use esplanade_bpf::{Prefix, SteerError, Steering};
 use esplanade_channel::{self as channel, Command, CommandError};
-use std::{
-    collections::HashMap,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::{collections::HashMap, net::IpAddr};
 
 /// The maps' entries with, for each, whether it was set since the last `BeginSync`.
 #[derive(Debug)]
 pub(super) struct SteeringTable<M = Steering> {
     maps: M,
-    local: HashMap<Ipv4Addr, bool>,
+    local: HashMap<IpAddr, bool>,
     protected: HashMap<(Prefix, Prefix), bool>,
     inside: HashMap<Prefix, bool>,
 }
 
 /// The part of [`Steering`] that this table drives.
 pub(super) trait SteeringMaps {
-    fn add_local(&mut self, address: Ipv4Addr) -> Result<(), SteerError>;
-    fn remove_local(&mut self, address: Ipv4Addr) -> Result<(), SteerError>;
+    fn add_local(&mut self, address: IpAddr) -> Result<(), SteerError>;
+    fn remove_local(&mut self, address: IpAddr) -> Result<(), SteerError>;
     fn add_protected(&mut self, local: Prefix, remote: Prefix) -> Result<(), SteerError>;
     fn remove_protected(&mut self, local: Prefix, remote: Prefix) -> Result<(), SteerError>;
     fn add_inside(&mut self, prefix: Prefix) -> Result<(), SteerError>;
@@ -27,10 +24,10 @@ pub(super) trait SteeringMaps {
 }
 
 impl SteeringMaps for Steering {
-    fn add_local(&mut self, address: Ipv4Addr) -> Result<(), SteerError> {
+    fn add_local(&mut self, address: IpAddr) -> Result<(), SteerError> {
         Self::add_local(self, address)
     }
-    fn remove_local(&mut self, address: Ipv4Addr) -> Result<(), SteerError> {
+    fn remove_local(&mut self, address: IpAddr) -> Result<(), SteerError> {
         Self::remove_local(self, address)
     }
     fn add_protected(&mut self, local: Prefix, remote: Prefix) -> Result<(), SteerError> {
@@ -61,19 +58,19 @@ impl<M: SteeringMaps> SteeringTable<M> {
     ///
     /// # Errors
     ///
-    /// What the control plane is told: a command of a worker's ring, an address that is not IPv4, or a full map.
+    /// What the control plane is told: a command of a worker's ring, a pair of two families, or a full map.
     pub(super) fn apply(&mut self, command: &Command) -> Result<(), CommandError> {
         match command {
-            Command::SetLocalAddress { address } => self.set_local(ipv4(*address)?),
-            Command::RemoveLocalAddress { address } => self.remove_local(ipv4(*address)?),
+            Command::SetLocalAddress { address } => self.set_local(*address),
+            Command::RemoveLocalAddress { address } => self.remove_local(*address),
             Command::SetProtected { local, remote } => {
-                self.set_protected(prefix(*local)?, prefix(*remote)?)
+                self.set_protected(prefix(*local), prefix(*remote))
             }
             Command::RemoveProtected { local, remote } => {
-                self.remove_protected(prefix(*local)?, prefix(*remote)?)
+                self.remove_protected(prefix(*local), prefix(*remote))
             }
-            Command::SetInside { prefix: inside } => self.set_inside(prefix(*inside)?),
-            Command::RemoveInside { prefix: inside } => self.remove_inside(prefix(*inside)?),
+            Command::SetInside { prefix: inside } => self.set_inside(prefix(*inside)),
+            Command::RemoveInside { prefix: inside } => self.remove_inside(prefix(*inside)),
             Command::BeginSync => {
                 self.local.values_mut().for_each(|fresh| *fresh = false);
                 self.protected.values_mut().for_each(|fresh| *fresh = false);
@@ -85,7 +82,7 @@ impl<M: SteeringMaps> SteeringTable<M> {
         }
     }
 
-    fn set_local(&mut self, address: Ipv4Addr) -> Result<(), CommandError> {
+    fn set_local(&mut self, address: IpAddr) -> Result<(), CommandError> {
         if self.local.insert(address, true).is_none() {
             self.maps.add_local(address).map_err(|error| {
                 self.local.remove(&address);
@@ -95,7 +92,7 @@ impl<M: SteeringMaps> SteeringTable<M> {
         Ok(())
     }
 
-    fn remove_local(&mut self, address: Ipv4Addr) -> Result<(), CommandError> {
+    fn remove_local(&mut self, address: IpAddr) -> Result<(), CommandError> {
         if self.local.remove(&address).is_some() {
             self.maps
                 .remove_local(address)
@@ -105,6 +102,9 @@ impl<M: SteeringMaps> SteeringTable<M> {
     }
 
     fn set_protected(&mut self, local: Prefix, remote: Prefix) -> Result<(), CommandError> {
+        if local.is_ipv4() != remote.is_ipv4() {
+            return Err(CommandError::AddressFamily);
+        }
         let pair = (local, remote);
         if self.protected.insert(pair, true).is_none() {
             self.maps.add_protected(local, remote).map_err(|error| {
@@ -165,15 +165,8 @@ fn stale<K: Copy>(entries: &HashMap<K, bool>) -> Vec<K> {
     stale.map(|(key, _)| *key).collect()
 }
 
-fn ipv4(address: IpAddr) -> Result<Ipv4Addr, CommandError> {
-    match address {
-        IpAddr::V4(address) => Ok(address),
-        IpAddr::V6(_) => Err(CommandError::AddressFamily),
-    }
-}
-
-fn prefix(prefix: channel::Prefix) -> Result<Prefix, CommandError> {
-    Ok(Prefix::new(ipv4(prefix.address())?, prefix.length()))
+fn prefix(prefix: channel::Prefix) -> Prefix {
+    Prefix::new(prefix.address(), prefix.length())
 }
 
 /// The operator reads the kernel's words in the log; the control plane is told that it refused.
@@ -185,26 +178,26 @@ fn refused(error: &SteerError) -> CommandError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashSet;
+    use std::{collections::HashSet, net::Ipv4Addr};
 
     /// The maps as sets; `full` refuses every addition.
     #[derive(Default)]
     struct Sets {
-        local: HashSet<Ipv4Addr>,
+        local: HashSet<IpAddr>,
         protected: HashSet<(Prefix, Prefix)>,
         inside: HashSet<Prefix>,
         full: bool,
     }
 
     impl SteeringMaps for Sets {
-        fn add_local(&mut self, address: Ipv4Addr) -> Result<(), SteerError> {
+        fn add_local(&mut self, address: IpAddr) -> Result<(), SteerError> {
             if self.full {
                 return Err(SteerError::OutOfRange { port: 0, queue: 0 });
             }
             assert!(self.local.insert(address), "added twice");
             Ok(())
         }
-        fn remove_local(&mut self, address: Ipv4Addr) -> Result<(), SteerError> {
+        fn remove_local(&mut self, address: IpAddr) -> Result<(), SteerError> {
             assert!(self.local.remove(&address), "removed what is not there");
             Ok(())
         }
@@ -263,7 +256,7 @@ mod tests {
         }
         assert_eq!(
             table.maps.local,
-            HashSet::from([Ipv4Addr::new(192, 0, 2, 2)])
+            HashSet::from([IpAddr::from([192, 0, 2, 2])])
         );
         assert_eq!(table.maps.protected.len(), 1);
         let kept = Prefix::new(Ipv4Addr::new(10, 1, 2, 0), 24);
@@ -280,6 +273,33 @@ mod tests {
         table.maps.full = false;
         assert_eq!(table.apply(&local(1)), Ok(()));
         assert_eq!(table.maps.local.len(), 1);
+    }
+
+    #[test]
+    fn both_families_are_steered_but_not_a_pair_of_the_two() {
+        let mut table = SteeringTable::new(Sets::default());
+        let prefix = |text: &str| channel::Prefix::new(text.parse().unwrap(), 48).unwrap();
+        let (near, far) = (prefix("2001:db8:1::"), prefix("2001:db8:2::"));
+        let commands = [
+            Command::SetLocalAddress {
+                address: "2001:db8::1".parse().unwrap(),
+            },
+            Command::SetProtected {
+                local: near,
+                remote: far,
+            },
+            Command::SetInside { prefix: near },
+        ];
+        for command in commands {
+            assert_eq!(table.apply(&command), Ok(()));
+        }
+        assert!(table.maps.local.iter().all(IpAddr::is_ipv6));
+        let mixed = Command::SetProtected {
+            local: near,
+            remote: channel::Prefix::new(Ipv4Addr::UNSPECIFIED.into(), 0).unwrap(),
+        };
+        assert_eq!(table.apply(&mixed), Err(CommandError::AddressFamily));
+        assert_eq!(table.maps.protected.len(), 1);
     }
 
     #[test]
