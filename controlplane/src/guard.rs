@@ -2,12 +2,14 @@
 //! the dataplane is dead and the kernel forwards. RFC 4301 3.1: what is to be protected is never sent in the clear; RFC
 //! 4301 5.2: what comes in the clear although it ought to be protected is discarded.
 //!
+//! All of this stands once for each address family that the tunnels protect.
+//!
 //! *Out.* A table of our own, 4301, holds an `unreachable` route for every protected remote prefix; for every protected
 //! local prefix a rule of preference 4301 `from PREFIX lookup 4301` precedes the main table. This is stricter than the
 //! pairs that are protected: with two tunnels, it also stops what goes from the one's local prefix to the other's remote
 //! one. Where a remote prefix covers a network that is attached to the gateway itself (a remote of 0.0.0.0/0 covers all
 //! of them), a `throw` route for that network sends the lookup on to the main table: otherwise the gateway could not
-//! answer the hosts of its own LAN. Parts of it that are routed elsewhere stay unreachable: the kernel would forward to
+//! answer the hosts of its own LAN; so does one for fe80::/10 where ::/0 or the like covers it. Parts of it that are routed elsewhere stay unreachable: the kernel would forward to
 //! them in the clear.
 //!
 //! *In.* For every protected pair and every outside interface a rule of the same preference `from REMOTE to LOCAL iif
@@ -27,11 +29,15 @@
 mod message;
 mod part;
 
-use std::{collections::BTreeSet, future, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    future,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use esplanade_config::Prefix;
 use futures_util::TryStreamExt;
-use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
+use rtnetlink::{Handle, IpVersion, RouteMessageBuilder, packet_route::route::RouteMessage};
 use rustix::io::Errno;
 
 use crate::netlink::{self, Error};
@@ -144,7 +150,19 @@ impl Guard {
 
     /// Everything that is in our table, and among our rules.
     async fn found(&self) -> Result<Vec<Message>, Error> {
-        let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let ipv4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let ipv6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
+        let mut found = self.found_of(ipv4, IpVersion::V4).await?;
+        match self.found_of(ipv6, IpVersion::V6).await {
+            Ok(more) => found.extend(more),
+            // A kernel without IPv6 has no table of it and forwards none.
+            Err(error) if error.is_without_family() => {}
+            Err(error) => return Err(error),
+        }
+        Ok(found)
+    }
+
+    async fn found_of(&self, all: RouteMessage, family: IpVersion) -> Result<Vec<Message>, Error> {
         let routes = self.handle.route().get(all).execute();
         let routes = routes
             .try_filter(|route| future::ready(is_our_route(route)))
@@ -153,7 +171,7 @@ impl Guard {
             .try_collect()
             .await
             .map_err(Error::refused("tell its routes"))?;
-        let rules = self.handle.rule().get(IpVersion::V4).execute();
+        let rules = self.handle.rule().get(family).execute();
         let rules: Vec<Message> = rules
             .try_filter(|rule| future::ready(is_our_rule(rule)))
             .map_ok(Message::Rule)

@@ -119,7 +119,13 @@ fn a_dataplane_is_told_the_whole_picture_after_the_guard_stands() {
         .collect();
     assert_eq!(
         inside,
-        ["10.1.0.0/24", "10.1.0.1/32", "127.0.0.1/32", "192.0.2.1/32"]
+        [
+            "10.1.0.0/24",
+            "10.1.0.1/32",
+            "127.0.0.1/32",
+            "192.0.2.1/32",
+            "::1/128"
+        ]
     );
     assert_eq!(steward.len(), 4 + inside.len());
 }

@@ -13,6 +13,8 @@ const SAS_PER_CHILD: usize = 4;
 pub(crate) fn check(tunnels: &[Placed], problems: &mut Problems<'_>) {
     for placed in tunnels {
         check_own_addresses(placed, problems);
+        check_families(placed, problems);
+        check_carried(placed, problems);
     }
     check_peers(tunnels, problems);
     check_overlaps(tunnels, problems);
@@ -79,10 +81,69 @@ fn check_own_addresses(placed: &Placed, problems: &mut Problems<'_>) {
     }
 }
 
+/// What is of two families has nothing to say to each other: the ends of the tunnel, and the two sides of a child.
+fn check_families(placed: &Placed, problems: &mut Problems<'_>) {
+    let family = |is_ipv4| if is_ipv4 { "IPv4" } else { "IPv6" };
+    let tunnel = &placed.tunnel;
+    if let Some(remote) = tunnel.remote
+        && remote.is_ipv4() != tunnel.local.is_ipv4()
+    {
+        let what = format!(
+            "the peer's address is {}, and ours, {}, is {}",
+            family(remote.is_ipv4()),
+            tunnel.local,
+            family(tunnel.local.is_ipv4())
+        );
+        let help =
+            "write two addresses of one family; what goes through the tunnel may be of the other";
+        problems.error(placed.remote_address, Mistake::new(what).help(help));
+    }
+    for (child, places) in tunnel.children.iter().zip(&placed.selectors) {
+        for (is_ipv4, side, others) in [
+            (true, &child.local, &child.remote),
+            (true, &child.remote, &child.local),
+            (false, &child.local, &child.remote),
+            (false, &child.remote, &child.local),
+        ] {
+            let of_family = |selector: &&Selector| selector.prefix.is_ipv4() == is_ipv4;
+            if let (Some(alone), None) =
+                (side.iter().find(of_family), others.iter().find(of_family))
+                && let Some(place) = places.first()
+            {
+                let what = format!(
+                    "{alone} is {}, and the other side of the child has nothing of it",
+                    family(is_ipv4)
+                );
+                let help = "give both sides prefixes of the same families, or leave this one out";
+                problems.error(*place, Mistake::new(what).help(help));
+                break;
+            }
+        }
+    }
+}
+
+/// The dataplane does not speak IPv6 yet.
+fn check_carried(placed: &Placed, problems: &mut Problems<'_>) {
+    let tunnel = &placed.tunnel;
+    if tunnel.local.is_ipv6() && tunnel.remote.is_none_or(|remote| remote.is_ipv6()) {
+        let mistake = Mistake::new(format!("{} is IPv6", tunnel.local));
+        let help = "gateways talk IPv4 so far; write IPv4 addresses";
+        problems.error(placed.remote_address, mistake.help(help));
+    }
+    for (child, places) in tunnel.children.iter().zip(&placed.selectors) {
+        let carried = child.pairs().find(|(local, _)| !local.prefix.is_ipv4());
+        if let (Some((local, _)), Some(place)) = (carried, places.first()) {
+            let mistake = Mistake::new(format!("{local} is IPv6"));
+            let help = "tunnels carry IPv4 so far; write IPv4 prefixes";
+            problems.error(*place, mistake.help(help));
+        }
+    }
+}
+
 /// A peer that knocks must fit one tunnel only, or the wrong key and the wrong traffic may be its.
 fn check_peers(tunnels: &[Placed], problems: &mut Problems<'_>) {
     let mut known: std::collections::HashMap<
-        (&Identity, &Identity, std::net::Ipv4Addr),
+        (&Identity, &Identity, std::net::IpAddr),
         Vec<&Placed>,
     > = Default::default();
     for placed in tunnels {

@@ -1,10 +1,6 @@
 //! The model: what a valid configuration says, typed. Nothing in here can be wrong any more.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr},
-    time::Duration,
-};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use crate::{EspProposal, IkeProposal, Problem, Secret, Selector};
 
@@ -99,11 +95,11 @@ pub struct Tunnel {
     /// Its name.
     pub name: String,
     /// Our address.
-    pub local: Ipv4Addr,
+    pub local: IpAddr,
     /// Who we say we are.
     pub local_identity: Identity,
     /// The peer's address; `None` is anyone's, and then only the peer can start.
-    pub remote: Option<Ipv4Addr>,
+    pub remote: Option<IpAddr>,
     /// The peer's IKE port.
     pub remote_port: u16,
     /// Who the peer must prove to be.
@@ -166,7 +162,8 @@ pub struct Lifetime<T> {
 pub struct Child {
     /// Its name, unique within the tunnel.
     pub name: String,
-    /// Our side of the traffic; never empty.
+    /// Our side of the traffic; never empty. Each selector has one of its family on the peer's side; the family may be
+    /// another than that of the tunnel's addresses.
     pub local: Vec<Selector>,
     /// The peer's side of the traffic; never empty.
     pub remote: Vec<Selector>,
@@ -188,6 +185,18 @@ pub struct Child {
     pub df: Df,
     /// Who starts.
     pub start: Start,
+}
+
+impl Child {
+    /// The pairs of selectors that can have traffic: those of one family.
+    pub fn pairs(&self) -> impl Iterator<Item = (&Selector, &Selector)> {
+        self.local.iter().flat_map(|local| {
+            let remote = self.remote.iter();
+            remote
+                .filter(|remote| remote.prefix.is_ipv4() == local.prefix.is_ipv4())
+                .map(move |remote| (local, remote))
+        })
+    }
 }
 
 /// What becomes of the "don't fragment" bit in the outer header (RFC 4301 8.1).

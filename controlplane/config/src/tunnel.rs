@@ -1,6 +1,6 @@
 //! Reads a tunnel: its ends, its IKE SA and its children.
 
-use std::{net::Ipv4Addr, ops::RangeInclusive, time::Duration};
+use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use crate::{
     EspProposal, FileContext, IkeProposal, Selector, authentication, identity,
@@ -90,16 +90,21 @@ pub(crate) fn read(
     })
 }
 
-fn read_local(section: &Reader<'_>, problems: &mut Problems<'_>) -> Option<(Ipv4Addr, Identity)> {
-    let address = section.value("address", problems, address);
+fn read_local(section: &Reader<'_>, problems: &mut Problems<'_>) -> Option<(IpAddr, Identity)> {
+    let address = section.value("address", problems, |words| {
+        address(words).map_err(|mistake| match mistake.help {
+            Some(_) => mistake,
+            None => mistake.help("write it like `192.0.2.1` or `2001:db8::1`"),
+        })
+    });
     let named = section.value("identity", problems, identity::read);
     let address = address?;
-    Some((address, named.unwrap_or(Identity::Address(address.into()))))
+    Some((address, named.unwrap_or(Identity::Address(address))))
 }
 
 struct Remote {
     /// `None` is anyone's.
-    address: Option<Ipv4Addr>,
+    address: Option<IpAddr>,
     place: Place,
     port: u16,
     identity: Identity,
@@ -108,10 +113,13 @@ struct Remote {
 fn read_remote(section: &Reader<'_>, problems: &mut Problems<'_>) -> Option<Remote> {
     let place = section.item("address", problems)?.place;
     let address = section.value("address", problems, |words| match words {
-        "any" | "%any" | "0.0.0.0" => Ok(None),
+        "any" | "%any" | "0.0.0.0" | "::" => Ok(None),
         words => address(words)
             .map(Some)
-            .map_err(|mistake| mistake.help("write its IPv4 address, or `any`")),
+            .map_err(|mistake| match mistake.help {
+                Some(_) => mistake,
+                None => mistake.help("write its IP address, or `any`"),
+            }),
     });
     let named = section.value("identity", problems, identity::read);
     let port = section
@@ -121,7 +129,7 @@ fn read_remote(section: &Reader<'_>, problems: &mut Problems<'_>) -> Option<Remo
     let address = address?;
     let identity = match (named, address) {
         (Some(identity), _) => identity,
-        (None, Some(address)) => Identity::Address(address.into()),
+        (None, Some(address)) => Identity::Address(address),
         (None, None) => {
             if section.place("identity").is_none() {
                 let mistake = Mistake::new("a peer that comes from anywhere needs an identity");
@@ -141,19 +149,11 @@ fn read_remote(section: &Reader<'_>, problems: &mut Problems<'_>) -> Option<Remo
     })
 }
 
-fn address(words: &str) -> Result<Ipv4Addr, Mistake> {
-    if words.contains(':') {
-        return Err(Mistake::new(format!("`{words}` is IPv6"))
-            .help("gateways talk IPv4 so far; write an IPv4 address"));
-    }
-    let address: Ipv4Addr = words.parse().map_err(|_| {
-        Mistake::new(format!("`{words}` is no IPv4 address")).help("write it like `192.0.2.1`")
-    })?;
-    if address.is_unspecified()
-        || address.is_multicast()
-        || address.is_broadcast()
-        || address.is_loopback()
-    {
+/// A gateway's address.
+fn address(words: &str) -> Result<IpAddr, Mistake> {
+    let address = selector::read_address(words)?;
+    let is_broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
+    if address.is_unspecified() || address.is_multicast() || is_broadcast || address.is_loopback() {
         return Err(
             Mistake::new(format!("{address} cannot be a gateway's address"))
                 .help("write a unicast address of an outside interface"),

@@ -108,7 +108,20 @@ fn prefixes_and_selectors() {
         "bits set behind",
         "`10.1.0.0/16`",
     );
-    expect("10.1.0.0/16", "2001:db8::/32", (12, 17), "IPv6", "IPv4");
+    expect(
+        "[10.1.0.0/16]",
+        "[10.1.0.0/16, 'fe80::/64']",
+        (12, 30),
+        "never leaves its link",
+        "unique local",
+    );
+    expect(
+        "[10.1.0.0/16]",
+        "['2001:db8:1:2::3/48']",
+        (12, 17),
+        "bits set behind",
+        "`2001:db8:1::/48`",
+    );
     expect("[10.1.0.0/16]", "[]", (12, 9), "empty", "local:");
     expect(
         "[10.1.0.0/16]",
@@ -118,6 +131,40 @@ fn prefixes_and_selectors() {
         "tcp",
     );
     expect("[10.1.0.0/16]", "{ a: b }", (12, 16), "expected a list", "");
+}
+
+#[test]
+fn families_that_do_not_go_together() {
+    expect(
+        "192.0.2.2",
+        "'2001:db8::2'",
+        (8, 24),
+        "the peer's address is IPv6, and ours, 192.0.2.1, is IPv4",
+        "one family",
+    );
+    expect(
+        "[10.1.0.0/16]",
+        "[10.1.0.0/16, '2001:db8:1::/48']",
+        (13, 18),
+        "2001:db8:1::/48 is IPv6, and the other side of the child has nothing of it",
+        "the same families",
+    );
+    expect(
+        "[10.2.0.0/16]",
+        "['::/0']",
+        (13, 18),
+        "10.1.0.0/16 is IPv4, and the other side",
+        "leave this one out",
+    );
+    for (address, what, help) in [
+        ("'fe80::1'", "never leaves its link", "global"),
+        ("'::ffff:192.0.2.1'", "IPv4 in the clothes", "`192.0.2.1`"),
+        ("'ff02::1'", "cannot be a gateway's", "unicast"),
+        ("'::1'", "cannot be a gateway's", "unicast"),
+        ("gw-a", "no IP address", "2001:db8::1"),
+    ] {
+        expect("192.0.2.1", address, (7, 23), what, help);
+    }
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     time::Instant,
 };
 
@@ -452,10 +451,7 @@ pub(super) fn is_unanswered(outbound: &SaRecord, inbound: &SaRecord, now_ms: u64
 
 /// Whether an SA is between the addresses that a tunnel is configured to have; a peer without one has any.
 fn is_between(record: &SaRecord, tunnel: &Tunnel) -> bool {
-    record.local == IpAddr::V4(tunnel.local)
-        && tunnel
-            .remote
-            .is_none_or(|remote| record.remote == IpAddr::V4(remote))
+    record.local == tunnel.local && tunnel.remote.is_none_or(|remote| record.remote == remote)
 }
 
 /// A child of the configuration, and its tunnel.

@@ -56,16 +56,10 @@ pub(super) fn guarded(config: &Config) -> BTreeSet<PrefixPair> {
         return BTreeSet::new();
     }
     let children = config.tunnels.iter().flat_map(|tunnel| &tunnel.children);
-    let pairs = children.flat_map(|child| {
-        let local = child.local.iter();
-        local.flat_map(|local| {
-            child
-                .remote
-                .iter()
-                .map(move |remote| (local.prefix, remote.prefix))
-        })
-    });
-    pairs.collect()
+    let pairs = children.flat_map(|child| child.pairs());
+    pairs
+        .map(|(local, remote)| (local.prefix, remote.prefix))
+        .collect()
 }
 
 /// What the kernel's guard is to hold for these pairs on these ports, with the networks that the kernel has there.
@@ -101,10 +95,7 @@ fn attached(
         .iter()
         .filter(|(_, port)| role(port) == Some(Role::Inside));
     let inside: BTreeSet<u32> = inside.map(|(index, _)| *index).collect();
-    let prefix = |(address, length): (IpAddr, u8)| match address {
-        IpAddr::V4(address) => Prefix::containing(address, length),
-        IpAddr::V6(_) => None,
-    };
+    let prefix = |(address, length): (IpAddr, u8)| Prefix::containing(address, length);
     let (mut networks, mut elsewhere) = (BTreeSet::new(), BTreeSet::new());
     for network in inside.iter().flat_map(|index| tables.attached(*index)) {
         networks.extend(prefix(network));
@@ -475,7 +466,7 @@ impl Gateway {
             .config
             .tunnels
             .iter()
-            .filter_map(|tunnel| tunnel.remote.map(IpAddr::V4))
+            .filter_map(|tunnel| tunnel.remote)
             .collect();
         for (index, address) in next_hops::neighbors_to(tables, &ports, &peers) {
             self.monitor.ask_neighbor(index, address);
@@ -592,11 +583,7 @@ impl Gateway {
     fn keep_house(&mut self) {
         self.guard_due = true;
         self.ask_next_hops();
-        let configured = self
-            .config
-            .tunnels
-            .iter()
-            .map(|tunnel| IpAddr::V4(tunnel.local));
+        let configured = self.config.tunnels.iter().map(|tunnel| tunnel.local);
         let used = self.endpoint.ike_sas().map(|sa| sa.path.local.ip());
         let addresses: BTreeSet<IpAddr> = configured.chain(used).collect();
         self.sockets.keep(&addresses);

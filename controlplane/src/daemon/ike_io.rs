@@ -317,6 +317,21 @@ mod tests {
     }
 
     #[test]
+    fn sockets_of_both_families_share_a_port() {
+        let first = bind("0.0.0.0".parse().unwrap(), 0).unwrap();
+        let port = first.local_addr().unwrap().port();
+        // Unless it is told to keep to its family, a socket of IPv6 wants IPv4's too.
+        let second = bind("::".parse().unwrap(), port).unwrap();
+        let to = (std::net::Ipv6Addr::LOCALHOST, port);
+        second.send_to(b"message", to).unwrap();
+        let mut buffer = [0; 16];
+        let (length, from) = second.recv_from(&mut buffer).unwrap();
+        assert_eq!((length, from.port()), (7, port));
+        let error = first.recv_from(&mut buffer).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
     fn a_port_that_is_held_names_its_holder() {
         let address = "127.0.0.1".parse().unwrap();
         let first = bind(address, 0).unwrap();

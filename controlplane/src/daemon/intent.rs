@@ -1,6 +1,6 @@
 //! The configuration as the two machines want it: peers for the IKE endpoint, a setup for the dataplane.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use esplanade_channel::{self as channel, PortSetup, Setup, WorkerSetup};
 use esplanade_config::{self as config, Config, Start};
@@ -45,12 +45,20 @@ pub(super) fn peers(config: &Config) -> Vec<PeerConfig> {
     config.tunnels.iter().map(peer).collect()
 }
 
+/// What stands for every address of the family of this one.
+pub(super) fn any(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
 fn peer(tunnel: &config::Tunnel) -> PeerConfig {
     let children: Vec<ChildConfig> = tunnel.children.iter().map(child).collect();
     PeerConfig {
         name: tunnel.name.clone(),
-        local: tunnel.local.into(),
-        remote: tunnel.remote.unwrap_or(Ipv4Addr::UNSPECIFIED).into(),
+        local: tunnel.local,
+        remote: tunnel.remote.unwrap_or(any(tunnel.local)),
         remote_port: tunnel.remote_port,
         local_id: identity(&tunnel.local_identity),
         remote_id: identity(&tunnel.remote_identity),
@@ -81,8 +89,8 @@ pub(super) fn selector(selector: &config::Selector) -> TrafficSelector {
     TrafficSelector {
         protocol: selector.protocol,
         ports: selector.ports,
-        first: IpAddr::V4(selector.prefix.address()),
-        last: IpAddr::V4(selector.prefix.last()),
+        first: selector.prefix.address(),
+        last: selector.prefix.last(),
     }
 }
 

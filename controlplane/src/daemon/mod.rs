@@ -123,11 +123,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         guard_first(&config)?;
     }
     let server = server?;
-    let addresses: BTreeSet<IpAddr> = config
-        .tunnels
-        .iter()
-        .map(|tunnel| tunnel.local.into())
-        .collect();
+    let addresses: BTreeSet<IpAddr> = config.tunnels.iter().map(|tunnel| tunnel.local).collect();
     let bound: Vec<Bound> = addresses
         .into_iter()
         .map(Bound::new)

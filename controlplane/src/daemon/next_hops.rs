@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
 use esplanade_channel::{PortId, Prefix};
@@ -54,7 +54,9 @@ pub(super) fn add(picture: &mut Picture, tables: &Tables, configured: &[config::
             },
         );
     }
-    for ((address, length), route) in &tables.routes {
+    // Workers have no next hops of IPv6 yet.
+    let routes = tables.routes.iter().filter(|((to, _), _)| to.is_ipv4());
+    for ((address, length), route) in routes {
         let Some(prefix) = Prefix::new(*address, *length) else {
             continue;
         };
@@ -66,7 +68,8 @@ pub(super) fn add(picture: &mut Picture, tables: &Tables, configured: &[config::
         };
         picture.routes.insert(prefix, route);
     }
-    for ((index, address), neighbor) in &tables.neighbors {
+    let neighbors = tables.neighbors.iter().filter(|((_, to), _)| to.is_ipv4());
+    for ((index, address), neighbor) in neighbors {
         if let Some(port) = ports.get(index) {
             picture.neighbors.insert((*port, *address), neighbor.mac);
         }
@@ -94,11 +97,14 @@ fn inside(
         .filter(|network| !leaves_elsewhere(*network));
     let addresses = tables.links.values().flat_map(|link| &link.addresses);
     addresses
-        .map(|address| (*address, Ipv4Addr::BITS as u8))
+        .map(|address| (*address, bits(*address)))
         .chain(networks)
-        .filter(|(address, _)| address.is_ipv4())
         .filter_map(|(address, length)| Prefix::new(address, length))
         .collect()
+}
+
+fn bits(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
 }
 
 /// The parts of a network that longer routes lead to by other than inside interfaces.
@@ -227,6 +233,24 @@ mod tests {
         let mut expected = vec!["10.1.0.0/16"];
         expected.extend(OURS);
         assert_eq!(is_inside(&tables()), expected);
+    }
+
+    #[test]
+    fn inside_are_addresses_and_networks_of_ipv6_too() {
+        let mut tables = tables();
+        let link = tables.links.get_mut(&LAN).unwrap();
+        link.addresses.push(address("2001:db8:1::1"));
+        let network = (address("2001:db8:1::"), 64);
+        tables.routes.insert(network, on(LAN));
+        tables.routes.insert((address("2001:db8::"), 64), on(WAN));
+        let found = is_inside(&tables);
+        let of_ipv6: Vec<_> = found.iter().filter(|one| one.contains(':')).collect();
+        assert_eq!(of_ipv6, ["2001:db8:1::/64", "2001:db8:1::1/128"]);
+        // A part of it that is elsewhere.
+        tables
+            .routes
+            .insert((address("2001:db8:1:0:8000::"), 65), on(WAN));
+        assert!(!is_inside(&tables).contains(&"2001:db8:1::/64".to_owned()));
     }
 
     #[test]

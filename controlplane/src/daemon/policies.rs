@@ -176,7 +176,7 @@ pub(super) fn add<'n>(
         by_name.entry(name).or_default().push((policy, narrowed));
     }
     for tunnel in &config.tunnels {
-        picture.addresses.insert(tunnel.local.into());
+        picture.addresses.insert(tunnel.local);
         for child in &tunnel.children {
             let name = (tunnel.name.clone(), child.name.clone());
             let narrowed = by_name.remove(&name).unwrap_or_default();
@@ -189,13 +189,10 @@ pub(super) fn add<'n>(
 
 fn protected(child: &Child) -> BTreeSet<(Prefix, Prefix)> {
     let prefix = |selector: &esplanade_config::Selector| {
-        Prefix::new(selector.prefix.address().into(), selector.prefix.length())
+        Prefix::new(selector.prefix.address(), selector.prefix.length())
     };
-    let pairs = child
-        .local
-        .iter()
-        .flat_map(|local| child.remote.iter().map(move |remote| (local, remote)));
-    pairs
+    child
+        .pairs()
         .filter_map(|(local, remote)| Some((prefix(local)?, prefix(remote)?)))
         .collect()
 }
@@ -267,6 +264,9 @@ fn pairs(
         .iter()
         .flat_map(|local| remote.iter().map(move |remote| (local, remote)));
     let policies = pairs.filter_map(|(local, remote)| {
+        if local.first.is_ipv4() != remote.first.is_ipv4() {
+            return None;
+        }
         let protocol = match (local.protocol, remote.protocol) {
             (Some(ours), Some(theirs)) if ours != theirs => return None,
             (ours, theirs) => ours.or(theirs),

@@ -124,12 +124,13 @@ fn tunnel(
     let ike = ike_sas.iter().filter(own).max_by_key(|sa| sa.established);
     let established = ike.and_then(|sa| sa.established);
     let remote = ike.map(|sa| sa.path.remote.ip());
-    let configured_remote = configured.remote.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED);
+    let any = super::intent::any(configured.local);
+    let configured_remote = configured.remote.unwrap_or(any);
     Tunnel {
         name: configured.name.clone(),
         state: ike.map_or("down", |sa| sa.state).to_owned(),
-        local: configured.local.into(),
-        remote: remote.unwrap_or(configured_remote.into()),
+        local: configured.local,
+        remote: remote.unwrap_or(configured_remote),
         suite: ike.and_then(|sa| sa.suite.clone()),
         established_s: established.map(|since| now.saturating_duration_since(since).as_secs()),
         children: configured

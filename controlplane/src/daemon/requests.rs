@@ -231,11 +231,7 @@ impl Gateway {
     async fn try_reload(&mut self, path: &Path) -> Result<Reloaded, String> {
         let new = configuration::load(path)?;
         let changes = config::diff(&self.config, &new);
-        let addresses = new
-            .tunnels
-            .iter()
-            .map(|tunnel| tunnel.local.into())
-            .collect();
+        let addresses = new.tunnels.iter().map(|tunnel| tunnel.local).collect();
         self.sockets
             .open(&addresses)
             .map_err(|error| error.to_string())?;

@@ -1,6 +1,6 @@
 //! The parts of the guard as rtnetlink's messages, there and back.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use esplanade_config::Prefix;
 use rtnetlink::packet_route::{
@@ -39,7 +39,7 @@ impl Message {
                 let mut rule = rule(RuleAction::Blackhole, *remote);
                 rule.header.dst_len = local.length();
                 rule.attributes.extend([
-                    RuleAttribute::Destination(IpAddr::V4(local.address())),
+                    RuleAttribute::Destination(local.address()),
                     RuleAttribute::Iifname(interface.clone()),
                 ]);
                 Self::Rule(rule)
@@ -58,46 +58,83 @@ impl Message {
 
 fn route(prefix: Prefix, kind: RouteType) -> RouteMessage {
     let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
+    message.header.address_family = family(prefix);
     message.header.destination_prefix_length = prefix.length();
     message.header.table = RouteHeader::RT_TABLE_UNSPEC;
     message.header.protocol = RouteProtocol::Static;
     message.header.scope = RouteScope::Universe;
     message.header.kind = kind;
     message.attributes = vec![
-        RouteAttribute::Destination(RouteAddress::Inet(prefix.address())),
+        RouteAttribute::Destination(match prefix.address() {
+            IpAddr::V4(address) => RouteAddress::Inet(address),
+            IpAddr::V6(address) => RouteAddress::Inet6(address),
+        }),
         RouteAttribute::Table(TABLE),
+        RouteAttribute::Priority(metric(prefix.address())),
     ];
     message
+}
+
+fn family(prefix: Prefix) -> AddressFamily {
+    if prefix.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    }
+}
+
+/// The metric of our routes: what the kernel gives to one without. IPv6 knows no 0.
+fn metric(address: IpAddr) -> u32 {
+    const IP6_RT_PRIO_USER: u32 = 1024;
+    if address.is_ipv4() {
+        0
+    } else {
+        IP6_RT_PRIO_USER
+    }
+}
+
+/// All addresses of a family begin with this.
+fn unspecified(family: AddressFamily) -> Option<IpAddr> {
+    match family {
+        AddressFamily::Inet => Some(Ipv4Addr::UNSPECIFIED.into()),
+        AddressFamily::Inet6 => Some(Ipv6Addr::UNSPECIFIED.into()),
+        _ => None,
+    }
 }
 
 /// A rule for what comes from a prefix. That of a blackhole looks nothing up in our table: it is named there to say whose
 /// the rule is.
 fn rule(action: RuleAction, from: Prefix) -> RuleMessage {
     let mut message = RuleMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = family(from);
     message.header.table = RouteHeader::RT_TABLE_UNSPEC;
     message.header.action = action;
     message.header.src_len = from.length();
     message.attributes = vec![
         RuleAttribute::Table(TABLE),
         RuleAttribute::Priority(TABLE),
-        RuleAttribute::Source(IpAddr::V4(from.address())),
+        RuleAttribute::Source(from.address()),
     ];
     message
 }
 
 fn route_part(route: &RouteMessage) -> Option<Part> {
-    let mut destination = Ipv4Addr::UNSPECIFIED;
-    let mut metric = 0;
+    let mut destination = unspecified(route.header.address_family)?;
+    let mut found_metric = 0;
     for attribute in &route.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
-            RouteAttribute::Priority(value) => metric = *value,
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => {
+                destination = (*address).into();
+            }
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => {
+                destination = (*address).into();
+            }
+            RouteAttribute::Priority(value) => found_metric = *value,
             _ => {}
         }
     }
-    if route.header.tos != 0 || metric != 0 {
+    let is_narrower = route.header.tos != 0 || route.header.source_prefix_length != 0;
+    if is_narrower || found_metric != metric(destination) {
         return None;
     }
     let prefix = Prefix::containing(destination, route.header.destination_prefix_length)?;
@@ -109,12 +146,13 @@ fn route_part(route: &RouteMessage) -> Option<Part> {
 }
 
 fn rule_part(rule: &RuleMessage) -> Option<Part> {
-    let (mut source, mut destination) = (Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED);
+    let any = unspecified(rule.header.family)?;
+    let (mut source, mut destination) = (any, any);
     let mut interface = None;
     for attribute in &rule.attributes {
         match attribute {
-            RuleAttribute::Source(IpAddr::V4(address)) => source = *address,
-            RuleAttribute::Destination(IpAddr::V4(address)) => destination = *address,
+            RuleAttribute::Source(address) => source = *address,
+            RuleAttribute::Destination(address) => destination = *address,
             RuleAttribute::Iifname(name) => interface = Some(name.clone()),
             RuleAttribute::Priority(_)
             | RuleAttribute::Table(_)
@@ -168,18 +206,25 @@ mod tests {
 
     #[test]
     fn every_part_is_known_again_and_nothing_narrower_is_taken_for_it() {
-        let near = Prefix::containing(Ipv4Addr::new(10, 1, 0, 0), 16).unwrap();
-        let far = Prefix::containing(Ipv4Addr::new(10, 2, 0, 0), 16).unwrap();
-        let parts = [
-            Part::Throw(near),
-            Part::Unreachable(far),
-            Part::Outgoing(near),
-            Part::Incoming {
-                interface: "eth2".to_owned(),
-                remote: far,
-                local: near,
-            },
+        let prefix = |text: &str, length| {
+            Prefix::containing(text.parse::<IpAddr>().unwrap(), length).unwrap()
+        };
+        let families = [
+            (prefix("10.1.0.0", 16), prefix("10.2.0.0", 16)),
+            (prefix("2001:db8:1::", 48), prefix("2001:db8:2::", 48)),
         ];
+        let parts = families.into_iter().flat_map(|(near, far)| {
+            [
+                Part::Throw(near),
+                Part::Unreachable(far),
+                Part::Outgoing(near),
+                Part::Incoming {
+                    interface: "eth2".to_owned(),
+                    remote: far,
+                    local: near,
+                },
+            ]
+        });
         for part in parts {
             let message = Message::new(&part);
             assert_eq!(message.part(), Some(part.clone()));

@@ -1,6 +1,10 @@
 //! What the guard consists of, and which parts of it are wanted.
 
-use std::{collections::BTreeSet, fmt, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use esplanade_config::Prefix;
 
@@ -28,12 +32,17 @@ impl Part {
     /// All parts of a guard.
     pub(super) fn all(wanted: &Wanted) -> BTreeSet<Self> {
         let remote: BTreeSet<Prefix> = wanted.pairs.iter().map(|(_, remote)| *remote).collect();
-        let covered = wanted.attached.iter().filter(|attached| {
-            let covers = |remote: &Prefix| {
-                remote.length() < attached.length() && remote.contains(attached.address())
-            };
-            remote.iter().any(covers) && !remote.contains(attached)
-        });
+        let link_local = Prefix::containing(LINK_LOCAL, LINK_LOCAL_LENGTH);
+        let covered = wanted
+            .attached
+            .iter()
+            .chain(&link_local)
+            .filter(|attached| {
+                let covers = |remote: &Prefix| {
+                    remote.length() < attached.length() && remote.contains(attached.address())
+                };
+                remote.iter().any(covers) && !remote.contains(attached)
+            });
         let thrown: BTreeSet<Prefix> = covered.copied().collect();
         let kept = wanted.elsewhere.iter().filter(|part| {
             let within = |network: &Prefix| {
@@ -60,13 +69,25 @@ impl Part {
     }
 }
 
-/// What the rules for a prefix are for. The kernel takes a rule for 0.0.0.0/0 for the same as any other of its
+/// IPv6's addresses of every link, attached wherever there is a link. No kernel forwards packets to these.
+const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0);
+const LINK_LOCAL_LENGTH: u8 = 10;
+
+/// What the rules for a prefix are for. The kernel takes a rule for 0.0.0.0/0 or ::/0 for the same as any other of its
 /// preference, table and interface, so that becomes one for each half.
 fn rule_prefixes(prefix: Prefix) -> Vec<Prefix> {
     if prefix.length() > 0 {
         return vec![prefix];
     }
-    let halves = [Ipv4Addr::UNSPECIFIED, Ipv4Addr::new(128, 0, 0, 0)];
+    let halves: [IpAddr; 2] = if prefix.is_ipv4() {
+        [
+            Ipv4Addr::UNSPECIFIED.into(),
+            Ipv4Addr::new(128, 0, 0, 0).into(),
+        ]
+    } else {
+        let upper = Ipv6Addr::new(0x8000, 0, 0, 0, 0, 0, 0, 0);
+        [Ipv6Addr::UNSPECIFIED.into(), upper.into()]
+    };
     halves
         .iter()
         .filter_map(|half| Prefix::containing(*half, 1))
@@ -94,7 +115,11 @@ mod tests {
     use super::*;
 
     fn prefix(octets: [u8; 4], length: u8) -> Prefix {
-        Prefix::containing(octets.into(), length).unwrap()
+        Prefix::containing(octets, length).unwrap()
+    }
+
+    fn prefix6(text: &str, length: u8) -> Prefix {
+        Prefix::containing(text.parse::<Ipv6Addr>().unwrap(), length).unwrap()
     }
 
     /// The parts for these pairs, of a gateway with `wan` outside and these networks attached.
@@ -172,6 +197,30 @@ mod tests {
                 "from 10.3.0.0/16 to 10.1.0.0/16 iif eth2 blackhole",
                 "from 10.2.0.0/16 to 10.1.0.0/16 iif eth3 blackhole",
                 "from 10.3.0.0/16 to 10.1.0.0/16 iif eth3 blackhole",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_families_are_guarded_by_themselves() {
+        let near = prefix6("2001:db8:1::", 48);
+        let pairs = [
+            (prefix([10, 1, 0, 0], 16), prefix([10, 2, 0, 0], 16)),
+            (near, prefix6("::", 0)),
+        ];
+        let attached = [prefix([10, 1, 0, 0], 16), prefix6("2001:db8:1:7::", 64)];
+        assert_eq!(
+            words(&pairs, &attached),
+            [
+                "unreachable 10.2.0.0/16",
+                "unreachable ::/0",
+                "throw 2001:db8:1:7::/64",
+                "throw fe80::/10",
+                "from 10.1.0.0/16 lookup 4301",
+                "from 2001:db8:1::/48 lookup 4301",
+                "from 10.2.0.0/16 to 10.1.0.0/16 iif wan blackhole",
+                "from ::/1 to 2001:db8:1::/48 iif wan blackhole",
+                "from 8000::/1 to 2001:db8:1::/48 iif wan blackhole",
             ]
         );
     }

@@ -1,4 +1,4 @@
-//! What the kernel knows and we only follow: links, addresses, IPv4 routes and neighbours, over rtnetlink.
+//! What the kernel knows and we only follow: links, addresses, routes and neighbours, over rtnetlink.
 //!
 //! [`Monitor`] holds a picture of them, [`Tables`], that it keeps current; it also has the kernel resolve the
 //! neighbours that the dataplane sends to, since traffic through AF_XDP does not. [`udp_port_holder`] answers one
@@ -9,11 +9,7 @@ mod monitor;
 mod neighbor;
 mod state;
 
-use std::{
-    collections::BTreeMap,
-    io,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::{collections::BTreeMap, io, net::IpAddr};
 
 use rtnetlink::Handle;
 use rustix::io::Errno;
@@ -21,7 +17,8 @@ use rustix::io::Errno;
 pub use holder::{Holder, udp_port_holder};
 pub use monitor::Monitor;
 
-/// The kernel's tables as the dataplane needs them. IPv4 only.
+/// The kernel's tables as the dataplane needs them, of both families. What is of one link only (fe80::/10, ff00::/8) is
+/// left out, but for neighbours: a gateway may well be named by its link-local address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tables {
     /// Every link by its index.
@@ -56,7 +53,7 @@ pub struct Link {
     pub mtu: u32,
     /// Is it switched on, with a carrier?
     pub up: bool,
-    /// Its IPv4 addresses, in the order of their value.
+    /// Its addresses, but for link-local ones of IPv6, in the order of their value: those of IPv4 first.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -106,6 +103,14 @@ impl Error {
         move |source| Self::Refused { what, source }
     }
 
+    /// Whether it is that the kernel has no such address family.
+    pub(crate) fn is_without_family(&self) -> bool {
+        matches!(
+            self.errno(),
+            Some(Errno::AFNOSUPPORT | Errno::OPNOTSUPP | Errno::PROTONOSUPPORT)
+        )
+    }
+
     /// The number of the kernel's answer, if it was one.
     pub(crate) fn errno(&self) -> Option<Errno> {
         match self {
@@ -123,9 +128,4 @@ pub(crate) fn connect() -> Result<Handle, Error> {
     let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Open)?;
     tokio::spawn(connection);
     Ok(handle)
-}
-
-/// An IPv4 prefix as the tables name it.
-pub(crate) fn prefix(address: Ipv4Addr, length: u8) -> (IpAddr, u8) {
-    (IpAddr::V4(address), length)
 }

@@ -3,11 +3,11 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
-use futures_util::{Stream, StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt, TryStream, TryStreamExt};
 use rtnetlink::{
     Handle, MulticastGroup, RouteMessageBuilder,
     packet_core::{NetlinkMessage, NetlinkPayload},
@@ -51,9 +51,9 @@ pub struct Monitor {
     /// When to tell or to dump.
     due: Option<Instant>,
     /// The neighbours that we look after, and when we asked for each.
-    asked: HashMap<(u32, Ipv4Addr), Instant>,
+    asked: HashMap<(u32, IpAddr), Instant>,
     /// Those of them to ask for again, and when.
-    neglected: BTreeSet<(u32, Ipv4Addr)>,
+    neglected: BTreeSet<(u32, IpAddr)>,
     ask_again: Option<Instant>,
 }
 
@@ -102,7 +102,7 @@ impl Monitor {
                 () = until(ask_again), if ask_again.is_some() => {
                     self.ask_again = None;
                     for (link, address) in std::mem::take(&mut self.neglected) {
-                        self.ask_neighbor(link, address.into());
+                        self.ask_neighbor(link, address);
                     }
                 }
                 () = until(due), if due.is_some() => {
@@ -121,7 +121,6 @@ impl Monitor {
     /// Has the kernel resolve a neighbour and keep it fresh. Returns at once; the answer is a change of the tables.
     /// Asking again is free: an address is asked for once a second at most.
     pub fn ask_neighbor(&mut self, link: u32, address: IpAddr) {
-        let IpAddr::V4(address) = address else { return };
         let now = Instant::now();
         let key = (link, address);
         if self.asked.len() >= MOST_ASKED && !self.asked.contains_key(&key) {
@@ -133,7 +132,7 @@ impl Monitor {
             .asked
             .get(&key)
             .is_some_and(|asked| now.duration_since(*asked) < BETWEEN_ASKS);
-        if recently || self.asked.len() >= MOST_ASKED || self.state.is_fixed(link, address.into()) {
+        if recently || self.asked.len() >= MOST_ASKED || self.state.is_fixed(link, address) {
             return;
         }
         self.asked.insert(key, now);
@@ -201,6 +200,8 @@ impl Events {
             MulticastGroup::Neigh,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv6Route,
         ];
         let (mut connection, _, events) =
             rtnetlink::new_multicast_connection(&groups).map_err(Error::Open)?;
@@ -245,32 +246,41 @@ async fn dump(handle: &Handle) -> Result<State, Error> {
     {
         state.apply(&RouteNetlinkMessage::NewAddress(address), 0);
     }
-    let mut routes = handle
-        .route()
-        .get(RouteMessageBuilder::<Ipv4Addr>::new().build())
-        .execute();
-    while let Some(route) = routes
-        .try_next()
-        .await
-        .map_err(Error::refused("tell its routes"))?
-    {
-        // Of equal routes, the kernel tells the one that counts first.
-        state.apply(
-            &RouteNetlinkMessage::NewRoute(route),
-            rtnetlink::packet_core::NLM_F_APPEND,
-        );
+    let all = [
+        RouteMessageBuilder::<Ipv4Addr>::new().build(),
+        RouteMessageBuilder::<Ipv6Addr>::new().build(),
+    ];
+    for request in all {
+        let mut routes = handle.route().get(request).execute();
+        while let Some(route) = next_of_family(&mut routes, "tell its routes").await? {
+            // Of equal routes, the kernel tells the one that counts first.
+            state.apply(
+                &RouteNetlinkMessage::NewRoute(route),
+                rtnetlink::packet_core::NLM_F_APPEND,
+            );
+        }
     }
-    let mut neighbors = handle
-        .neighbours()
-        .get()
-        .set_address_family(AddressFamily::Inet)
-        .execute();
-    while let Some(neighbor) = neighbors
-        .try_next()
-        .await
-        .map_err(Error::refused("tell its neighbours"))?
-    {
-        state.apply(&RouteNetlinkMessage::NewNeighbour(neighbor), 0);
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let request = handle.neighbours().get().set_address_family(family);
+        let mut neighbors = request.execute();
+        while let Some(neighbor) = next_of_family(&mut neighbors, "tell its neighbours").await? {
+            state.apply(&RouteNetlinkMessage::NewNeighbour(neighbor), 0);
+        }
     }
     Ok(state)
+}
+
+/// The next entry of a table; a kernel without IPv6 has none of that family.
+async fn next_of_family<T>(
+    entries: &mut (impl TryStream<Ok = T, Error = rtnetlink::Error> + Unpin),
+    what: &str,
+) -> Result<Option<T>, Error> {
+    let next = entries.try_next().await.map_err(Error::refused(what));
+    next.or_else(|error| {
+        if error.is_without_family() {
+            Ok(None)
+        } else {
+            Err(error)
+        }
+    })
 }

@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use rtnetlink::{
@@ -25,7 +25,7 @@ use rtnetlink::{
     },
 };
 
-use super::{Link, Neighbor, Route, Tables, prefix};
+use super::{Link, Neighbor, Route, Tables};
 
 /// What a message did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub(super) enum Effect {
 }
 
 /// A neighbour that is of no use as it is, and that the kernel does not look after by itself.
-pub(super) type Neglected = (u32, Ipv4Addr);
+pub(super) type Neglected = (u32, IpAddr);
 
 /// The tables, and what one must remember to keep them.
 #[derive(Debug, Default)]
@@ -170,6 +170,10 @@ impl State {
         if entries.contains(&entry) {
             return Effect::None;
         }
+        // Routes of IPv6 that are equal become one with several next hops, of which the messages tell one at a time.
+        if prefix.0.is_ipv6() && entries.iter().any(|other| other.rank == entry.rank) {
+            return self.grow(prefix, entry, flags);
+        }
         let first = entries
             .iter()
             .position(|other| other.rank >= entry.rank)
@@ -198,16 +202,39 @@ impl State {
         let Some(entries) = self.routes.get_mut(&prefix) else {
             return Effect::None;
         };
-        let at = entries
-            .iter()
-            .position(|other| *other == entry)
-            .or_else(|| entries.iter().position(|other| other.rank == entry.rank));
-        let Some(at) = at else { return Effect::None };
+        let exact = entries.iter().position(|other| *other == entry);
+        let of_rank = || entries.iter().position(|other| other.rank == entry.rank);
+        let is_one_of_several = prefix.0.is_ipv6()
+            && entries
+                .iter()
+                .filter(|other| other.rank == entry.rank)
+                .count()
+                > 1;
+        let Some(at) = exact.or_else(of_rank) else {
+            return Effect::None;
+        };
+        if is_one_of_several || prefix.0.is_ipv6() && exact.is_none() {
+            return Effect::Stale;
+        }
         entries.remove(at);
         if entries.is_empty() {
             self.routes.remove(&prefix);
         }
         self.settle(prefix)
+    }
+
+    /// An equal to a route of IPv6: during a dump one of another link, else only a dump tells what they are together.
+    fn grow(&mut self, prefix: (IpAddr, u8), entry: Entry, flags: u16) -> Effect {
+        if flags != NLM_F_APPEND {
+            return Effect::Stale;
+        }
+        let entries = self.routes.entry(prefix).or_default();
+        let behind = entries
+            .iter()
+            .position(|other| other.rank > entry.rank)
+            .unwrap_or(entries.len());
+        entries.insert(behind, entry);
+        Effect::None
     }
 
     /// Puts the route that counts into the tables.
@@ -231,7 +258,7 @@ impl State {
         let Some(address) = neighbor_address(message) else {
             return Effect::None;
         };
-        let key = (message.header.ifindex, IpAddr::V4(address));
+        let key = (message.header.ifindex, address);
         match message.header.state {
             NeighbourState::Permanent | NeighbourState::Noarp => self.fixed.insert(key),
             _ => self.fixed.remove(&key),
@@ -254,7 +281,7 @@ impl State {
         let Some(address) = neighbor_address(message) else {
             return Effect::None;
         };
-        let key = (message.header.ifindex, IpAddr::V4(address));
+        let key = (message.header.ifindex, address);
         self.fixed.remove(&key);
         self.remove_neighbor(key)
     }
@@ -286,7 +313,8 @@ pub(super) fn neglected(message: &RouteNetlinkMessage) -> Option<Neglected> {
 }
 
 fn own_address(message: &AddressMessage) -> Option<IpAddr> {
-    if message.header.family != AddressFamily::Inet {
+    let family = message.header.family;
+    if !matches!(family, AddressFamily::Inet | AddressFamily::Inet6) {
         return None;
     }
     // On a point-to-point link, `Address` is the other end and `Local` is ours.
@@ -297,7 +325,7 @@ fn own_address(message: &AddressMessage) -> Option<IpAddr> {
             AddressAttribute::Local(address) => Some(*address),
             _ => None,
         });
-    local.or_else(|| {
+    let address = local.or_else(|| {
         message
             .attributes
             .iter()
@@ -305,17 +333,32 @@ fn own_address(message: &AddressMessage) -> Option<IpAddr> {
                 AddressAttribute::Address(address) => Some(*address),
                 _ => None,
             })
-    })
+    });
+    address.filter(|address| !is_of_one_link(*address))
 }
 
-fn neighbor_address(message: &NeighbourMessage) -> Option<Ipv4Addr> {
+/// Whether it is of IPv6 and means something else on every link (RFC 4291 2.5.6 and 2.7).
+fn is_of_one_link(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(address) => address.is_unicast_link_local() || address.is_multicast(),
+    }
+}
+
+fn neighbor_address(message: &NeighbourMessage) -> Option<IpAddr> {
     message
         .attributes
         .iter()
         .find_map(|attribute| match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(*address),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
+                Some(IpAddr::V4(*address))
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
+                Some(IpAddr::V6(*address))
+            }
             _ => None,
         })
+        .filter(|address| !address.is_multicast())
 }
 
 fn usable_mac(message: &NeighbourMessage) -> Option<[u8; 6]> {
@@ -338,23 +381,33 @@ fn usable_mac(message: &NeighbourMessage) -> Option<[u8; 6]> {
     mac.filter(|_| usable)
 }
 
-/// A route of ours to know: IPv4, of the tables `local` and `main`, for every type of service.
+/// A route of ours to know: of the tables `local` and `main`, for every type of service and every source, not of one link
+/// only.
 fn read_route(message: &RouteMessage) -> Option<((IpAddr, u8), Entry)> {
     let header = &message.header;
-    let concerns_us = header.address_family == AddressFamily::Inet
-        && header.tos == 0
+    let mut destination: IpAddr = match header.address_family {
+        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    let concerns_us = header.tos == 0
+        && header.source_prefix_length == 0
         && !header.flags.contains(RouteFlags::Cloned)
         && !header.flags.contains(RouteFlags::Dead);
     if !concerns_us {
         return None;
     }
-    let mut destination = Ipv4Addr::UNSPECIFIED;
     let mut table = u32::from(header.table);
     let mut metric = 0;
     let mut route = Route::default();
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => {
+                destination = (*address).into();
+            }
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => {
+                destination = (*address).into();
+            }
             RouteAttribute::Table(number) => table = *number,
             RouteAttribute::Priority(number) => metric = *number,
             RouteAttribute::Metrics(metrics) => route.mtu = mtu(metrics),
@@ -387,7 +440,8 @@ fn read_route(message: &RouteMessage) -> Option<((IpAddr, u8), Entry)> {
         rank: (table, metric),
         route,
     };
-    Some((prefix(destination, header.destination_prefix_length), entry))
+    let prefix = (destination, header.destination_prefix_length);
+    (!is_of_one_link(destination)).then_some((prefix, entry))
 }
 
 fn hop(attribute: &RouteAttribute, route: &mut Route) {
@@ -395,6 +449,9 @@ fn hop(attribute: &RouteAttribute, route: &mut Route) {
         RouteAttribute::Oif(index) => route.interface = Some(*index),
         RouteAttribute::Gateway(RouteAddress::Inet(address)) => {
             route.gateway = Some(IpAddr::V4(*address))
+        }
+        RouteAttribute::Gateway(RouteAddress::Inet6(address)) => {
+            route.gateway = Some(IpAddr::V6(*address))
         }
         _ => {}
     }

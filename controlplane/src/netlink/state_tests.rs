@@ -1,5 +1,9 @@
 use super::*;
 
+fn prefix(address: impl Into<IpAddr>, length: u8) -> (IpAddr, u8) {
+    (address.into(), length)
+}
+
 fn route(last: u8, metric: u32, link: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet;
@@ -72,7 +76,7 @@ fn other_tables_and_families_do_not_concern_us() {
     let mut guard = route(1, 0, 2);
     guard.attributes.push(RouteAttribute::Table(4301));
     let mut other = route(1, 0, 2);
-    other.header.address_family = AddressFamily::Inet6;
+    other.header.address_family = AddressFamily::Mpls;
     let mut throw = route(1, 0, 2);
     throw.header.kind = RouteType::Throw;
     for message in [guard, other, throw] {
@@ -183,6 +187,84 @@ fn only_neighbours_that_nobody_looks_after_are_neglected() {
         NeighbourExtFlags::Managed,
     ));
     assert!(neglected(&gone).is_some());
+}
+
+/// The same for IPv6: a route to 2001:db8:1::/48.
+fn route6(gateway: &str, metric: u32, link: u32) -> RouteMessage {
+    let mut message = route(1, metric, link);
+    message.header.address_family = AddressFamily::Inet6;
+    message.header.destination_prefix_length = 48;
+    let (to, via) = ("2001:db8:1::".parse().unwrap(), gateway.parse().unwrap());
+    message.attributes[..2].clone_from_slice(&[
+        RouteAttribute::Destination(RouteAddress::Inet6(to)),
+        RouteAttribute::Gateway(RouteAddress::Inet6(via)),
+    ]);
+    message
+}
+
+#[test]
+fn routes_of_ipv6_are_followed() {
+    let mut state = State::default();
+    let key = prefix("2001:db8:1::".parse::<IpAddr>().unwrap(), 48);
+    let via = |state: &State| Some(state.tables.routes.get(&key)?.gateway?.to_string());
+    assert_eq!(
+        state.apply(&new(route6("fe80::1", 1024, 2)), 0),
+        Effect::Changed
+    );
+    assert_eq!(
+        state.apply(&new(route6("2001:db8::2", 100, 2)), 0),
+        Effect::Changed
+    );
+    assert_eq!(via(&state).as_deref(), Some("2001:db8::2"));
+    state.apply(&del(route6("2001:db8::2", 100, 2)), 0);
+    assert_eq!(via(&state).as_deref(), Some("fe80::1"));
+    // What is told of one of several next hops is not all of them.
+    for flags in [0, NLM_F_REPLACE, NLM_F_APPEND | NLM_F_REPLACE] {
+        let another = new(route6("fe80::2", 1024, 2));
+        assert_eq!(state.apply(&another, flags), Effect::Stale);
+    }
+    let unknown = del(route6("fe80::3", 1024, 2));
+    assert_eq!(state.apply(&unknown, 0), Effect::Stale);
+    // In a dump, the routes of several links are equal.
+    let elsewhere = new(route6("fe80::2", 1024, 3));
+    assert_eq!(state.apply(&elsewhere, NLM_F_APPEND), Effect::None);
+    assert_eq!(via(&state).as_deref(), Some("fe80::1"));
+    let one = del(route6("fe80::1", 1024, 2));
+    assert_eq!(state.apply(&one, 0), Effect::Stale);
+}
+
+#[test]
+fn what_is_of_one_link_is_left_out_but_as_a_neighbour() {
+    let mut state = State::default();
+    for network in ["fe80::", "ff00::"] {
+        let mut message = route6("fe80::1", 256, 2);
+        message.attributes[0] =
+            RouteAttribute::Destination(RouteAddress::Inet6(network.parse().unwrap()));
+        assert_eq!(state.apply(&new(message), 0), Effect::None);
+    }
+    let mut link = LinkMessage::default();
+    link.header.index = 2;
+    state.apply(&RouteNetlinkMessage::NewLink(link), 0);
+    let own = |text: &str| {
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet6;
+        message.header.index = 2;
+        message.attributes = vec![AddressAttribute::Address(text.parse().unwrap())];
+        RouteNetlinkMessage::NewAddress(message)
+    };
+    assert_eq!(state.apply(&own("fe80::5"), 0), Effect::None);
+    assert_eq!(state.apply(&own("2001:db8::1"), 0), Effect::Changed);
+    assert_eq!(state.tables.links[&2].addresses.len(), 1);
+    let seen = |text: &str| {
+        let mut message = neighbor(NeighbourState::Stale, NeighbourExtFlags::empty());
+        message.header.family = AddressFamily::Inet6;
+        let address = text.parse().unwrap();
+        message.attributes[0] = NeighbourAttribute::Destination(NeighbourAddress::Inet6(address));
+        RouteNetlinkMessage::NewNeighbour(message)
+    };
+    assert_eq!(state.apply(&seen("fe80::1"), 0), Effect::Changed);
+    assert!(neglected(&seen("fe80::1")).is_some());
+    assert_eq!(state.apply(&seen("ff02::1"), 0), Effect::None);
 }
 
 #[test]

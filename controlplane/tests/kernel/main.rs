@@ -3,6 +3,8 @@
 
 #![forbid(unsafe_code)]
 
+mod ipv6;
+
 use std::{
     fs::File,
     net::{IpAddr, Ipv4Addr, UdpSocket},
@@ -289,7 +291,7 @@ fn a_flood_of_messages_is_survived() {
 }
 
 fn prefix(octets: [u8; 4], length: u8) -> Prefix {
-    Prefix::containing(octets.into(), length).unwrap()
+    Prefix::containing(octets, length).unwrap()
 }
 
 #[test]
