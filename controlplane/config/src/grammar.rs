@@ -71,6 +71,8 @@ impl Field {
 pub(crate) const WINDOW: (u64, u64) = (32, 65_536);
 /// How many SAs an index of 20 bits can tell apart, and how few make sense.
 pub(crate) const SA_CAPACITY: (u64, u64) = (64, 1 << 20);
+/// Octets of an IP datagram: what every IPv4 host takes, and what there can be.
+pub(crate) const FRAGMENT_SIZE: (u64, u64) = (576, 65_535);
 /// How many frames a ring may hold.
 pub(crate) const RING_FRAMES: (u64, u64) = (64, 65_536);
 
@@ -281,6 +283,13 @@ static IKE: Section = Section {
         )
         .default("30s")
         .known_as(&["liveness", "dpd", "dpddelay", "keepalive"]),
+        field(
+            "fragment-size",
+            Kind::Number(FRAGMENT_SIZE.0, FRAGMENT_SIZE.1),
+            "The largest IP datagram that the way to the peer takes: longer IKE messages go in fragments of this size.",
+        )
+        .default("1280")
+        .known_as(&["fragment_size", "fragmentation", "mtu"]),
         field(
             "keep-trying",
             Kind::Switch,

@@ -144,6 +144,8 @@ pub struct Ike {
     pub lifetime: Lifetime<Duration>,
     /// After how long a silence the peer is asked whether it lives; `None` never asks.
     pub dpd_delay: Option<Duration>,
+    /// Bytes of the largest IP datagram in which a message goes unfragmented; 576 to 65,535.
+    pub fragment_size: u16,
     /// Do we try again for ever when a peer that we should reach does not answer?
     pub keep_trying: bool,
 }

@@ -29,6 +29,8 @@ const REKEY_RANGE: RangeInclusive<Duration> =
     Duration::from_secs(5)..=Duration::from_secs(30 * 86_400);
 const DPD_DELAY: Duration = Duration::from_secs(30);
 const DPD_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
+/// The least MTU of IPv6 (RFC 8200 5), which RFC 7383 2.5.1 recommends.
+const FRAGMENT_SIZE: u16 = 1280;
 const REPLAY_WINDOW: u32 = 1024;
 const PRIORITY: u32 = 1000;
 
@@ -167,6 +169,7 @@ fn default_ike() -> Ike {
         proposals: default_ike_proposals(),
         lifetime: with_margin(IKE_REKEY),
         dpd_delay: Some(DPD_DELAY),
+        fragment_size: FRAGMENT_SIZE,
         keep_trying: true,
     }
 }
@@ -188,6 +191,10 @@ fn read_ike(section: &Reader<'_>, problems: &mut Problems<'_>) -> Ike {
         proposals: proposals.map_or_else(default_ike_proposals, first_of_each),
         lifetime: read_lifetime(section, IKE_REKEY, problems),
         dpd_delay: dpd_delay.unwrap_or(Some(DPD_DELAY)),
+        fragment_size: section
+            .number("fragment-size", problems)
+            .and_then(|size| u16::try_from(size).ok())
+            .unwrap_or(FRAGMENT_SIZE),
         keep_trying: section.switch("keep-trying", problems).unwrap_or(true),
     }
 }

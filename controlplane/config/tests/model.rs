@@ -52,7 +52,7 @@ tunnels:
     local: { address: 192.0.2.1, identity: gw.example.org }
     remote: { address: any, identity: ann@example.org, port: 4500 }
     authentication: { psk: { file: good.psk } }
-    ike: { proposals: aes128-sha256-modp2048, rekey: 1d, lifetime: 25h, dpd-delay: off, keep-trying: no }
+    ike: { proposals: aes128-sha256-modp2048, rekey: 1d, lifetime: 25h, dpd-delay: off, fragment-size: 576, keep-trying: no }
     children:
       web:
         local: 10.1.0.0/16[tcp/443]
@@ -79,6 +79,7 @@ tunnels:
         (tunnel.remote, tunnel.remote_port, tunnel.ike.dpd_delay),
         (None, 4500, None)
     );
+    assert_eq!(tunnel.ike.fragment_size, 576);
     let child = &tunnel.children[0];
     assert_eq!(child.start, Start::Wait);
     assert_eq!(child.local[0].to_string(), "10.1.0.0/16[tcp/443]");

@@ -22,6 +22,13 @@ pub struct Settings {
     pub half_open_timeout: Duration,
     /// All IKE SAs that we hold at most.
     pub ike_sa_limit: usize,
+    /// Fragments of one message that we put together at most (RFC 7383 2.6).
+    pub fragment_limit: u16,
+    /// Octets of one message that we put together of fragments at most.
+    pub reassembly_limit: usize,
+    /// How long the fragments of a message wait for the rest. A request of the peer's and a
+    /// response may be incomplete at a time on each IKE SA.
+    pub reassembly_timeout: Duration,
     /// Exchanges that may wait for their turn on one IKE SA.
     pub task_limit: usize,
     /// How long the first transmission of a request waits for its response; each wait doubles.
@@ -65,6 +72,9 @@ impl Default for Settings {
             half_open_limit: 1024,
             half_open_timeout: Duration::from_secs(30),
             ike_sa_limit: 65_536,
+            fragment_limit: 128,
+            reassembly_limit: 65_535,
+            reassembly_timeout: Duration::from_secs(30),
             task_limit: 256,
             retransmit_initial: Duration::from_millis(500),
             retransmit_max: Duration::from_secs(16),
@@ -83,6 +93,10 @@ impl Default for Settings {
         }
     }
 }
+
+/// The least MTU of IPv6 (RFC 8200 5). RFC 7383 2.5.1 recommends it for IPv6, and less for IPv4,
+/// where no path of today is as narrow.
+pub const DEFAULT_FRAGMENT_SIZE: u16 = 1280;
 
 /// One peer: its part of the PAD (RFC 4301 4.4.3) and the tunnels to it.
 #[derive(Clone, Debug, PartialEq)]
@@ -110,6 +124,9 @@ pub struct PeerConfig {
     pub ike_lifetime: Duration,
     /// Silence after which we ask whether the peer is alive; zero: never.
     pub dpd_delay: Duration,
+    /// Octets of the largest IP datagram in which an IKE message goes unfragmented, and of each
+    /// fragment of a longer one (RFC 7383 2.5.1); see [`DEFAULT_FRAGMENT_SIZE`].
+    pub fragment_size: u16,
     /// Pretend that there is a NAT, so that ESP goes in UDP.
     pub force_encapsulation: bool,
     /// Bring the peer up at once and again after it was lost.
@@ -133,6 +150,7 @@ impl PeerConfig {
             children: Vec::new(),
             ike_lifetime: Duration::from_secs(4 * 3600),
             dpd_delay: Duration::from_secs(30),
+            fragment_size: DEFAULT_FRAGMENT_SIZE,
             force_encapsulation: false,
             start: false,
             keep_trying: true,

@@ -48,6 +48,14 @@ counters! {
     SelectorsUnacceptable, "ike_selectors_unacceptable", "Child SAs refused here because of their traffic selectors.";
     InvalidSyntax, "ike_invalid_syntax", "Authenticated requests refused because they make no sense.";
     Vanished, "ike_peer_vanished", "IKE SAs dropped because the peer did not answer.";
+    FragmentReceived, "ike_fragment_received", "Authentic fragments of IKE messages received.";
+    FragmentSent, "ike_fragment_sent", "Fragments of IKE messages sent, retransmissions included.";
+    FragmentInvalid, "ike_fragment_invalid", "Fragments dropped because their number or their total makes no sense.";
+    FragmentUnexpected, "ike_fragment_unexpected", "Fragments dropped because fragmentation was not negotiated.";
+    FragmentDuplicate, "ike_fragment_duplicate", "Fragments dropped because the same one is there already.";
+    FragmentInconsistent, "ike_fragment_inconsistent", "Fragments dropped because they belong to another division of their message than newer ones.";
+    FragmentOversized, "ike_fragment_oversized", "Fragments dropped because their message is larger, or in more pieces, than we put together.";
+    ReassemblyExpired, "ike_reassembly_expired", "Messages given up because fragments of theirs never came.";
     TemporaryFailure, "ike_temporary_failure", "Requests put off because another exchange was under way.";
 }
 

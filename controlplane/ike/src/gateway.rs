@@ -127,6 +127,13 @@ impl Gateway {
         });
     }
 
+    /// Sends all the datagrams of one message.
+    pub(crate) fn transmit_all(&mut self, path: Path, datagrams: &[Vec<u8>]) {
+        for datagram in datagrams {
+            self.transmit(path, datagram.clone());
+        }
+    }
+
     pub(crate) fn refused(&mut self, peer: Option<&str>, path: Path, reason: Refusal) {
         self.events.push_back(Event::Refused {
             peer: peer.map(str::to_owned),

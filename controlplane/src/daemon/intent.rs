@@ -68,6 +68,7 @@ fn peer(tunnel: &config::Tunnel) -> PeerConfig {
         children,
         ike_lifetime: tunnel.ike.lifetime.rekey,
         dpd_delay: tunnel.ike.dpd_delay.unwrap_or(Duration::ZERO),
+        fragment_size: tunnel.ike.fragment_size,
         force_encapsulation: false,
         keep_trying: tunnel.ike.keep_trying,
     }

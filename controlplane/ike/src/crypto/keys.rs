@@ -11,8 +11,8 @@ use super::protect::DirectionKey;
 use crate::secret::Secret;
 use crate::suite::{Esp, IkeProposal, Integrity, Prf};
 use crate::wire::header::Header;
-use crate::wire::message::Encrypted;
-use crate::wire::payload::{Identification, Payload, emit_chain};
+use crate::wire::message::{Encrypted, protected_head_len};
+use crate::wire::payload::{Fragment, Identification, Payload, emit_chain};
 
 /// What the keys of an IKE SA are bound to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,21 +116,48 @@ impl IkeKeys {
         })
     }
 
-    /// A protected message of ours.
+    /// A protected message of ours: in one piece, or in fragments of at most `limit` octets where
+    /// it is longer than that (RFC 7383 2.5).
     pub(crate) fn seal(
         &mut self,
         header: Header,
         payloads: &[Payload],
+        limit: Option<usize>,
         rng: &mut dyn Rng,
-    ) -> Result<Vec<u8>, Failed> {
+    ) -> Result<Vec<Vec<u8>>, Failed> {
         let (first, inner) = emit_chain(payloads);
-        self.sealed += 1;
         let key = if self.initiator {
             &self.from_initiator
         } else {
             &self.from_responder
         };
-        key.seal(header, first, inner, self.sealed, rng)
+        let capacity = |limit: usize, fragmented| {
+            key.capacity(limit.saturating_sub(protected_head_len(fragmented)))
+        };
+        let Some(limit) = limit.filter(|&limit| capacity(limit, false) < inner.len()) else {
+            self.sealed += 1;
+            return Ok(vec![key.seal(
+                header,
+                (first, inner),
+                None,
+                self.sealed,
+                rng,
+            )?]);
+        };
+        let chunks = inner.chunks(capacity(limit, true).max(1));
+        let total = u16::try_from(chunks.len()).map_err(|_| Failed)?;
+        (1..=total)
+            .zip(chunks)
+            .map(|(number, chunk)| {
+                // RFC 7383 2.5: Next Payload is that of the first inner payload in the first
+                // fragment; "In the rest of the Fragment messages (...), this field MUST be set to
+                // zero."
+                let first = if number == 1 { first } else { 0 };
+                self.sealed += 1;
+                let fragment = Some(Fragment { number, total });
+                key.seal(header, (first, chunk.to_vec()), fragment, self.sealed, rng)
+            })
+            .collect()
     }
 
     /// The payloads within a message of the peer's, if it is authentic.

@@ -13,6 +13,7 @@ use super::Failed;
 use crate::suite::{Encryption, Integrity};
 use crate::wire::header::Header;
 use crate::wire::message::{Encrypted, emit_protected_head};
+use crate::wire::payload::Fragment;
 
 const GCM_IV_LEN: usize = 8;
 const GCM_ICV_LEN: usize = 16;
@@ -106,12 +107,25 @@ impl DirectionKey {
         }
     }
 
-    /// A whole message with `inner` encrypted. `number` must never repeat under this key.
+    /// Octets of plaintext that `room` octets of initialization vector, ciphertext and integrity
+    /// check value hold at most.
+    pub(crate) const fn capacity(&self, room: usize) -> usize {
+        match self {
+            Self::Gcm { .. } => room.saturating_sub(GCM_IV_LEN + 1 + GCM_ICV_LEN),
+            Self::Cbc { icv_len, .. } => {
+                let room = room.saturating_sub(CBC_BLOCK + *icv_len);
+                (room - room % CBC_BLOCK).saturating_sub(1)
+            }
+        }
+    }
+
+    /// A whole message, or a fragment, with `inner` encrypted. `number` must never repeat under this
+    /// key.
     pub(crate) fn seal(
         &self,
         header: Header,
-        first: u8,
-        mut inner: Vec<u8>,
+        (first, mut inner): (u8, Vec<u8>),
+        fragment: Option<Fragment>,
         number: u64,
         rng: &mut dyn Rng,
     ) -> Result<Vec<u8>, Failed> {
@@ -120,7 +134,7 @@ impl DirectionKey {
                 // RFC 7296 3.14: the Pad Length is there even when, as here, no padding is needed.
                 inner.push(0);
                 let len = GCM_IV_LEN + inner.len() + GCM_ICV_LEN;
-                let mut message = emit_protected_head(header, first, len);
+                let mut message = emit_protected_head(header, first, len, fragment);
                 // RFC 5282 3.1: "Common approaches to IV generation include incrementing a counter
                 // for each packet".
                 let iv = number.to_be_bytes();
@@ -143,7 +157,7 @@ impl DirectionKey {
                 inner.resize(inner.len() + pad, 0);
                 inner.push(u8::try_from(pad).unwrap_or(0));
                 let len = CBC_BLOCK + inner.len() + icv_len;
-                let mut message = emit_protected_head(header, first, len);
+                let mut message = emit_protected_head(header, first, len, fragment);
                 let mut iv = [0; CBC_BLOCK];
                 rng.fill_bytes(&mut iv);
                 let context = EncryptionContext::Iv128(FixedLength::from(iv));
@@ -249,7 +263,10 @@ mod tests {
                 for len in 0..20 {
                     let payloads = [Payload::Vendor(vec![5; len]), Payload::DeleteIke];
                     let (first, inner) = emit_chain(&payloads);
-                    let sealed = key.seal(header, first, inner, 1, &mut rng).unwrap();
+                    let content = (first, inner.clone());
+                    let sealed = key.seal(header, content, None, 1, &mut rng).unwrap();
+                    assert!(key.capacity(sealed.len() - 32) >= inner.len());
+                    assert!(key.capacity(sealed.len() - 33) < inner.len());
                     let message = Message::parse(&sealed).unwrap();
                     let opened = key.open(&sealed, message.encrypted.unwrap()).unwrap();
                     assert_eq!(parse_chain(first, &opened).unwrap().payloads, payloads);

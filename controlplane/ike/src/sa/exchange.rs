@@ -63,7 +63,7 @@ pub(super) struct Pending {
     pub(super) exchange: Exchange,
     kind: ExchangeType,
     id: u32,
-    pub(super) datagram: Vec<u8>,
+    pub(super) datagrams: Vec<Vec<u8>>,
     transmissions: u32,
     first: Instant,
     interval: Duration,
@@ -96,8 +96,25 @@ impl IkeSa {
         }
     }
 
-    fn seal(&mut self, gw: &mut Gateway, header: Header, payloads: &[Payload]) -> Option<Vec<u8>> {
-        self.keys.as_mut()?.seal(header, payloads, &mut gw.rng).ok()
+    fn seal(
+        &mut self,
+        gw: &mut Gateway,
+        header: Header,
+        payloads: &[Payload],
+    ) -> Option<Vec<Vec<u8>>> {
+        let limit = self.fragment_limit();
+        let keys = self.keys.as_mut()?;
+        keys.seal(header, payloads, limit, &mut gw.rng).ok()
+    }
+
+    /// Sends the datagrams of one message.
+    pub(super) fn transmit(&self, gw: &mut Gateway, path: Path, datagrams: &[Vec<u8>]) {
+        if datagrams.len() > 1 {
+            datagrams
+                .iter()
+                .for_each(|_| gw.count(Counter::FragmentSent));
+        }
+        gw.transmit_all(path, datagrams);
     }
 
     /// Sends a protected request.
@@ -111,7 +128,7 @@ impl IkeSa {
     ) {
         let header = self.header(kind, false, self.request_id);
         match self.seal(gw, header, payloads) {
-            Some(datagram) => self.send_request(gw, now, kind, datagram, exchange),
+            Some(datagrams) => self.send_request(gw, now, kind, datagrams, exchange),
             None => {
                 exchange.abandon(gw);
                 self.finish(gw, now, CloseReason::ProtocolError { what: "no keys" });
@@ -123,8 +140,8 @@ impl IkeSa {
     pub(super) fn send_last_delete(&mut self, gw: &mut Gateway) {
         let id = self.request_id.wrapping_add(1);
         let header = self.header(ExchangeType::Informational, false, id);
-        if let Some(datagram) = self.seal(gw, header, &[Payload::DeleteIke]) {
-            gw.transmit(self.path, datagram);
+        if let Some(datagrams) = self.seal(gw, header, &[Payload::DeleteIke]) {
+            self.transmit(gw, self.path, &datagrams);
         }
     }
 
@@ -134,16 +151,17 @@ impl IkeSa {
         gw: &mut Gateway,
         now: Instant,
         kind: ExchangeType,
-        datagram: Vec<u8>,
+        datagrams: Vec<Vec<u8>>,
         exchange: Exchange,
     ) {
         let interval = gw.settings.retransmit_initial;
-        gw.transmit(self.path, datagram.clone());
+        self.transmit(gw, self.path, &datagrams);
+        self.response_parts = None;
         self.pending = Some(Pending {
             exchange,
             kind,
             id: self.request_id,
-            datagram,
+            datagrams,
             transmissions: 1,
             first: now,
             interval,
@@ -160,23 +178,22 @@ impl IkeSa {
         payloads: &[Payload],
     ) {
         let header = self.header(kind, true, self.expected_id);
-        if let Some(datagram) = self.seal(gw, header, payloads) {
+        if let Some(datagrams) = self.seal(gw, header, payloads) {
             self.expected_id = self.expected_id.wrapping_add(1);
-            self.cached = Some(datagram.clone());
-            gw.transmit(path, datagram);
+            self.transmit(gw, path, &datagrams);
+            self.cached = Some(datagrams);
         }
     }
 
     /// Keeps a response that was made elsewhere.
     pub(super) fn responded(&mut self, datagram: Vec<u8>) {
         self.expected_id = self.expected_id.wrapping_add(1);
-        self.cached = Some(datagram);
+        self.cached = Some(vec![datagram]);
     }
 
     /// Sends the outstanding request again, or gives the peer up.
     pub(super) fn retransmit(&mut self, gw: &mut Gateway, now: Instant) {
         let (limit, max) = (self.patience(gw), gw.settings.retransmit_max);
-        let path = self.path;
         let Some(pending) = self.pending.as_mut().filter(|pending| pending.next <= now) else {
             return;
         };
@@ -188,8 +205,9 @@ impl IkeSa {
         pending.interval = (pending.interval * 2).min(max);
         pending.next = now + gw.jittered(pending.interval);
         gw.count(Counter::Retransmitted);
-        let datagram = pending.datagram.clone();
-        gw.transmit(path, datagram);
+        if let Some(pending) = &self.pending {
+            self.transmit(gw, self.path, &pending.datagrams);
+        }
     }
 
     /// How often a request is sent.
@@ -263,6 +281,12 @@ impl IkeSa {
         gw.refused(self.peer_name(), self.path, reason);
     }
 
+    /// Whether this is the header of the response to our outstanding request.
+    pub(super) fn awaits_response(&self, header: &Header) -> bool {
+        let fits = |p: &Pending| p.id == header.message_id && p.kind == header.exchange;
+        self.pending.as_ref().is_some_and(fits)
+    }
+
     /// The response to our request of this ID and kind, if it is outstanding.
     pub(super) fn take_pending(&mut self, header: &Header) -> Option<Pending> {
         let fits = |p: &mut Pending| p.id == header.message_id && p.kind == header.exchange;
@@ -277,11 +301,11 @@ impl IkeSa {
         gw: &mut Gateway,
         now: Instant,
         kind: ExchangeType,
-        datagram: Vec<u8>,
+        datagrams: Vec<Vec<u8>>,
         exchange: Exchange,
     ) {
         self.request_id = self.request_id.wrapping_sub(1);
-        self.send_request(gw, now, kind, datagram, exchange);
+        self.send_request(gw, now, kind, datagrams, exchange);
     }
 
     pub(super) fn handle_response(

@@ -132,7 +132,7 @@ impl IkeSa {
         };
         let datagram = self.init_message(&request);
         let exchange = Exchange::Init(Box::new(request));
-        self.send_request(gw, now, ExchangeType::IkeSaInit, datagram, exchange);
+        self.send_request(gw, now, ExchangeType::IkeSaInit, vec![datagram], exchange);
     }
 
     fn init_message(&self, request: &InitRequest) -> Vec<u8> {
@@ -157,6 +157,7 @@ impl IkeSa {
             self.path,
             self.pretends_nat(),
         ));
+        payloads.push(Payload::notify(notify::IKEV2_FRAGMENTATION_SUPPORTED, &[]));
         Message::emit(self.header(ExchangeType::IkeSaInit, false, 0), &payloads)
     }
 
@@ -176,7 +177,7 @@ impl IkeSa {
         let Some(pending) = self.take_pending(&message.header) else {
             return gw.count(Counter::MessageIdWindow);
         };
-        let sent = pending.datagram;
+        let sent = pending.datagrams.concat();
         let Exchange::Init(request) = pending.exchange else {
             return;
         };
@@ -233,7 +234,7 @@ impl IkeSa {
         request.cookie = Some(cookie);
         let datagram = self.init_message(&request);
         let exchange = Exchange::Init(Box::new(request));
-        self.repeat_request(gw, now, ExchangeType::IkeSaInit, datagram, exchange);
+        self.repeat_request(gw, now, ExchangeType::IkeSaInit, vec![datagram], exchange);
     }
 
     /// RFC 7296 1.2: "the initiator MUST retry the IKE_SA_INIT with the corrected Diffie-Hellman
@@ -309,6 +310,9 @@ impl IkeSa {
             .map_err(|_| malformed("no keys can be derived"))?;
         self.keys = Some(keys);
         self.nat = detect_nat(&message.header, payloads, path, self.pretends_nat());
+        self.fragmentation = payloads
+            .notify(notify::IKEV2_FRAGMENTATION_SUPPORTED)
+            .is_some();
         self.float();
         let Binding {
             nonce_i, nonce_r, ..
@@ -415,6 +419,13 @@ pub(crate) fn answer_init(
     if payloads.notify(notify::NAT_DETECTION_SOURCE_IP).is_some() {
         answer.extend(nat_notifies(sa.remote_spi, sa.local_spi, path, pretend));
     }
+    if payloads
+        .notify(notify::IKEV2_FRAGMENTATION_SUPPORTED)
+        .is_some()
+    {
+        sa.fragmentation = true;
+        answer.push(Payload::notify(notify::IKEV2_FRAGMENTATION_SUPPORTED, &[]));
+    }
     let response = Message::emit(sa.header(ExchangeType::IkeSaInit, true, 0), &answer);
     sa.lowest_nonce = binding.nonce_i.clone().min(binding.nonce_r.clone());
     sa.state = State::HalfOpen(Box::new(Proof {
@@ -434,9 +445,8 @@ impl IkeSa {
     /// answered again as before.
     pub(crate) fn repeat_init(&self, gw: &mut Gateway, path: Path, datagram: &[u8]) {
         match (&self.state, &self.cached) {
-            (State::HalfOpen(proof), Some(response)) if proof.message_i == datagram => {
-                gw.count(Counter::ResponseResent);
-                gw.transmit(path, response.clone());
+            (State::HalfOpen(proof), Some(_)) if proof.message_i == datagram => {
+                self.repeat_response(gw, path);
             }
             _ => gw.count(Counter::MessageIdWindow),
         }

@@ -4,6 +4,7 @@ mod auth;
 mod child;
 mod create_child;
 mod exchange;
+mod fragments;
 mod informational;
 mod init;
 mod rekey;
@@ -29,6 +30,7 @@ use crate::wire::payload::{Payload, parse_chain};
 pub(crate) use init::{InitReply, answer_init};
 
 use exchange::{Exchange, Pending};
+use fragments::{Opened, Reassembly};
 
 /// A child SA younger than this is not rekeyed because its peer has moved: a NAT that gives each
 /// message another port would have us rekey without end.
@@ -145,7 +147,12 @@ pub(crate) struct IkeSa {
     /// The message ID of the peer's next request.
     expected_id: u32,
     /// Our response to the peer's last request.
-    cached: Option<Vec<u8>>,
+    cached: Option<Vec<Vec<u8>>>,
+    /// Both sides know fragments (RFC 7383 2.3).
+    fragmentation: bool,
+    /// A request and a response of the peer's of which fragments are missing.
+    request_parts: Option<Box<Reassembly>>,
+    response_parts: Option<Box<Reassembly>>,
     tasks: VecDeque<Task>,
     /// Until when patient tasks wait, and how often in a row they had to.
     hold_until: Option<Instant>,
@@ -187,6 +194,9 @@ impl IkeSa {
             pending: None,
             expected_id: 0,
             cached: None,
+            fragmentation: false,
+            request_parts: None,
+            response_parts: None,
             tasks: VecDeque::new(),
             hold_until: None,
             holds: 0,
@@ -342,14 +352,20 @@ impl IkeSa {
         let Some(encrypted) = message.encrypted else {
             return self.handle_unprotected(gw, now, path, datagram, message);
         };
-        let Some(Ok(inner)) = self
-            .keys
-            .as_ref()
-            .map(|keys| keys.open(datagram, encrypted))
-        else {
-            return gw.count(Counter::NotAuthentic);
+        let opened = if let Some(fragment) = encrypted.fragment {
+            let parts = (encrypted, fragment);
+            match self.take_fragment(gw, now, path, datagram, message, parts) {
+                Some(opened) => opened,
+                None => return,
+            }
+        } else {
+            match self.open(datagram, encrypted) {
+                Some(opened) => opened,
+                None => return gw.count(Counter::NotAuthentic),
+            }
         };
-        let inner = parse_chain(encrypted.first, &inner).and_then(|chain| {
+        let Opened { first, inner, .. } = opened;
+        let inner = parse_chain(first, &inner).and_then(|chain| {
             if chain.encrypted.is_some() {
                 Err(Malformed::Surplus)
             } else {
@@ -401,11 +417,7 @@ impl IkeSa {
             // RFC 7296 2.1: "the responder MUST remember each response until it receives a
             // request whose sequence number is larger than or equal to the sequence number in the
             // response plus its window size"
-            if let Some(response) = self.cached.clone() {
-                gw.count(Counter::ResponseResent);
-                gw.transmit(path, response);
-            }
-            return;
+            return self.repeat_response(gw, path);
         }
         if id != self.expected_id || self.is_over() {
             return gw.count(Counter::MessageIdWindow);
@@ -449,6 +461,14 @@ impl IkeSa {
             }
             // What comes too early is not answered, so that the peer sends it again.
             _ => gw.count(Counter::Unexpected),
+        }
+    }
+
+    /// Sends the response to the peer's last request again.
+    fn repeat_response(&self, gw: &mut Gateway, path: Path) {
+        if let Some(response) = &self.cached {
+            gw.count(Counter::ResponseResent);
+            self.transmit(gw, path, response);
         }
     }
 
@@ -584,6 +604,7 @@ impl IkeSa {
         if let Some(pending) = self.pending.take() {
             pending.exchange.abandon(gw);
         }
+        (self.request_parts, self.response_parts) = (None, None);
         gw.standing.remove(&self.key);
         self.tasks.clear();
         if let (Some(peer), Some(_)) = (self.peer_name(), self.established) {

@@ -220,6 +220,7 @@ impl IkeSa {
         new.keys = Some(keys);
         new.peer.clone_from(&self.peer);
         new.nat = self.nat;
+        new.fragmentation = self.fragmentation;
         new.lowest_nonce = binding.nonce_i.min(binding.nonce_r);
         new.origin = self.origin.clone();
         if self.doubted {

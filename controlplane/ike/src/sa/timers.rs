@@ -42,6 +42,7 @@ impl IkeSa {
             self.end_at,
             self.keepalive_at,
             self.liveness_at(),
+            self.reassembly_due(),
             held,
         ]
         .into_iter()
@@ -58,6 +59,7 @@ impl IkeSa {
         if due(self.hold_until) {
             self.hold_until = None;
         }
+        self.expire_fragments(gw, now);
         self.retransmit(gw, now);
         if due(self.rekey_at) && self.is_established() {
             self.rekey_at = None;

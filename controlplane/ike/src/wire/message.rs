@@ -1,7 +1,7 @@
 //! Whole messages: in the clear here, protected in [`crate::crypto`].
 
 use super::header::{self, Header};
-use super::payload::{self, GENERIC_LEN, Identification, Notify, Payload};
+use super::payload::{self, Fragment, GENERIC_LEN, Identification, Notify, Payload};
 use super::proposal::Proposal;
 use super::ts::TrafficSelector;
 use super::{Malformed, Writer};
@@ -13,17 +13,28 @@ pub struct Message {
     pub header: Header,
     /// The payloads outside of SK.
     pub payloads: Vec<Payload>,
-    /// The SK payload, where there is one.
+    /// The SK or SKF payload, where there is one.
     pub encrypted: Option<Encrypted>,
 }
 
-/// Where the SK payload lies in its datagram.
+/// Where the SK or SKF payload lies in its datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Encrypted {
     /// The type of the first payload inside.
     pub first: u8,
-    /// Octets before the body of SK: what an AEAD authenticates as associated data.
+    /// Octets before what is encrypted: what an AEAD authenticates as associated data (RFC 5282
+    /// 5.1), the numbers of a fragment included.
     pub body_at: usize,
+    /// Which fragment it is, in an SKF payload.
+    pub fragment: Option<Fragment>,
+}
+
+/// Octets of an SKF payload's fragment number and total (RFC 7383 2.5).
+const FRAGMENT_LEN: usize = 4;
+
+/// Octets before what is encrypted, in a message that has nothing else.
+pub(crate) const fn protected_head_len(fragmented: bool) -> usize {
+    header::LEN + GENERIC_LEN + if fragmented { FRAGMENT_LEN } else { 0 }
 }
 
 impl Message {
@@ -31,9 +42,10 @@ impl Message {
     pub fn parse(datagram: &[u8]) -> Result<Self, Malformed> {
         let (header, body) = Header::parse(datagram)?;
         let chain = payload::parse_chain(header.next_payload, body)?;
-        let encrypted = chain.encrypted.map(|(first, len)| Encrypted {
-            first,
-            body_at: datagram.len() - len,
+        let encrypted = chain.encrypted.map(|sealed| Encrypted {
+            first: sealed.first,
+            body_at: datagram.len() - sealed.len,
+            fragment: sealed.fragment,
         });
         Ok(Self {
             header,
@@ -56,19 +68,60 @@ impl Message {
     }
 }
 
-/// Writes header and generic SK header of a protected message whose SK body has `len` octets.
-pub(crate) fn emit_protected_head(header: Header, first: u8, len: usize) -> Vec<u8> {
+/// Writes what stands before the `len` encrypted octets of a protected message or fragment.
+pub(crate) fn emit_protected_head(
+    header: Header,
+    first: u8,
+    len: usize,
+    fragment: Option<Fragment>,
+) -> Vec<u8> {
     let mut writer = Writer::default();
+    let kind = if fragment.is_some() {
+        payload::kind::SKF
+    } else {
+        payload::kind::SK
+    };
     let header = Header {
-        next_payload: payload::kind::SK,
+        next_payload: kind,
         ..header
     };
-    header.emit(&mut writer, header::LEN + GENERIC_LEN + len);
+    let len = len + protected_head_len(fragment.is_some());
+    header.emit(&mut writer, len);
     writer.u8(first);
     writer.u8(0);
-    writer.u16(u16::try_from(GENERIC_LEN + len).unwrap_or(u16::MAX));
+    writer.u16(u16::try_from(len - header::LEN).unwrap_or(u16::MAX));
+    if let Some(fragment) = fragment {
+        writer.u16(fragment.number);
+        writer.u16(fragment.total);
+    }
     writer.into_vec()
 }
+
+/// What stands before the ciphertext, as it were in a message in one piece of `inner` octets of
+/// payloads alone (RFC 9242 3.3.2): without the numbers of a fragment, the lengths adjusted.
+pub(crate) fn unfragmented_head(start: &[u8], fragmented: bool, inner: usize) -> Vec<u8> {
+    let end = start.len() - if fragmented { FRAGMENT_LEN } else { 0 };
+    let mut head = start.get(..end).unwrap_or_default().to_vec();
+    let total = u32::try_from(head.len() + inner).unwrap_or(u32::MAX);
+    let len = u16::try_from(GENERIC_LEN + inner).unwrap_or(u16::MAX);
+    if let Some(field) = head.get_mut(header::LEN - 4..header::LEN) {
+        field.copy_from_slice(&total.to_be_bytes());
+    }
+    if let Some(field) = head.last_chunk_mut() {
+        *field = len.to_be_bytes();
+    }
+    // The type of the Encrypted payload stands in the header unless payloads in the clear precede it.
+    if let Some(next) = head
+        .get_mut(NEXT_PAYLOAD_AT)
+        .filter(|next| **next == payload::kind::SKF)
+    {
+        *next = payload::kind::SK;
+    }
+    head
+}
+
+/// Where the header names the type of the first payload.
+const NEXT_PAYLOAD_AT: usize = 16;
 
 /// The payloads of a message, by what one looks for.
 #[derive(Clone, Copy, Debug)]

@@ -39,6 +39,7 @@ notify_types! {
     REKEY_SA = 16393;
     ESP_TFC_PADDING_NOT_SUPPORTED = 16394;
     NON_FIRST_FRAGMENTS_ALSO = 16395;
+    IKEV2_FRAGMENTATION_SUPPORTED = 16430;
 }
 
 /// RFC 7296 3.10.1: types below this report errors, those from it on report status.

@@ -41,6 +41,8 @@ pub mod kind {
     pub const CP: u8 = 47;
     /// Extensible authentication.
     pub const EAP: u8 = 48;
+    /// Encrypted and authenticated fragment (RFC 7383 2.5).
+    pub const SKF: u8 = 53;
 }
 
 /// Payloads that we read of one message.
@@ -181,8 +183,34 @@ pub enum Payload {
 /// What follows the payloads that could be read: an SK payload, where there is one.
 pub(crate) struct Chain {
     pub(crate) payloads: Vec<Payload>,
-    /// The type of the first payload within SK, and the octets of SK's body.
-    pub(crate) encrypted: Option<(u8, usize)>,
+    pub(crate) encrypted: Option<Sealed>,
+}
+
+/// An SK or SKF payload that has not been opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sealed {
+    /// The type of the first payload inside.
+    pub(crate) first: u8,
+    /// Octets of initialization vector, ciphertext and integrity check value.
+    pub(crate) len: usize,
+    /// Which fragment it is, in an SKF payload.
+    pub(crate) fragment: Option<Fragment>,
+}
+
+/// Which fragment of a message an SKF payload holds (RFC 7383 2.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// Its number, from 1.
+    pub number: u16,
+    /// How many there are.
+    pub total: u16,
+}
+
+impl Fragment {
+    /// RFC 7383 2.5: the number "MUST be less than or equal to" the total, and neither is zero.
+    pub const fn is_valid(self) -> bool {
+        self.number != 0 && self.number <= self.total
+    }
 }
 
 impl Payload {
@@ -391,10 +419,10 @@ pub(crate) fn parse_chain(first: u8, body: &[u8]) -> Result<Chain, Malformed> {
         let critical = reader.u8()? & CRITICAL != 0;
         let len = usize::from(reader.u16()?);
         let body = reader.bytes(len.checked_sub(GENERIC_LEN).ok_or(Malformed::Truncated)?)?;
-        if this == kind::SK {
+        if this == kind::SK || this == kind::SKF {
             // RFC 7296 3.14: "The Encrypted payload, if present in a message, MUST be the last
-            // payload in the message."
-            let encrypted = Some((next, body.len()));
+            // payload in the message." RFC 7383 2.5 says the same of its fragments.
+            let encrypted = Some(parse_sealed(this, next, body)?);
             return if reader.is_empty() {
                 Ok(Chain {
                     payloads,
@@ -420,6 +448,23 @@ pub(crate) fn parse_chain(first: u8, body: &[u8]) -> Result<Chain, Malformed> {
     } else {
         Err(Malformed::Surplus)
     }
+}
+
+fn parse_sealed(kind: u8, first: u8, body: &[u8]) -> Result<Sealed, Malformed> {
+    let mut reader = Reader::new(body);
+    let fragment = if kind == kind::SKF {
+        Some(Fragment {
+            number: reader.u16()?,
+            total: reader.u16()?,
+        })
+    } else {
+        None
+    };
+    Ok(Sealed {
+        first,
+        len: reader.rest().len(),
+        fragment,
+    })
 }
 
 /// Writes a chain; gives the type of its first payload and its octets.
