@@ -34,7 +34,8 @@ pub use model::{
 };
 pub use problem::{Place, Problem, Severity};
 pub use proposal::{
-    Encryption, EspEncryption, EspIntegrity, EspProposal, IkeProposal, Integrity, KeyExchange, Prf,
+    AdditionalKeyExchanges, Encryption, EspEncryption, EspIntegrity, EspProposal, IkeProposal,
+    Integrity, KeyExchange, Prf,
 };
 pub use schema::schema;
 pub use secret::Secret;

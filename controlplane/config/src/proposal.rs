@@ -52,8 +52,86 @@ pub enum KeyExchange {
     Ecp256,
     /// The 384-bit NIST curve (RFC 5903).
     Ecp384,
+    /// The 521-bit NIST curve (RFC 5903).
+    Ecp521,
     /// The 2048-bit MODP group (RFC 3526), group 14.
     Modp2048,
+    /// The 3072-bit MODP group (RFC 3526), group 15.
+    Modp3072,
+    /// The 4096-bit MODP group (RFC 3526), group 16.
+    Modp4096,
+    /// ML-KEM-512 (FIPS 203).
+    MlKem512,
+    /// ML-KEM-768 (FIPS 203).
+    MlKem768,
+    /// ML-KEM-1024 (FIPS 203).
+    MlKem1024,
+}
+
+/// The key exchanges that follow the first one (RFC 9370): one method, or none, for each of `ke1` to `ke7`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct AdditionalKeyExchanges([Option<KeyExchange>; 7]);
+
+impl AdditionalKeyExchanges {
+    /// Each that there is, with its place from 1 on.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, KeyExchange)> + '_ {
+        let placed = (1..).zip(self.0);
+        placed.filter_map(|(place, method)| Some((place, method?)))
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+
+    /// Takes a word like `ke1_mlkem768`; `None` if it is none.
+    fn take(&mut self, written: &str, proposal: &str) -> Option<Result<(), Mistake>> {
+        let lower = written.trim().to_ascii_lowercase();
+        let (place, name) = lower.strip_prefix("ke")?.split_once('_')?;
+        let place: usize = place.parse().ok()?;
+        let Some(slot) = place.checked_sub(1).and_then(|at| self.0.get_mut(at)) else {
+            let mistake = Mistake::new(format!(
+                "`{written}` has no place among the additional key exchanges"
+            ));
+            return Some(Err(mistake.help("number them from ke1 to ke7")));
+        };
+        Some(
+            word(name, |word| matches!(word, Word::KeyExchange(_))).and_then(|word| match word {
+                Word::KeyExchange(method) => put(
+                    slot,
+                    method,
+                    &format!("additional key exchange {place}"),
+                    proposal,
+                ),
+                _ => Ok(()),
+            }),
+        )
+    }
+
+    /// RFC 9370 wants each method once.
+    fn check(&self, first: Option<KeyExchange>, proposal: &str) -> Result<(), Mistake> {
+        let mut seen: Vec<KeyExchange> = first.into_iter().collect();
+        for (_, method) in self.iter() {
+            if seen.contains(&method) {
+                return Err(
+                    Mistake::new(format!("`{proposal}` exchanges keys by {method} twice")).help(
+                        "name each method once: several are there so that one of them may fail",
+                    ),
+                );
+            }
+            seen.push(method);
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for AdditionalKeyExchanges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, method) in self.iter() {
+            write!(f, "-ke{place}_{method}")?;
+        }
+        Ok(())
+    }
 }
 
 /// How a child SA encrypts.
@@ -139,6 +217,8 @@ pub struct IkeProposal {
     pub prf: Prf,
     /// How its peers agree on a secret.
     pub key_exchange: KeyExchange,
+    /// How they agree on further ones, in IKE_INTERMEDIATE.
+    pub additional: AdditionalKeyExchanges,
 }
 
 /// What a child SA may use.
@@ -150,6 +230,8 @@ pub struct EspProposal {
     pub integrity: Option<EspIntegrity>,
     /// A fresh key exchange at every rekey (perfect forward secrecy), if any.
     pub key_exchange: Option<KeyExchange>,
+    /// The key exchanges that follow it.
+    pub additional: AdditionalKeyExchanges,
     /// Extended sequence numbers (RFC 4303 2.2.1).
     pub esn: bool,
 }
@@ -258,7 +340,13 @@ const WORDS: &[(&str, Word)] = &[
     ("x25519", Word::KeyExchange(KeyExchange::X25519)),
     ("ecp256", Word::KeyExchange(KeyExchange::Ecp256)),
     ("ecp384", Word::KeyExchange(KeyExchange::Ecp384)),
+    ("ecp521", Word::KeyExchange(KeyExchange::Ecp521)),
     ("modp2048", Word::KeyExchange(KeyExchange::Modp2048)),
+    ("modp3072", Word::KeyExchange(KeyExchange::Modp3072)),
+    ("modp4096", Word::KeyExchange(KeyExchange::Modp4096)),
+    ("mlkem512", Word::KeyExchange(KeyExchange::MlKem512)),
+    ("mlkem768", Word::KeyExchange(KeyExchange::MlKem768)),
+    ("mlkem1024", Word::KeyExchange(KeyExchange::MlKem1024)),
     ("esn", Word::Esn(true)),
     ("noesn", Word::Esn(false)),
 ];
@@ -291,7 +379,13 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("dh31", "x25519"),
     ("dh19", "ecp256"),
     ("dh20", "ecp384"),
+    ("dh21", "ecp521"),
     ("dh14", "modp2048"),
+    ("dh15", "modp3072"),
+    ("dh16", "modp4096"),
+    ("ml_kem_512", "mlkem512"),
+    ("ml_kem_768", "mlkem768"),
+    ("ml_kem_1024", "mlkem1024"),
 ];
 
 fn word(written: &str, allowed: fn(&Word) -> bool) -> Result<Word, Mistake> {
@@ -331,7 +425,12 @@ fn put<T>(place: &mut Option<T>, value: T, kind: &str, proposal: &str) -> Result
 /// Reads a proposal for IKE.
 pub(crate) fn ike(written: &str) -> Result<IkeProposal, Mistake> {
     let (mut encryption, mut hash, mut prf, mut key_exchange) = (None, None, None, None);
+    let mut additional = AdditionalKeyExchanges::default();
     for part in written.split('-') {
+        if let Some(taken) = additional.take(part, written) {
+            taken?;
+            continue;
+        }
         match word(part, Word::is_for_ike)? {
             Word::Encryption(value) => put(&mut encryption, value, "encryption", written)?,
             Word::Hash(value) => put(&mut hash, value, "integrity", written)?,
@@ -347,6 +446,14 @@ pub(crate) fn ike(written: &str) -> Result<IkeProposal, Mistake> {
         encryption.ok_or_else(|| lacks("its encryption", "aes256gcm16-sha384-x25519"))?;
     let key_exchange =
         key_exchange.ok_or_else(|| lacks("its key exchange", "aes256gcm16-sha384-x25519"))?;
+    additional.check(Some(key_exchange), written)?;
+    if key_exchange == KeyExchange::MlKem1024 {
+        // RFC 7383 2.1: IKE_SA_INIT cannot be fragmented.
+        return Err(Mistake::new(format!(
+            "`{written}`: a key of ML-KEM-1024 does not fit into the first message"
+        ))
+        .help("make it an additional key exchange: `x25519-ke1_mlkem1024`"));
+    }
     let prf = prf
         .or(hash.map(Prf::from))
         .ok_or_else(|| lacks("its PRF", "aes256gcm16-prfsha384-x25519"))?;
@@ -362,6 +469,7 @@ pub(crate) fn ike(written: &str) -> Result<IkeProposal, Mistake> {
         integrity,
         prf,
         key_exchange,
+        additional,
     })
 }
 
@@ -371,6 +479,7 @@ pub(crate) struct EspWords {
     pub encryption: EspEncryption,
     pub integrity: Option<EspIntegrity>,
     pub key_exchange: Option<KeyExchange>,
+    pub additional: AdditionalKeyExchanges,
     /// Whether extended sequence numbers are named, and how.
     pub esn: Option<bool>,
 }
@@ -378,7 +487,12 @@ pub(crate) struct EspWords {
 /// Reads a proposal for ESP.
 pub(crate) fn esp(written: &str) -> Result<EspWords, Mistake> {
     let (mut encryption, mut integrity, mut key_exchange, mut esn) = (None, None, None, None);
+    let mut additional = AdditionalKeyExchanges::default();
     for part in written.split('-') {
+        if let Some(taken) = additional.take(part, written) {
+            taken?;
+            continue;
+        }
         match word(part, Word::is_for_esp)? {
             Word::EspEncryption(value) => put(&mut encryption, value, "encryption", written)?,
             Word::EspIntegrity(value) => put(&mut integrity, value, "integrity", written)?,
@@ -406,10 +520,18 @@ pub(crate) fn esp(written: &str) -> Result<EspWords, Mistake> {
         }
         _ => {}
     }
+    additional.check(key_exchange, written)?;
+    if key_exchange.is_none() && !additional.is_empty() {
+        return Err(Mistake::new(format!(
+            "`{written}` lacks the first key exchange, which the additional ones follow"
+        ))
+        .help(format!("write it like `{name}-x25519-ke1_mlkem768`")));
+    }
     Ok(EspWords {
         encryption,
         integrity,
         key_exchange,
+        additional,
         esn,
     })
 }
@@ -430,7 +552,13 @@ impl fmt::Display for KeyExchange {
             Self::X25519 => "x25519",
             Self::Ecp256 => "ecp256",
             Self::Ecp384 => "ecp384",
+            Self::Ecp521 => "ecp521",
             Self::Modp2048 => "modp2048",
+            Self::Modp3072 => "modp3072",
+            Self::Modp4096 => "modp4096",
+            Self::MlKem512 => "mlkem512",
+            Self::MlKem768 => "mlkem768",
+            Self::MlKem1024 => "mlkem1024",
         })
     }
 }
@@ -454,7 +582,7 @@ impl fmt::Display for IkeProposal {
             Prf::HmacSha384 => "-prfsha384",
             Prf::HmacSha512 => "-prfsha512",
         })?;
-        write!(f, "-{}", self.key_exchange)
+        write!(f, "-{}{}", self.key_exchange, self.additional)
     }
 }
 
@@ -465,7 +593,7 @@ impl fmt::Display for EspProposal {
             write!(f, "-{}", Word::EspIntegrity(integrity).name())?;
         }
         if let Some(key_exchange) = self.key_exchange {
-            write!(f, "-{key_exchange}")?;
+            write!(f, "-{key_exchange}{}", self.additional)?;
         }
         f.write_str(if self.esn { "-esn" } else { "-noesn" })
     }
@@ -501,6 +629,7 @@ mod tests {
             encryption: EspEncryption::Aes256Gcm16,
             integrity: None,
             key_exchange: Some(KeyExchange::X25519),
+            additional: AdditionalKeyExchanges::default(),
             esn: Some(false),
         };
         assert_eq!(esp("aes256gcm16-x25519-noesn"), Ok(gcm));
@@ -524,6 +653,7 @@ mod tests {
                 encryption: *encryption,
                 integrity,
                 key_exchange: Some(KeyExchange::Ecp256),
+                additional: AdditionalKeyExchanges::default(),
                 esn: true,
             };
             let written = proposal.to_string();
@@ -559,6 +689,42 @@ mod tests {
         // Those of IKE alone are none of ESP's.
         assert!(esp("aes256gcm16-prfsha256").is_err());
         assert!(ike("chacha20poly1305-sha256-x25519").is_err());
+    }
+
+    #[test]
+    fn additional_key_exchanges() {
+        let hybrid = ike("aes256gcm16-sha384-x25519-ke1_mlkem768-ke3_dh21").unwrap();
+        assert_eq!(
+            hybrid.to_string(),
+            "aes256gcm16-prfsha384-x25519-ke1_mlkem768-ke3_ecp521"
+        );
+        assert_eq!(ike(&hybrid.to_string()), Ok(hybrid));
+        let child = esp("aes256gcm16-x25519-ke1_mlkem1024").unwrap();
+        let methods: Vec<_> = child.additional.iter().collect();
+        assert_eq!(methods, [(1, KeyExchange::MlKem1024)]);
+        for (wrong, what) in [
+            ("aes256gcm16-sha384-x25519-ke1_x25519", "by x25519 twice"),
+            (
+                "aes256gcm16-sha384-x25519-ke1_mlkem512-ke1_mlkem768",
+                "two algorithms for additional",
+            ),
+            ("aes256gcm16-sha384-x25519-ke8_mlkem768", "has no place"),
+            (
+                "aes256gcm16-sha384-x25519-ke1_mlkem76",
+                "unknown algorithm `mlkem76`",
+            ),
+            (
+                "aes256gcm16-sha384-mlkem1024",
+                "does not fit into the first message",
+            ),
+            ("aes256gcm16-sha384-ke1_mlkem768", "lacks its key exchange"),
+        ] {
+            let mistake = ike(wrong).unwrap_err();
+            assert!(mistake.what.contains(what), "{wrong}: {}", mistake.what);
+        }
+        assert!(ike("aes256gcm16-sha384-mlkem768").is_ok());
+        let alone = esp("aes256gcm16-ke1_mlkem768").unwrap_err();
+        assert!(alone.what.contains("lacks the first key exchange"));
     }
 
     #[test]

@@ -13,8 +13,10 @@ use crate::{
 };
 
 /// What is offered for an IKE SA unless the file says otherwise.
-pub(crate) const DEFAULT_IKE_WORDS: &str = "aes256gcm16-sha384-x25519, aes256gcm16-sha384-ecp384, \
-    aes128gcm16-sha256-x25519, aes128gcm16-sha256-ecp256, aes256-sha256-modp2048";
+///
+/// A peer that knows no additional key exchanges refuses the whole first one (RFC 7296 3.3.6) and takes another.
+pub(crate) const DEFAULT_IKE_WORDS: &str = "aes256gcm16-sha384-x25519-ke1_mlkem768, aes256gcm16-sha384-x25519, \
+    aes256gcm16-sha384-ecp256, aes128gcm16-sha256-x25519, aes128gcm16-sha256-ecp256, aes256-sha256-modp2048";
 /// What is offered for a child unless the file says otherwise.
 ///
 /// What RFC 8221 5 and 6 say MUST or SHOULD of, without NULL, which it wants implemented, not used; the rest is for those who
@@ -333,6 +335,7 @@ fn read_esp_proposals(section: &Reader<'_>, problems: &mut Problems<'_>) -> Vec<
                 encryption: words.encryption,
                 integrity: words.integrity,
                 key_exchange: words.key_exchange,
+                additional: words.additional,
                 esn: *esn,
             });
         }

@@ -6,8 +6,8 @@ use std::time::Duration;
 pub use crate::identity::Identity;
 pub use crate::secret::Secret;
 pub use crate::suite::{
-    ChildProposal, Encryption, Esp, EspEncryption, EspIntegrity, IkeProposal, Integrity,
-    KeyExchangeMethod, Prf, ProposalError,
+    AdditionalKex, ChildProposal, Encryption, Esp, EspEncryption, EspIntegrity, IkeProposal,
+    Integrity, KeyExchangeMethod, Prf, ProposalError,
 };
 pub use crate::wire::ts::TrafficSelector;
 

@@ -103,9 +103,14 @@ impl Gateway {
     /// A nonce. RFC 7296 2.10: "Nonces (...) MUST be at least 128 bits in size, and MUST be at
     /// least half the key size of the negotiated pseudorandom function".
     pub(crate) fn new_nonce(&mut self) -> Vec<u8> {
-        let mut nonce = vec![0; 32];
-        self.rng.fill_bytes(&mut nonce);
-        nonce
+        self.random(32)
+    }
+
+    /// So many random octets.
+    pub(crate) fn random(&mut self, len: usize) -> Vec<u8> {
+        let mut octets = vec![0; len];
+        self.rng.fill_bytes(&mut octets);
+        octets
     }
 
     /// A duration shortened by up to a tenth, so that lifetimes of many SAs do not end together.

@@ -2,7 +2,7 @@
 //! from the peer's offer to the one suite that is taken.
 
 use crate::suite::{
-    ChildProposal, Encryption, EspEncryption, EspIntegrity, IkeProposal, Integrity,
+    AdditionalKex, ChildProposal, Encryption, EspEncryption, EspIntegrity, IkeProposal, Integrity,
     KeyExchangeMethod, Prf,
 };
 use crate::wire::proposal::{Proposal, Transform, protocol, transform};
@@ -36,9 +36,15 @@ impl Wanted {
         }
     }
 
-    fn method(kex: Option<KeyExchangeMethod>) -> Self {
-        let kind = transform::KEY_EXCHANGE;
+    fn method(kind: u8, kex: Option<KeyExchangeMethod>) -> Self {
         kex.map_or(Self::none(kind), |kex| Self::new(kind, kex.id(), None))
+    }
+
+    fn additional(additional: &AdditionalKex) -> impl Iterator<Item = Self> {
+        let kinds = transform::FIRST_ADDITIONAL..=transform::LAST_ADDITIONAL;
+        kinds
+            .zip(additional.places())
+            .map(|(kind, method)| Self::method(kind, method))
     }
 }
 
@@ -50,7 +56,7 @@ trait Suite: Copy {
 impl Suite for IkeProposal {
     fn wanted(self) -> Vec<Wanted> {
         let (encryption, integrity) = (self.encryption, self.integrity);
-        vec![
+        let mut wanted = vec![
             Wanted::new(
                 transform::ENCRYPTION,
                 encryption.id(),
@@ -61,8 +67,10 @@ impl Suite for IkeProposal {
                 Wanted::new(transform::INTEGRITY, i.id(), None)
             }),
             Wanted::new(transform::PRF, self.prf.id(), None),
-            Wanted::method(Some(self.kex)),
-        ]
+            Wanted::method(transform::KEY_EXCHANGE, Some(self.kex)),
+        ];
+        wanted.extend(Wanted::additional(&self.additional));
+        wanted
     }
 }
 
@@ -70,7 +78,7 @@ impl Suite for ChildProposal {
     fn wanted(self) -> Vec<Wanted> {
         let (encryption, integrity) = (self.esp.encryption, self.esp.integrity);
         let esn = transform::ESN;
-        vec![
+        let mut wanted = vec![
             Wanted::new(
                 transform::ENCRYPTION,
                 encryption.id(),
@@ -81,13 +89,15 @@ impl Suite for ChildProposal {
             integrity.map_or(Wanted::none(transform::INTEGRITY), |i| {
                 Wanted::new(transform::INTEGRITY, i.id(), None)
             }),
-            Wanted::method(self.kex),
+            Wanted::method(transform::KEY_EXCHANGE, self.kex),
             if self.esn {
                 Wanted::new(esn, 1, None)
             } else {
                 Wanted::none(esn)
             },
-        ]
+        ];
+        wanted.extend(Wanted::additional(&self.additional));
+        wanted
     }
 }
 
@@ -225,7 +235,9 @@ pub(crate) fn suites_for(ours: &[ChildProposal], exchange: ChildExchange) -> Vec
         // RFC 7296 1.2: "the SA payloads in the IKE_AUTH exchange cannot contain Transform Type 4
         // (Diffie-Hellman group) with any value other than NONE. Implementations SHOULD omit the
         // whole transform substructure instead of sending value NONE."
-        suites.iter_mut().for_each(|s| s.kex = None);
+        for suite in &mut suites {
+            (suite.kex, suite.additional) = (None, AdditionalKex::default());
+        }
         let mut seen = Vec::new();
         suites.retain(|s| {
             !seen.contains(s) && {
@@ -248,9 +260,9 @@ pub(crate) fn select_child(
         ChildExchange::WithAuth => {
             let mut theirs = theirs.to_vec();
             for proposal in &mut theirs {
-                proposal
-                    .transforms
-                    .retain(|t| t.kind != transform::KEY_EXCHANGE);
+                proposal.transforms.retain(|t| {
+                    t.kind != transform::KEY_EXCHANGE && !transform::is_additional(t.kind)
+                });
             }
             select(&theirs, &ours, protocol::ESP, 4)
         }
@@ -334,6 +346,13 @@ fn describe_transform(t: &Transform, protocol: u8) -> Option<String> {
             EspIntegrity::from_wire(t.id, bits).map(|a| a.name().to_owned())
         }
         transform::INTEGRITY => Integrity::from_wire(t.id, bits).map(|a| a.name().to_owned()),
+        kind if t.id == 0 && transform::is_additional(kind) => return None,
+        kind if transform::is_additional(kind) => {
+            let place = kind - transform::FIRST_ADDITIONAL + 1;
+            let method = KeyExchangeMethod::from_wire(t.id, bits);
+            let method = method.map_or_else(|| t.id.to_string(), |m| m.name().to_owned());
+            Some(format!("ke{place}_{method}"))
+        }
         transform::KEY_EXCHANGE if t.id == 0 => return None,
         transform::KEY_EXCHANGE => {
             KeyExchangeMethod::from_wire(t.id, bits).map(|a| a.name().to_owned())
@@ -391,7 +410,7 @@ mod tests {
     #[test]
     fn the_group_of_the_key_exchange_payload_goes_first() {
         let offer = ike_offer(&IkeProposal::defaults(), &[]);
-        for group in [31, 20, 19, 14] {
+        for group in [31, 19, 14] {
             let selected = select_ike(&offer, &IkeProposal::defaults(), 0, group).unwrap();
             assert_eq!(selected.suite.kex.id(), group);
         }
@@ -402,8 +421,45 @@ mod tests {
     #[test]
     fn unknown_transform_types_and_attributes_are_not_chosen() {
         let mut offer = child_offer(&[child("aes256gcm16")], 7);
-        offer[0].transforms.push(Transform::new(6, 36, None));
+        offer[0].transforms.push(Transform::new(13, 36, None));
         assert!(select_child(&offer, &[child("aes256gcm16")], ChildExchange::WithAuth).is_none());
+    }
+
+    /// RFC 9370: types 6 to 12 are chosen from like type 4; NONE may be among them.
+    #[test]
+    fn additional_key_exchanges_are_chosen_as_offered() {
+        let (plain, hybrid) = (
+            ike("aes256gcm16-sha384-x25519"),
+            ike("aes256gcm16-sha384-x25519-ke1_mlkem768"),
+        );
+        let offer = ike_offer(&[hybrid, plain], &[]);
+        assert_eq!(
+            describe(&offer),
+            [
+                "aes256gcm16-prfsha384-x25519-ke1_mlkem768",
+                "aes256gcm16-prfsha384-x25519"
+            ]
+        );
+        let select = |offer: &[Proposal], ours: &[IkeProposal]| {
+            select_ike(offer, ours, 0, 31).map(|s| (s.suite, s.answer(&[])))
+        };
+        let (suite, answer) = select(&offer, &[hybrid, plain]).unwrap();
+        assert_eq!((suite, answer[0].number), (hybrid, 1));
+        assert_eq!(accepted_ike(&answer, &[hybrid], 0).unwrap().suite, hybrid);
+        assert!(accepted_ike(&answer, &[plain], 0).is_none(), "a downgrade");
+        // Who does not do it takes the other proposal, and none where there is only the hybrid.
+        let (suite, answer) = select(&offer, &[plain]).unwrap();
+        assert_eq!((suite, answer[0].number), (plain, 2));
+        assert!(select(&offer[..1], &[plain]).is_none());
+        assert!(select(&offer[1..], &[hybrid]).is_none());
+        let other = ike("aes256gcm16-sha384-x25519-ke2_mlkem768");
+        assert!(select(&offer, &[other]).is_none(), "another place");
+        // ADDKE1 may be offered with NONE as an alternative.
+        let mut offer = offer[..1].to_vec();
+        offer[0].transforms.push(Transform::new(6, 0, None));
+        let (suite, answer) = select(&offer, &[plain]).unwrap();
+        assert_eq!((suite, answer[0].transforms.len()), (plain, 4));
+        assert!(accepted_ike(&answer, &[plain], 0).is_some());
     }
 
     #[test]
@@ -417,6 +473,10 @@ mod tests {
         // libreswan and others offer the group in IKE_AUTH all the same
         let offer = child_offer(&ours, 7);
         let selected = select_child(&offer, &ours, ChildExchange::WithAuth).unwrap();
+        assert_eq!(selected.suite, child("aes256gcm16"));
+        let hybrid = [child("aes256gcm16-x25519-ke1_mlkem768")];
+        let with_hybrid = child_offer(&hybrid, 7);
+        let selected = select_child(&with_hybrid, &hybrid, ChildExchange::WithAuth).unwrap();
         assert_eq!(selected.suite, child("aes256gcm16"));
         let own = ChildExchange::OnItsOwn(Some(19));
         assert_eq!(select_child(&offer, &ours, own).unwrap().suite, ours[1]);

@@ -83,7 +83,7 @@ algorithms! {
 }
 
 algorithms! {
-    /// Key exchange method (transform type 4; RFC 8031, RFC 5903, RFC 3526).
+    /// Key exchange method (transform types 4 and 6 to 12; RFC 8031, RFC 5903, RFC 3526, FIPS 203).
     KeyExchangeMethod {
         /// Curve25519.
         X25519 = 31, None, "x25519";
@@ -91,8 +91,20 @@ algorithms! {
         P384 = 20, None, "p384";
         /// The NIST curve P-256.
         P256 = 19, None, "p256";
+        /// The NIST curve P-521.
+        P521 = 21, None, "p521";
         /// The 2048-bit MODP group.
         Modp2048 = 14, None, "modp2048";
+        /// The 3072-bit MODP group.
+        Modp3072 = 15, None, "modp3072";
+        /// The 4096-bit MODP group.
+        Modp4096 = 16, None, "modp4096";
+        /// ML-KEM-512.
+        MlKem512 = 35, None, "mlkem512";
+        /// ML-KEM-768.
+        MlKem768 = 36, None, "mlkem768";
+        /// ML-KEM-1024.
+        MlKem1024 = 37, None, "mlkem1024";
     }
 }
 
@@ -263,6 +275,72 @@ impl fmt::Display for Esp {
     }
 }
 
+/// Additional key exchanges (RFC 9370): one method, or none, for each of ADDKE1 to ADDKE7.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct AdditionalKex([Option<KeyExchangeMethod>; AdditionalKex::MOST]);
+
+impl AdditionalKex {
+    /// How many there can be.
+    pub const MOST: usize = 7;
+
+    /// None but this one, as ADDKE1.
+    pub const fn first(method: KeyExchangeMethod) -> Self {
+        let none = None;
+        Self([Some(method), none, none, none, none, none, none])
+    }
+
+    /// Puts a method at a place, from 1 to 7; gives what was there. Other places are ignored.
+    pub fn put(&mut self, place: usize, method: KeyExchangeMethod) -> Option<KeyExchangeMethod> {
+        let slot = place.checked_sub(1).and_then(|at| self.0.get_mut(at))?;
+        slot.replace(method)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.methods().next().is_none()
+    }
+
+    /// Each place with its method, if it has one.
+    pub fn places(&self) -> impl Iterator<Item = Option<KeyExchangeMethod>> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// The methods in the order in which they are done.
+    pub fn methods(&self) -> impl Iterator<Item = KeyExchangeMethod> + '_ {
+        self.0.iter().copied().flatten()
+    }
+
+    /// The method that is named twice, the first key exchange included. RFC 9370 has the responder's
+    /// choice refused then.
+    fn repeated(&self, kex: Option<KeyExchangeMethod>) -> Option<KeyExchangeMethod> {
+        let all: Vec<_> = kex.into_iter().chain(self.methods()).collect();
+        let twice = |m: &KeyExchangeMethod| all.iter().filter(|other| *other == m).count() > 1;
+        all.iter().copied().find(twice)
+    }
+
+    /// Reads `ke1_mlkem768`: the place and the method.
+    fn word(part: &str) -> Option<(usize, KeyExchangeMethod)> {
+        let (place, method) = part.strip_prefix("ke")?.split_once('_')?;
+        let place = place
+            .parse()
+            .ok()
+            .filter(|p| (1..=Self::MOST).contains(p))?;
+        Some((place, method_named(method)?))
+    }
+}
+
+impl fmt::Display for AdditionalKex {
+    /// `-ke1_mlkem768`, or nothing.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, method) in (1..).zip(self.0) {
+            if let Some(method) = method {
+                write!(f, "-ke{place}_{method}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// One suite offered for an IKE SA. Several are offered in order of preference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct IkeProposal {
@@ -274,43 +352,38 @@ pub struct IkeProposal {
     pub prf: Prf,
     /// The key exchange method.
     pub kex: KeyExchangeMethod,
+    /// The key exchanges that follow in IKE_INTERMEDIATE (RFC 9370).
+    pub additional: AdditionalKex,
 }
 
 impl IkeProposal {
     /// What we offer when the configuration names nothing.
     pub fn defaults() -> Vec<Self> {
+        use KeyExchangeMethod as Kex;
         let gcm = |encryption, prf, kex| Self {
             encryption,
             integrity: None,
             prf,
             kex,
+            additional: AdditionalKex::default(),
         };
+        let strong = |kex| gcm(Encryption::Aes256Gcm16, Prf::HmacSha384, kex);
+        let light = |kex| gcm(Encryption::Aes128Gcm16, Prf::HmacSha256, kex);
         vec![
-            gcm(
-                Encryption::Aes256Gcm16,
-                Prf::HmacSha384,
-                KeyExchangeMethod::X25519,
-            ),
-            gcm(
-                Encryption::Aes256Gcm16,
-                Prf::HmacSha384,
-                KeyExchangeMethod::P384,
-            ),
-            gcm(
-                Encryption::Aes128Gcm16,
-                Prf::HmacSha256,
-                KeyExchangeMethod::X25519,
-            ),
-            gcm(
-                Encryption::Aes128Gcm16,
-                Prf::HmacSha256,
-                KeyExchangeMethod::P256,
-            ),
+            // RFC 7296 3.3.6 has a peer that knows no additional key exchanges refuse the whole
+            // proposal: this one stands on its own.
+            Self {
+                additional: AdditionalKex::first(Kex::MlKem768),
+                ..strong(Kex::X25519)
+            },
+            strong(Kex::X25519),
+            strong(Kex::P256),
+            light(Kex::X25519),
+            light(Kex::P256),
             Self {
                 encryption: Encryption::Aes256Cbc,
                 integrity: Some(Integrity::HmacSha256),
-                prf: Prf::HmacSha256,
-                kex: KeyExchangeMethod::Modp2048,
+                ..light(Kex::Modp2048)
             },
         ]
     }
@@ -325,7 +398,7 @@ impl fmt::Display for IkeProposal {
             }
             _ => write!(f, "-{}", self.prf)?,
         }
-        write!(f, "-{}", self.kex)
+        write!(f, "-{}{}", self.kex, self.additional)
     }
 }
 
@@ -337,6 +410,8 @@ pub struct ChildProposal {
     /// The key exchange that gives the child keys of its own (perfect forward secrecy). It cannot
     /// be had for the child that comes with IKE_AUTH, only for those made or rekeyed later.
     pub kex: Option<KeyExchangeMethod>,
+    /// The key exchanges that follow in IKE_FOLLOWUP_KE (RFC 9370), where there is a first.
+    pub additional: AdditionalKex,
     /// Extended (64-bit) sequence numbers, exactly: a peer that knows none needs a proposal
     /// without.
     pub esn: bool,
@@ -360,6 +435,7 @@ impl ChildProposal {
             [true, false].map(|esn| Self {
                 esp,
                 kex: None,
+                additional: AdditionalKex::default(),
                 esn,
             })
         })
@@ -371,7 +447,7 @@ impl fmt::Display for ChildProposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.esp)?;
         if let Some(kex) = self.kex {
-            write!(f, "-{kex}")?;
+            write!(f, "-{kex}{}", self.additional)?;
         }
         if self.esn {
             write!(f, "-esn")?;
@@ -397,6 +473,11 @@ pub enum ProposalError {
     /// A part comes twice.
     #[error("`{0}` comes twice, or does not belong into this proposal")]
     Surplus(String),
+    /// A method of key exchange does not fit where it stands.
+    #[error(
+        "`{0}` does not fit into IKE_SA_INIT; write it as an additional key exchange, such as `x25519-ke1_{0}`"
+    )]
+    TooLong(KeyExchangeMethod),
 }
 
 fn named<A: Copy + 'static>(
@@ -412,6 +493,7 @@ fn method_named(part: &str) -> Option<KeyExchangeMethod> {
         "curve25519" => Some(KeyExchangeMethod::X25519),
         "ecp256" => Some(KeyExchangeMethod::P256),
         "ecp384" => Some(KeyExchangeMethod::P384),
+        "ecp521" => Some(KeyExchangeMethod::P521),
         _ => named(KeyExchangeMethod::ALL, KeyExchangeMethod::name, part),
     }
 }
@@ -426,6 +508,7 @@ impl FromStr for IkeProposal {
             missing,
         };
         let (mut encryption, mut hash, mut prf, mut kex) = (None, None, None, None);
+        let mut additional = AdditionalKex::default();
         for part in text.split('-') {
             let surplus = if let Some(e) = named(Encryption::ALL, Encryption::name, part) {
                 encryption.replace(e).is_some()
@@ -438,6 +521,8 @@ impl FromStr for IkeProposal {
                 prf.replace(p).is_some()
             } else if let Some(k) = method_named(part) {
                 kex.replace(k).is_some()
+            } else if let Some((place, k)) = AdditionalKex::word(part) {
+                additional.put(place, k).is_some()
             } else {
                 return Err(ProposalError::Unknown(part.to_owned()));
             };
@@ -462,11 +547,19 @@ impl FromStr for IkeProposal {
             Some(hash.ok_or_else(|| missing("integrity algorithm (such as sha256)"))?)
         };
         let kex = kex.ok_or_else(|| missing("key exchange (such as x25519)"))?;
+        if let Some(twice) = additional.repeated(Some(kex)) {
+            return Err(ProposalError::Surplus(twice.name().to_owned()));
+        }
+        // RFC 7383 2.1: IKE_SA_INIT cannot be fragmented.
+        if kex == KeyExchangeMethod::MlKem1024 {
+            return Err(ProposalError::TooLong(kex));
+        }
         Ok(Self {
             encryption,
             integrity,
             prf,
             kex,
+            additional,
         })
     }
 }
@@ -481,6 +574,7 @@ impl FromStr for ChildProposal {
             missing,
         };
         let (mut encryption, mut integrity, mut kex, mut esn) = (None, None, None, false);
+        let mut additional = AdditionalKex::default();
         for part in text.split('-') {
             let surplus = if let Some(e) = named(EspEncryption::ALL, EspEncryption::name, part) {
                 encryption.replace(e).is_some()
@@ -488,6 +582,8 @@ impl FromStr for ChildProposal {
                 integrity.replace(i).is_some()
             } else if let Some(k) = method_named(part) {
                 kex.replace(k).is_some()
+            } else if let Some((place, k)) = AdditionalKex::word(part) {
+                additional.put(place, k).is_some()
             } else if part == "esn" {
                 std::mem::replace(&mut esn, true)
             } else {
@@ -509,7 +605,18 @@ impl FromStr for ChildProposal {
             encryption,
             integrity,
         };
-        Ok(Self { esp, kex, esn })
+        if let Some(twice) = additional.repeated(kex) {
+            return Err(ProposalError::Surplus(twice.name().to_owned()));
+        }
+        if kex.is_none() && !additional.is_empty() {
+            return Err(missing("first key exchange (such as x25519)"));
+        }
+        Ok(Self {
+            esp,
+            kex,
+            additional,
+            esn,
+        })
     }
 }
 
@@ -530,6 +637,14 @@ mod tests {
         assert_eq!(mixed.to_string().parse(), Ok(mixed));
         let pfs: ChildProposal = "aes128gcm16-ecp384-esn".parse().unwrap();
         assert_eq!(pfs.to_string(), "aes128gcm16-p384-esn");
+        let hybrid = "aes128gcm16-x25519-ke1_mlkem768-ke3_p521-esn";
+        let read: ChildProposal = hybrid.parse().unwrap();
+        assert_eq!(read.to_string(), hybrid);
+        let methods: Vec<_> = read.additional.methods().collect();
+        assert_eq!(
+            methods,
+            [KeyExchangeMethod::MlKem768, KeyExchangeMethod::P521]
+        );
     }
 
     #[test]
@@ -587,9 +702,16 @@ mod tests {
         assert!(error("aes256gcm16-x25519").contains("names no hash"));
         assert!(error("aes256gcm16-sha384").contains("names no key exchange"));
         assert!(error("aes256gcm16-sha384-sha384-x25519").contains("comes twice"));
+        assert!(error("aes256gcm16-sha384-x25519-ke1_x25519").contains("`x25519` comes twice"));
+        let twice = "aes256gcm16-sha384-x25519-ke1_mlkem512-ke1_mlkem768";
+        assert!(error(twice).contains("comes twice"));
+        assert!(error("aes256gcm16-sha384-x25519-ke8_mlkem768").contains("no algorithm"));
+        assert!(error("aes256gcm16-sha384-mlkem1024").contains("x25519-ke1_mlkem1024"));
+        assert!("aes256gcm16-sha384-mlkem768".parse::<IkeProposal>().is_ok());
         let error = |text: &str| text.parse::<ChildProposal>().unwrap_err().to_string();
         assert!(error("aes128").contains("names no integrity"));
         assert!(error("aes128gcm16-sha256").contains("does not belong"));
         assert!(error("sha256").contains("names no encryption"));
+        assert!(error("aes128gcm16-ke1_mlkem768").contains("names no first key exchange"));
     }
 }

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use esplanade_channel::{self as channel, PortSetup, Setup, WorkerSetup};
 use esplanade_config::{self as config, Config, Start};
 use esplanade_ike::config::{
-    ChildConfig, ChildProposal, Encryption, Esp, EspEncryption, EspIntegrity, Identity,
-    IkeProposal, Integrity, KeyExchangeMethod, PeerConfig, Prf, Secret, TrafficSelector,
+    AdditionalKex, ChildConfig, ChildProposal, Encryption, Esp, EspEncryption, EspIntegrity,
+    Identity, IkeProposal, Integrity, KeyExchangeMethod, PeerConfig, Prf, Secret, TrafficSelector,
 };
 use std::time::Duration;
 
@@ -123,6 +123,7 @@ fn ike_proposal(proposal: &config::IkeProposal) -> IkeProposal {
             config::Prf::HmacSha512 => Prf::HmacSha512,
         },
         kex: method(proposal.key_exchange),
+        additional: additional(&proposal.additional),
     }
 }
 
@@ -138,6 +139,7 @@ fn esp_proposal(proposal: &config::EspProposal) -> ChildProposal {
             }),
         },
         kex: proposal.key_exchange.map(method),
+        additional: additional(&proposal.additional),
         esn: proposal.esn,
     }
 }
@@ -171,6 +173,20 @@ fn method(method: config::KeyExchange) -> KeyExchangeMethod {
         config::KeyExchange::X25519 => KeyExchangeMethod::X25519,
         config::KeyExchange::Ecp256 => KeyExchangeMethod::P256,
         config::KeyExchange::Ecp384 => KeyExchangeMethod::P384,
+        config::KeyExchange::Ecp521 => KeyExchangeMethod::P521,
         config::KeyExchange::Modp2048 => KeyExchangeMethod::Modp2048,
+        config::KeyExchange::Modp3072 => KeyExchangeMethod::Modp3072,
+        config::KeyExchange::Modp4096 => KeyExchangeMethod::Modp4096,
+        config::KeyExchange::MlKem512 => KeyExchangeMethod::MlKem512,
+        config::KeyExchange::MlKem768 => KeyExchangeMethod::MlKem768,
+        config::KeyExchange::MlKem1024 => KeyExchangeMethod::MlKem1024,
     }
+}
+
+fn additional(exchanges: &config::AdditionalKeyExchanges) -> AdditionalKex {
+    let mut additional = AdditionalKex::default();
+    for (place, exchange) in exchanges.iter() {
+        additional.put(place, method(exchange));
+    }
+    additional
 }

@@ -64,16 +64,17 @@ impl IkeKeys {
         Self::derive(suite, &skeyseed, binding, initiator)
     }
 
-    /// Keys of the IKE SA that takes this one's place.
+    /// Keys of the IKE SA that takes this one's place, or of this one after an additional key
+    /// exchange in IKE_INTERMEDIATE: both are derived alike (RFC 9370 2.2.2, 2.2.4).
     pub(crate) fn rekeyed(
         &self,
         suite: IkeProposal,
         binding: &Binding,
-        shared: &Secret,
+        shared: &[Secret],
         initiator: bool,
     ) -> Result<Self, Failed> {
         // RFC 7296 2.18: "SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr)", with the old SA's prf
-        let parts = [shared.expose(), &binding.nonce_i, &binding.nonce_r];
+        let parts = mixed(shared, &binding.nonce_i, &binding.nonce_r);
         let skeyseed = self.suite.prf.compute(self.sk_d.expose(), &parts);
         Self::derive(suite, &skeyseed, binding, initiator)
     }
@@ -174,12 +175,12 @@ impl IkeKeys {
     pub(crate) fn child(
         &self,
         esp: Esp,
-        shared: Option<&Secret>,
+        shared: &[Secret],
         nonce_i: &[u8],
         nonce_r: &[u8],
     ) -> ChildKeys {
         // RFC 7296 2.17: "KEYMAT = prf+(SK_d, g^ir (new) | Ni | Nr)"
-        let parts = [shared.map_or(&[][..], Secret::expose), nonce_i, nonce_r];
+        let parts = mixed(shared, nonce_i, nonce_r);
         let len = esp.keymat_len();
         let keymat = self.suite.prf.expand(self.sk_d.expose(), &parts, 2 * len);
         // "All keys for SAs carrying data from the initiator to the responder are taken before
@@ -214,15 +215,29 @@ impl IkeKeys {
         self.suite.prf.verify(&key, &self.signed(end, signed), auth)
     }
 
-    /// RFC 7296 2.15: "InitiatorSignedOctets = RealMessage1 | NonceRData | MACedIDForI", and so
+    /// RFC 9242 3.3.2: "IntAuth_i2 = prf(SK_pi2, IntAuth_i1 | IntAuth_i2A [| IntAuth_i2P])", and so
     /// for the responder.
-    fn signed(&self, end: End, signed: &SignedOctets<'_>) -> Zeroizing<Vec<u8>> {
-        let sk_p = match end {
+    pub(crate) fn int_auth(&self, end: End, before: &[u8], head: &[u8], inner: &[u8]) -> Vec<u8> {
+        let sk_p = self.sk_p(end).expose();
+        self.suite
+            .prf
+            .compute(sk_p, &[before, head, inner])
+            .to_vec()
+    }
+
+    const fn sk_p(&self, end: End) -> &Secret {
+        match end {
             End::Initiator => &self.sk_pi,
             End::Responder => &self.sk_pr,
-        };
-        let maced_id = self.suite.prf.compute(sk_p.expose(), &[&signed.id.body()]);
-        Zeroizing::new([signed.message, signed.nonce, &maced_id].concat())
+        }
+    }
+
+    /// RFC 7296 2.15: "InitiatorSignedOctets = RealMessage1 | NonceRData | MACedIDForI", and so
+    /// for the responder; RFC 9242 3.3.2 appends IntAuth to both.
+    fn signed(&self, end: End, signed: &SignedOctets<'_>) -> Zeroizing<Vec<u8>> {
+        let sk_p = self.sk_p(end).expose();
+        let maced_id = self.suite.prf.compute(sk_p, &[&signed.id.body()]);
+        Zeroizing::new([signed.message, signed.nonce, &maced_id, signed.int_auth].concat())
     }
 }
 
@@ -234,6 +249,17 @@ pub(crate) struct SignedOctets<'a> {
     pub(crate) nonce: &'a [u8],
     /// The identity of the end that proves.
     pub(crate) id: &'a Identification,
+    /// What IKE_INTERMEDIATE came to; empty where there was none.
+    pub(crate) int_auth: &'a [u8],
+}
+
+/// What is derived from after several key exchanges (RFC 9370 2.2.4): SK(0) | Ni | Nr | SK(1) | ...
+fn mixed<'a>(shared: &'a [Secret], nonce_i: &'a [u8], nonce_r: &'a [u8]) -> Vec<&'a [u8]> {
+    let (first, further) = shared.split_at(shared.len().min(1));
+    let further = further.iter().map(Secret::expose);
+    let nonces = [nonce_i, nonce_r];
+    let first = first.iter().map(Secret::expose);
+    first.chain(nonces).chain(further).collect()
 }
 
 /// RFC 7296 2.15: "prf( prf(Shared Secret, "Key Pad for IKEv2"), <signed octets>)".

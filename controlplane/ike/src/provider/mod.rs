@@ -1,10 +1,12 @@
 //! Key exchange (RFC 7296 2.12, 3.4), passed into the endpoint because it draws randomness of its
 //! own. [`SystemProvider`] is the one for use; a test may bring another.
 
+mod ml_kem;
 mod modp;
 
 use aws_lc_rs::agreement::{
-    ECDH_P256, ECDH_P384, EphemeralPrivateKey, UnparsedPublicKey, X25519, agree_ephemeral,
+    ECDH_P256, ECDH_P384, ECDH_P521, EphemeralPrivateKey, UnparsedPublicKey, X25519,
+    agree_ephemeral,
 };
 use aws_lc_rs::rand::SystemRandom;
 
@@ -24,22 +26,29 @@ pub enum KeyExchangeError {
 
 /// Makes key exchanges.
 pub trait Provider: Send + Sync {
-    /// Draws a private value of the method.
+    /// Draws the private value of an initiator.
     fn generate(&self, method: KeyExchangeMethod)
     -> Result<Box<dyn KeyExchange>, KeyExchangeError>;
+
+    /// Answers the Key Exchange Data of an initiator: our own, and the shared secret.
+    fn respond(
+        &self,
+        method: KeyExchangeMethod,
+        peer: &[u8],
+    ) -> Result<(Vec<u8>, Secret), KeyExchangeError>;
 }
 
-/// One side of a key exchange: a private value, used once.
+/// An initiator's side of a key exchange: a private value, used once.
 pub trait KeyExchange: Send {
     /// The method.
     fn method(&self) -> KeyExchangeMethod;
     /// The Key Exchange Data of our KE payload.
     fn public_value(&self) -> &[u8];
-    /// The shared secret with the peer's Key Exchange Data.
+    /// The shared secret with the responder's Key Exchange Data.
     fn agree(self: Box<Self>, peer: &[u8]) -> Result<Secret, KeyExchangeError>;
 }
 
-/// X25519, P-256 and P-384 by aws-lc-rs; MODP-2048 by constant-time big integers.
+/// X25519, the NIST curves and ML-KEM by aws-lc-rs; MODP groups by constant-time big integers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemProvider;
 
@@ -48,10 +57,29 @@ impl Provider for SystemProvider {
         &self,
         method: KeyExchangeMethod,
     ) -> Result<Box<dyn KeyExchange>, KeyExchangeError> {
+        if let Some(algorithm) = ml_kem::algorithm(method) {
+            return Ok(Box::new(ml_kem::Initiator::generate(method, algorithm)?));
+        }
         Ok(match method {
-            KeyExchangeMethod::Modp2048 => Box::new(modp::Modp2048::generate()?),
+            KeyExchangeMethod::Modp2048 => Box::new(modp::Private::generate(&modp::MODP2048)?),
+            KeyExchangeMethod::Modp3072 => Box::new(modp::Private::generate(&modp::MODP3072)?),
+            KeyExchangeMethod::Modp4096 => Box::new(modp::Private::generate(&modp::MODP4096)?),
             _ => Box::new(Ecdh::generate(method)?),
         })
+    }
+
+    fn respond(
+        &self,
+        method: KeyExchangeMethod,
+        peer: &[u8],
+    ) -> Result<(Vec<u8>, Secret), KeyExchangeError> {
+        if let Some(algorithm) = ml_kem::algorithm(method) {
+            return ml_kem::respond(algorithm, peer);
+        }
+        // Both sides of a Diffie-Hellman exchange do the same.
+        let ours = self.generate(method)?;
+        let public = ours.public_value().to_vec();
+        Ok((public, ours.agree(peer)?))
     }
 }
 
@@ -69,7 +97,8 @@ impl Ecdh {
         match method {
             KeyExchangeMethod::P256 => &ECDH_P256,
             KeyExchangeMethod::P384 => &ECDH_P384,
-            KeyExchangeMethod::X25519 | KeyExchangeMethod::Modp2048 => &X25519,
+            KeyExchangeMethod::P521 => &ECDH_P521,
+            _ => &X25519,
         }
     }
 
@@ -127,26 +156,75 @@ mod tests {
     #[test]
     fn both_sides_agree() {
         for &method in KeyExchangeMethod::ALL {
-            let (a, b) = (
-                SystemProvider.generate(method).unwrap(),
-                SystemProvider.generate(method).unwrap(),
-            );
-            let (public_a, public_b) = (a.public_value().to_vec(), b.public_value().to_vec());
-            let (a, b) = (a.agree(&public_b).unwrap(), b.agree(&public_a).unwrap());
-            assert_eq!(a, b, "{method}");
-            assert!(!a.expose().is_empty());
+            let initiator = SystemProvider.generate(method).unwrap();
+            let public = initiator.public_value().to_vec();
+            let (answer, responder) = SystemProvider.respond(method, &public).unwrap();
+            let initiator = initiator.agree(&answer).unwrap();
+            assert_eq!(initiator, responder, "{method}");
+            assert!(!responder.expose().is_empty());
+        }
+    }
+
+    /// RFC 8031 2, RFC 5903 7, RFC 3526, and FIPS 203 8 table 3.
+    #[test]
+    fn public_values_have_the_lengths_of_their_groups() {
+        for (method, there, back) in [
+            (KeyExchangeMethod::X25519, 32, 32),
+            (KeyExchangeMethod::P256, 64, 64),
+            (KeyExchangeMethod::P384, 96, 96),
+            (KeyExchangeMethod::P521, 132, 132),
+            (KeyExchangeMethod::Modp2048, 256, 256),
+            (KeyExchangeMethod::Modp3072, 384, 384),
+            (KeyExchangeMethod::Modp4096, 512, 512),
+            (KeyExchangeMethod::MlKem512, 800, 768),
+            (KeyExchangeMethod::MlKem768, 1184, 1088),
+            (KeyExchangeMethod::MlKem1024, 1568, 1568),
+        ] {
+            let initiator = SystemProvider.generate(method).unwrap();
+            let (answer, _) = SystemProvider
+                .respond(method, initiator.public_value())
+                .unwrap();
+            let lengths = (initiator.public_value().len(), answer.len());
+            assert_eq!(lengths, (there, back), "{method}");
+        }
+    }
+
+    /// For ML-KEM this is FIPS 203 7.2's check of the modulus: no coefficient of 12 ones is below it.
+    #[test]
+    fn bad_values_of_an_initiator_are_refused() {
+        for &method in KeyExchangeMethod::ALL {
+            let good = SystemProvider.generate(method).unwrap();
+            let len = good.public_value().len();
+            // Of X25519 any 32 octets are a point; zero gives the secret that RFC 8031 2.4 refuses.
+            let fill = if method == KeyExchangeMethod::X25519 {
+                0
+            } else {
+                0xff
+            };
+            for bad in [vec![], vec![fill; len], vec![1; len - 1], vec![1; len + 1]] {
+                let refused = SystemProvider.respond(method, &bad).map(|_| ());
+                assert_eq!(
+                    refused,
+                    Err(KeyExchangeError::InvalidPublicValue),
+                    "{method}"
+                );
+            }
         }
     }
 
     #[test]
-    fn bad_public_values_are_refused() {
+    fn bad_values_of_a_responder_are_refused() {
         for &method in KeyExchangeMethod::ALL {
-            let len = SystemProvider
-                .generate(method)
-                .unwrap()
-                .public_value()
-                .len();
-            for bad in [vec![], vec![0; len], vec![0xff; len - 1]] {
+            let public = SystemProvider.generate(method).unwrap();
+            let (answer, _) = SystemProvider
+                .respond(method, public.public_value())
+                .unwrap();
+            let mut bad = vec![vec![], answer[1..].to_vec()];
+            // Any ciphertext of ML-KEM decapsulates to something.
+            if ml_kem::algorithm(method).is_none() {
+                bad.push(vec![0; answer.len()]);
+            }
+            for bad in bad {
                 let side = SystemProvider.generate(method).unwrap();
                 assert_eq!(
                     side.agree(&bad),

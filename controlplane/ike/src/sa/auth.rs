@@ -23,26 +23,29 @@ use crate::wire::payload::{Identification, Payload};
 const SHARED_KEY: u8 = 2;
 
 impl Proof {
-    fn signed<'a>(&'a self, end: End, id: &'a Identification) -> SignedOctets<'a> {
-        match end {
-            End::Initiator => SignedOctets {
-                message: &self.message_i,
-                nonce: &self.nonce_r,
-                id,
-            },
-            End::Responder => SignedOctets {
-                message: &self.message_r,
-                nonce: &self.nonce_i,
-                id,
-            },
+    fn signed<'a>(
+        &'a self,
+        end: End,
+        id: &'a Identification,
+        int_auth: &'a [u8],
+    ) -> SignedOctets<'a> {
+        let (message, nonce) = match end {
+            End::Initiator => (&self.message_i, &self.nonce_r),
+            End::Responder => (&self.message_r, &self.nonce_i),
+        };
+        SignedOctets {
+            message,
+            nonce,
+            id,
+            int_auth,
         }
     }
 
     fn ours(&self, keys: &IkeKeys, peer: &PeerConfig, end: End) -> (Identification, Payload) {
         let id = Identification::new(peer.local_id.clone());
-        let data = keys
-            .psk_auth(end, &peer.psk, &self.signed(end, &id))
-            .to_vec();
+        let int_auth = self.int_auth.octets(self.auth_id);
+        let signed = self.signed(end, &id, &int_auth);
+        let data = keys.psk_auth(end, &peer.psk, &signed).to_vec();
         (
             id,
             Payload::Authentication {
@@ -64,7 +67,9 @@ impl Proof {
         if method != SHARED_KEY {
             return Err(Refusal::OtherMethod { method });
         }
-        if !keys.psk_verify(end, &peer.psk, &self.signed(end, id), auth) {
+        let int_auth = self.int_auth.octets(self.auth_id);
+        let signed = self.signed(end, id, &int_auth);
+        if !keys.psk_verify(end, &peer.psk, &signed, auth) {
             return Err(Refusal::WrongKey {
                 theirs: id.identity.clone(),
             });
@@ -84,7 +89,8 @@ fn is_first_contact(gw: &Gateway, peer: &PeerConfig) -> bool {
 }
 
 impl IkeSa {
-    pub(super) fn send_auth(&mut self, gw: &mut Gateway, now: Instant, proof: Proof) {
+    pub(super) fn send_auth(&mut self, gw: &mut Gateway, now: Instant, mut proof: Proof) {
+        proof.auth_id = self.next_request_id();
         let (Some(peer), Some(keys)) = (self.peer.clone(), &self.keys) else {
             return;
         };
@@ -224,7 +230,7 @@ impl IkeSa {
         match agreed {
             Ok(agreed) => {
                 let Some(keys) = &self.keys else { return };
-                let keys = keys.child(agreed.suite.esp, None, &proof.nonce_i, &proof.nonce_r);
+                let keys = keys.child(agreed.suite.esp, &[], &proof.nonce_i, &proof.nonce_r);
                 if offer.unwanted {
                     return self.install_shut(gw, now, agreed, keys);
                 }
@@ -265,9 +271,11 @@ impl IkeSa {
         payloads: &[Payload],
     ) {
         let payloads = Payloads(payloads);
-        let State::HalfOpen(proof) = std::mem::replace(&mut self.state, State::Initiating) else {
+        let State::HalfOpen(mut proof) = std::mem::replace(&mut self.state, State::Initiating)
+        else {
             return;
         };
+        proof.auth_id = self.expected_id;
         match self.identify(gw, &proof, path, payloads) {
             Ok(peer) => {
                 self.peer = Some(peer.clone());
@@ -343,7 +351,7 @@ impl IkeSa {
             match granted {
                 Ok((grant, agreed)) => {
                     let Some(keys) = &self.keys else { return };
-                    let keys = keys.child(agreed.suite.esp, None, &proof.nonce_i, &proof.nonce_r);
+                    let keys = keys.child(agreed.suite.esp, &[], &proof.nonce_i, &proof.nonce_r);
                     answer.extend(grant.answer(agreed.inbound));
                     let replaces = self.selected_sibling(gw, &agreed.name);
                     // While an older SA carries traffic, this one waits until the peer has it.

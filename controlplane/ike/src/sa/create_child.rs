@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::child::{ChildOffer, Coming, Grant, Outbound, Refused};
+use super::child::{Agreed, ChildOffer, Coming, Grant, Outbound, Refused};
 use super::exchange::Exchange;
+use super::followup::{Goal, Progress, respond};
 use super::{IkeSa, Task};
 use crate::children::ChildState;
 use crate::error::{CloseReason, Refusal, RemovalReason, Subject};
@@ -47,6 +48,17 @@ pub(super) struct ChildRequest {
     /// SPIs of the peer's that it deleted meanwhile and that we did not know.
     deleted: Vec<u32>,
     retried: bool,
+    /// Where further key exchanges follow: how far they are.
+    progress: Option<Progress<Agreed>>,
+}
+
+/// A child SA that the peer asked for and that we grant, once all key exchanges are done.
+pub(super) struct ChildGoal {
+    pub(super) agreed: Agreed,
+    nonce_i: Vec<u8>,
+    nonce_r: Vec<u8>,
+    /// The child SA that it rekeys, by our SPI.
+    old: Option<u32>,
 }
 
 impl IkeSa {
@@ -115,6 +127,7 @@ impl IkeSa {
             crossing: None,
             deleted: Vec::new(),
             retried: group.is_some(),
+            progress: None,
         };
         let exchange = Exchange::Child(Box::new(request));
         self.request(gw, now, ExchangeType::CreateChildSa, &payloads, exchange);
@@ -159,10 +172,11 @@ impl IkeSa {
             None => Task::NewChild(request.offer.name.clone()),
         };
         match error.kind {
-            notify::TEMPORARY_FAILURE if request.crossing.is_some() => {
+            notify::TEMPORARY_FAILURE | notify::STATE_NOT_FOUND if request.crossing.is_some() => {
                 gw.spis.release(request.offer.inbound);
             }
-            notify::TEMPORARY_FAILURE => {
+            // What had come of the key exchanges so far is lost: all begins anew.
+            notify::TEMPORARY_FAILURE | notify::STATE_NOT_FOUND => {
                 gw.spis.release(request.offer.inbound);
                 let subject = Subject::Child(request.offer.name.to_string());
                 self.hold(gw, now, task, subject);
@@ -253,30 +267,46 @@ impl IkeSa {
         &mut self,
         gw: &mut Gateway,
         now: Instant,
-        request: ChildRequest,
+        mut request: ChildRequest,
         payloads: Payloads<'_>,
     ) {
-        let group = request.kex.as_ref().map(|kex| kex.method().id());
-        let agreed = request
-            .offer
-            .accepted(payloads, ChildExchange::OnItsOwn(group));
-        let nonce_r = payloads.nonce().map(<[u8]>::to_vec);
-        let (agreed, nonce_r) = match (agreed, nonce_r) {
-            (Ok(agreed), Some(nonce_r)) => (agreed, nonce_r),
-            (Err(refusal), _) => return self.child_response_broken(gw, request.offer, refusal),
-            (_, None) => {
-                let refusal = Refusal::Malformed {
-                    what: "it has no nonce",
-                };
-                return self.child_response_broken(gw, request.offer, refusal);
+        let progress = match request.progress.take() {
+            Some(progress) => further_child(&mut request, progress, payloads),
+            None => first_of_child(&mut request, payloads),
+        };
+        let next = progress.and_then(|mut progress| {
+            let next = progress.next(gw, payloads)?;
+            Ok((progress, next))
+        });
+        match next {
+            Ok((progress, None)) => self.complete_child(gw, now, request, progress),
+            Ok((progress, Some((kex, asked)))) => {
+                (request.kex, request.progress) = (Some(kex), Some(progress));
+                if let Some(old) = request.replaces {
+                    gw.children.update(old, |child| child.rekeying = true);
+                }
+                let exchange = Exchange::Child(Box::new(request));
+                self.request(gw, now, ExchangeType::IkeFollowupKe, &asked, exchange);
             }
-        };
-        let shared = match agree(request.kex, agreed.suite.kex, payloads) {
-            Ok(shared) => shared,
-            Err(refusal) => return self.child_response_broken(gw, request.offer, refusal),
-        };
+            Err(refusal) => self.child_response_broken(gw, request.offer, refusal),
+        }
+    }
+
+    fn complete_child(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        request: ChildRequest,
+        progress: Progress<Agreed>,
+    ) {
+        let Progress {
+            agreed,
+            nonce_r,
+            secrets,
+            ..
+        } = progress;
         let Some(keys) = &self.keys else { return };
-        let keys = keys.child(agreed.suite.esp, shared.as_ref(), &request.nonce, &nonce_r);
+        let keys = keys.child(agreed.suite.esp, &secrets, &request.nonce, &nonce_r);
         let inbound = agreed.inbound;
         if request.offer.unwanted {
             return self.install_shut(gw, now, agreed, keys);
@@ -354,14 +384,14 @@ impl IkeSa {
         // RFC 7296 2.25.2: "If a peer receives a request to create or rekey a Child SA when it is
         // currently rekeying the IKE SA, it SHOULD reply with TEMPORARY_FAILURE."
         if self.is_rekeying_ike() {
-            return self.put_off(gw, path);
+            return self.put_off(gw, path, ExchangeType::CreateChildSa);
         }
         let old = match self.rekeyed_child(gw, payloads) {
             Ok(old) => old,
             Err(Some(refusal)) => {
                 return self.respond(gw, path, ExchangeType::CreateChildSa, &[refusal]);
             }
-            Err(None) => return self.put_off(gw, path),
+            Err(None) => return self.put_off(gw, path, ExchangeType::CreateChildSa),
         };
         match self.grant_child(gw, now, payloads, old) {
             Ok(answer) => self.respond(gw, path, ExchangeType::CreateChildSa, &answer),
@@ -423,32 +453,65 @@ impl IkeSa {
             .and_then(|old| gw.children.get(old))
             .map(|child| child.name.clone());
         let grant = Grant::consider(&peer, payloads, exchange, name.as_deref())?;
-        let kex = match grant.selected.suite.kex {
-            Some(method) => Some(
-                gw.provider
-                    .generate(method)
-                    .map_err(|_| malformed("no key can be generated"))?,
-            ),
+        let answered = match grant.selected.suite.kex {
+            Some(method) => Some(respond(gw, method, payloads).map_err(|refusal| Refused {
+                notify: Payload::notify(notify::INVALID_SYNTAX, &[]),
+                refusal: Some(Box::new(refusal)),
+            })?),
             None => None,
         };
-        let public = kex.as_ref().map(|kex| Payload::KeyExchange {
-            method: kex.method().id(),
-            data: kex.public_value().to_vec(),
-        });
-        let shared = agree(kex, grant.selected.suite.kex, payloads).map_err(|refusal| Refused {
-            notify: Payload::notify(notify::INVALID_SYNTAX, &[]),
-            refusal: Some(Box::new(refusal)),
-        })?;
+        let (public, shared): (Vec<_>, Vec<_>) = answered.into_iter().unzip();
         let agreed = grant.agree(gw)?;
         let (inbound, nonce_r) = (agreed.inbound, gw.new_nonce());
         let [sa, ts_i, ts_r] = grant.answer(inbound);
         let mut answer = vec![sa, Payload::Nonce(nonce_r.clone())];
         answer.extend(public);
         answer.extend([ts_i, ts_r]);
-        let Some(keys) = &self.keys else {
-            return Err(malformed("there are no keys"));
+        let additional = agreed.suite.additional;
+        let goal = ChildGoal {
+            agreed,
+            nonce_i: nonce_i.to_vec(),
+            nonce_r,
+            old,
         };
-        let keys = keys.child(agreed.suite.esp, shared.as_ref(), nonce_i, &nonce_r);
+        if additional.is_empty() {
+            self.make_granted(gw, now, goal, &shared);
+        } else {
+            let goal = Goal::Child(Box::new(goal));
+            answer.push(self.expect_followup(gw, now, goal, shared, &additional));
+        }
+        Ok(answer)
+    }
+
+    /// Whether nothing has come in between since the child SA was granted.
+    pub(super) fn can_make(&self, gw: &Gateway, goal: &ChildGoal) -> bool {
+        let ours = |old: u32| {
+            let child = gw.children.get(old);
+            child.is_some_and(|c| c.owner == Some(self.key) && c.state == ChildState::Live)
+        };
+        let peer = self.peer.as_ref();
+        !self.is_rekeying_ike()
+            && goal.old.is_none_or(ours)
+            && peer.is_some_and(|peer| peer.child(&goal.agreed.name).is_some())
+    }
+
+    /// Makes the child SA that the peer asked for.
+    pub(super) fn make_granted(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        goal: ChildGoal,
+        secrets: &[Secret],
+    ) {
+        let ChildGoal {
+            agreed,
+            nonce_i,
+            nonce_r,
+            old,
+        } = goal;
+        let Some(keys) = &self.keys else { return };
+        let keys = keys.child(agreed.suite.esp, secrets, &nonce_i, &nonce_r);
+        let inbound = agreed.inbound;
         let name = agreed.name.clone();
         let (replaces, outbound) = match (old, self.selected_sibling(gw, &name)) {
             // The peer's DELETE of the old one, or its first packet, switches.
@@ -465,7 +528,7 @@ impl IkeSa {
         if let Some(old) = old {
             gw.children.replaced(old);
         }
-        let lowest_nonce = nonce_i.to_vec().min(nonce_r);
+        let lowest_nonce = nonce_i.min(nonce_r);
         self.note_crossing(
             &name,
             old,
@@ -474,7 +537,6 @@ impl IkeSa {
                 lowest_nonce,
             },
         );
-        Ok(answer)
     }
 
     fn is_making_child(&self) -> bool {
@@ -503,6 +565,34 @@ impl IkeSa {
             request.crossing = Some(crossing);
         }
     }
+}
+
+/// The peer's answer to our request: suite, selectors and the first key exchange.
+fn first_of_child(
+    request: &mut ChildRequest,
+    payloads: Payloads<'_>,
+) -> Result<Progress<Agreed>, Refusal> {
+    let group = request.kex.as_ref().map(|kex| kex.method().id());
+    let exchange = ChildExchange::OnItsOwn(group);
+    let agreed = request.offer.accepted(payloads, exchange)?;
+    let what = "it has no nonce";
+    let nonce_r = payloads.nonce().ok_or(Refusal::Malformed { what })?;
+    let shared = agree(request.kex.take(), agreed.suite.kex, payloads)?;
+    let (nonce_r, secrets) = (nonce_r.to_vec(), shared.into_iter().collect());
+    let additional = agreed.suite.additional;
+    Ok(Progress::new(agreed, nonce_r, secrets, &additional))
+}
+
+/// The peer's answer to a further key exchange.
+fn further_child(
+    request: &mut ChildRequest,
+    mut progress: Progress<Agreed>,
+    payloads: Payloads<'_>,
+) -> Result<Progress<Agreed>, Refusal> {
+    let kex = request.kex.take();
+    let method = kex.as_ref().map(|kex| kex.method());
+    progress.secrets.extend(agree(kex, method, payloads)?);
+    Ok(progress)
 }
 
 fn esp_notify(kind: u16, spi: u32) -> Payload {

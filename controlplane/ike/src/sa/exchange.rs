@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::child::ChildOffer;
 use super::create_child::ChildRequest;
+use super::fragments::Opened;
 use super::init::InitRequest;
 use super::rekey::RekeyRequest;
 use super::{IkeSa, State};
@@ -12,7 +13,7 @@ use crate::counters::Counter;
 use crate::error::{CloseReason, Refusal, RemovalReason};
 use crate::event::Path;
 use crate::gateway::Gateway;
-use crate::wire::Malformed;
+use crate::provider::KeyExchange;
 use crate::wire::header::{ExchangeType, Header, VERSION};
 use crate::wire::message::{Message, Payloads};
 use crate::wire::payload::Payload;
@@ -20,6 +21,7 @@ use crate::wire::payload::Payload;
 /// What our outstanding request is about.
 pub(super) enum Exchange {
     Init(Box<InitRequest>),
+    Intermediate(Box<dyn KeyExchange>),
     Auth(Option<ChildOffer>),
     Child(Box<ChildRequest>),
     RekeyIke(Box<RekeyRequest>),
@@ -115,6 +117,11 @@ impl IkeSa {
                 .for_each(|_| gw.count(Counter::FragmentSent));
         }
         gw.transmit_all(path, datagrams);
+    }
+
+    /// The message ID of our next request.
+    pub(super) const fn next_request_id(&self) -> u32 {
+        self.request_id
     }
 
     /// Sends a protected request.
@@ -314,7 +321,7 @@ impl IkeSa {
         now: Instant,
         path: Path,
         message: &Message,
-        inner: Result<Vec<Payload>, Malformed>,
+        opened: &Opened,
     ) {
         let Some(pending) = self.take_pending(&message.header) else {
             return gw.count(Counter::MessageIdWindow);
@@ -322,7 +329,7 @@ impl IkeSa {
         self.heard = now;
         self.follow(gw, now, path);
         self.prove(gw, now);
-        let payloads = match inner {
+        let payloads = match opened.payloads() {
             Ok(payloads) => payloads,
             Err(malformed) => {
                 pending.exchange.abandon(gw);
@@ -332,6 +339,9 @@ impl IkeSa {
         let payloads = Payloads(&payloads);
         match pending.exchange {
             Exchange::Init(_) => gw.count(Counter::Unexpected),
+            Exchange::Intermediate(kex) => {
+                self.handle_intermediate_response(gw, now, kex, opened, payloads);
+            }
             Exchange::Auth(offer) => self.handle_auth_response(gw, now, offer, payloads),
             Exchange::Child(request) => self.handle_child_response(gw, now, *request, payloads),
             Exchange::RekeyIke(request) => self.handle_rekey_response(gw, now, *request, payloads),

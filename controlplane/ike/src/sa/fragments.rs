@@ -11,8 +11,10 @@ use crate::config::DEFAULT_FRAGMENT_SIZE;
 use crate::counters::Counter;
 use crate::event::Path;
 use crate::gateway::Gateway;
+use crate::wire::Malformed;
+use crate::wire::header::Header;
 use crate::wire::message::{Encrypted, Message, unfragmented_head};
-use crate::wire::payload::Fragment;
+use crate::wire::payload::{Fragment, Payload, parse_chain};
 
 /// Octets of the UDP header.
 const UDP_LEN: usize = 8;
@@ -29,6 +31,17 @@ pub(super) struct Opened {
     pub(super) first: u8,
     /// The payloads.
     pub(super) inner: Vec<u8>,
+}
+
+impl Opened {
+    /// The payloads as values.
+    pub(super) fn payloads(&self) -> Result<Vec<Payload>, Malformed> {
+        let chain = parse_chain(self.first, &self.inner)?;
+        if chain.encrypted.is_some() {
+            return Err(Malformed::Surplus);
+        }
+        Ok(chain.payloads)
+    }
 }
 
 /// A message of the peer's of which fragments are there and others are not.
@@ -73,7 +86,13 @@ impl Reassembly {
 impl IkeSa {
     /// Octets of the longest IKE message that we send in one piece; `None` where the peer knows no
     /// fragments.
+    ///
+    /// RFC 7383 2.5.1: "The responder in the exchange may use the maximum size of the received IKE
+    /// Fragment message IP datagrams as a threshold": ours does so while it does not know the peer.
     pub(super) fn fragment_limit(&self) -> Option<usize> {
+        if self.peer.is_none() && self.longest_fragment > 0 {
+            return Some(self.longest_fragment);
+        }
         let size = self
             .peer
             .as_ref()
@@ -92,8 +111,13 @@ impl IkeSa {
     }
 
     /// Opens a message in one piece.
-    pub(super) fn open(&self, datagram: &[u8], encrypted: Encrypted) -> Option<Opened> {
-        let inner = self.decrypt(datagram, encrypted)?;
+    pub(super) fn open(
+        &self,
+        datagram: &[u8],
+        message: &Message,
+        encrypted: Encrypted,
+    ) -> Option<Opened> {
+        let inner = self.decrypt(datagram, &message.header, encrypted)?;
         let start = datagram.get(..encrypted.body_at)?;
         Some(Opened {
             head: unfragmented_head(start, false, inner.len()),
@@ -102,8 +126,12 @@ impl IkeSa {
         })
     }
 
-    fn decrypt(&self, datagram: &[u8], encrypted: Encrypted) -> Option<Vec<u8>> {
-        self.keys.as_ref()?.open(datagram, encrypted).ok()
+    /// A request that has been answered may be from before the keys changed.
+    fn decrypt(&self, datagram: &[u8], header: &Header, encrypted: Encrypted) -> Option<Vec<u8>> {
+        let repeated = !header.response && header.message_id.wrapping_add(1) == self.expected_id;
+        let previous = self.previous.as_deref().filter(|_| repeated);
+        let keys = previous.or(self.keys.as_ref())?;
+        keys.open(datagram, encrypted).ok()
     }
 
     /// Takes a fragment; gives the whole message if it was the last that was missing.
@@ -126,7 +154,7 @@ impl IkeSa {
         }
         let (id, response) = (message.header.message_id, message.header.response);
         if !response && id.wrapping_add(1) == self.expected_id {
-            self.repeat_for_fragment(gw, path, datagram, (encrypted, fragment));
+            self.repeat_for_fragment(gw, path, datagram, message, (encrypted, fragment));
             return None;
         }
         let awaited = if response {
@@ -142,11 +170,12 @@ impl IkeSa {
             gw.count(counter);
             return None;
         }
-        let Some(inner) = self.decrypt(datagram, encrypted) else {
+        let Some(inner) = self.decrypt(datagram, &message.header, encrypted) else {
             gw.count(Counter::NotAuthentic);
             return None;
         };
         gw.count(Counter::FragmentReceived);
+        self.longest_fragment = self.longest_fragment.max(datagram.len());
         let start = datagram.get(..encrypted.body_at)?.to_vec();
         self.store_fragment(gw, now, message, fragment, (start, encrypted.first), inner)
     }
@@ -159,12 +188,13 @@ impl IkeSa {
         gw: &mut Gateway,
         path: Path,
         datagram: &[u8],
+        message: &Message,
         (encrypted, fragment): (Encrypted, Fragment),
     ) {
         if fragment.number != 1 {
             return gw.count(Counter::FragmentDuplicate);
         }
-        if self.decrypt(datagram, encrypted).is_none() {
+        if self.decrypt(datagram, &message.header, encrypted).is_none() {
             return gw.count(Counter::NotAuthentic);
         }
         self.repeat_response(gw, path);
@@ -276,7 +306,7 @@ mod tests {
     use crate::gateway::SaKey;
     use crate::provider::SystemProvider;
     use crate::wire::header::ExchangeType;
-    use crate::wire::payload::{Payload, emit_chain};
+    use crate::wire::payload::emit_chain;
 
     struct NoSpis;
 
@@ -328,7 +358,7 @@ mod tests {
 
         /// A request with this ID and 1000 octets of payload, in fragments of at most `limit` octets.
         fn request(&mut self, id: u32, limit: usize) -> Vec<Vec<u8>> {
-            let header = crate::wire::header::Header {
+            let header = Header {
                 initiator: true,
                 ..self.sa.header(ExchangeType::IkeAuth, false, id)
             };
@@ -404,7 +434,7 @@ mod tests {
         let message = Message::parse(&whole[0]).unwrap();
         let opened = bench
             .sa
-            .open(&whole[0], message.encrypted.unwrap())
+            .open(&whole[0], &message, message.encrypted.unwrap())
             .unwrap();
         let mut assembled = None;
         for fragment in bench.request(0, 300) {

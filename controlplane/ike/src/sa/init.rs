@@ -158,6 +158,13 @@ impl IkeSa {
             self.pretends_nat(),
         ));
         payloads.push(Payload::notify(notify::IKEV2_FRAGMENTATION_SUPPORTED, &[]));
+        let mut suites = self.peer.iter().flat_map(|p| &p.ike_proposals);
+        if suites.any(|suite| !suite.additional.is_empty()) {
+            payloads.push(Payload::notify(
+                notify::INTERMEDIATE_EXCHANGE_SUPPORTED,
+                &[],
+            ));
+        }
         Message::emit(self.header(ExchangeType::IkeSaInit, false, 0), &payloads)
     }
 
@@ -196,7 +203,7 @@ impl IkeSa {
             None => {
                 self.path.local = path.local;
                 match self.accept_init(*request, path, datagram, message, sent) {
-                    Ok(proof) => self.send_auth(gw, now, proof),
+                    Ok(proof) => self.advance(gw, now, proof),
                     Err(refusal) => self.refuse_init(gw, now, refusal),
                 }
             }
@@ -291,6 +298,11 @@ impl IkeSa {
             .nonce()
             .ok_or(malformed("it has no nonce"))?
             .to_vec();
+        let intermediate = payloads.notify(notify::INTERMEDIATE_EXCHANGE_SUPPORTED);
+        if !suite.additional.is_empty() && intermediate.is_none() {
+            let what = "it takes additional key exchanges, but knows no IKE_INTERMEDIATE";
+            return Err(malformed(what));
+        }
         if method != suite.kex.id() || request.kex.method() != suite.kex {
             return Err(Refusal::GroupNotOurs { group: method });
         }
@@ -323,6 +335,8 @@ impl IkeSa {
             message_r: datagram.to_vec(),
             nonce_i,
             nonce_r,
+            additional: suite.additional.methods().collect(),
+            ..Proof::default()
         })
     }
 
@@ -363,8 +377,10 @@ pub(crate) fn answer_init(
         return InitReply::Drop(Counter::Malformed);
     };
     let mut ours: Vec<IkeProposal> = Vec::new();
+    let intermediate = payloads.notify(notify::INTERMEDIATE_EXCHANGE_SUPPORTED);
     for suite in candidates.iter().flat_map(|p| &p.ike_proposals) {
-        if !ours.contains(suite) {
+        let possible = suite.additional.is_empty() || intermediate.is_some();
+        if possible && !ours.contains(suite) {
             ours.push(*suite);
         }
     }
@@ -387,10 +403,7 @@ pub(crate) fn answer_init(
         let group = suite.kex.id().to_be_bytes();
         return InitReply::Refuse(Payload::notify(notify::INVALID_KE_PAYLOAD, &group), None);
     }
-    let kex = gw.provider.generate(suite.kex).ok();
-    let our_public = kex.as_ref().map(|kex| kex.public_value().to_vec());
-    let (Some(our_public), Some(Ok(shared))) = (our_public, kex.map(|kex| kex.agree(public)))
-    else {
+    let Ok((our_public, shared)) = gw.provider.respond(suite.kex, public) else {
         return InitReply::Drop(Counter::Malformed);
     };
     let (key, spi, nonce_r): (SaKey, _, _) = (gw.new_key(), gw.new_ike_spi(), gw.new_nonce());
@@ -426,6 +439,12 @@ pub(crate) fn answer_init(
         sa.fragmentation = true;
         answer.push(Payload::notify(notify::IKEV2_FRAGMENTATION_SUPPORTED, &[]));
     }
+    if intermediate.is_some() {
+        answer.push(Payload::notify(
+            notify::INTERMEDIATE_EXCHANGE_SUPPORTED,
+            &[],
+        ));
+    }
     let response = Message::emit(sa.header(ExchangeType::IkeSaInit, true, 0), &answer);
     sa.lowest_nonce = binding.nonce_i.clone().min(binding.nonce_r.clone());
     sa.state = State::HalfOpen(Box::new(Proof {
@@ -433,6 +452,8 @@ pub(crate) fn answer_init(
         message_r: response.clone(),
         nonce_i: binding.nonce_i,
         nonce_r: binding.nonce_r,
+        additional: suite.additional.methods().collect(),
+        ..Proof::default()
     }));
     sa.end_at = Some(now + gw.settings.half_open_timeout);
     sa.responded(response.clone());

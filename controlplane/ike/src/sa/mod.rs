@@ -4,9 +4,11 @@ mod auth;
 mod child;
 mod create_child;
 mod exchange;
+mod followup;
 mod fragments;
 mod informational;
 mod init;
+mod intermediate;
 mod rekey;
 mod timers;
 
@@ -20,17 +22,19 @@ use crate::crypto::keys::IkeKeys;
 use crate::error::{CloseReason, RemovalReason};
 use crate::event::{Event, IkeSaView, Path};
 use crate::gateway::{Gateway, SaKey, Signal};
-use crate::suite::IkeProposal;
+use crate::suite::{IkeProposal, KeyExchangeMethod};
 use crate::wire::Malformed;
 use crate::wire::header::ExchangeType;
 use crate::wire::message::{Message, Payloads};
 use crate::wire::notify;
-use crate::wire::payload::{Payload, parse_chain};
+use crate::wire::payload::Payload;
 
 pub(crate) use init::{InitReply, answer_init};
 
 use exchange::{Exchange, Pending};
+use followup::PeerFollowup;
 use fragments::{Opened, Reassembly};
+use intermediate::IntAuth;
 
 /// A child SA younger than this is not rekeyed because its peer has moved: a NAT that gives each
 /// message another port would have us rekey without end.
@@ -77,6 +81,11 @@ pub(crate) struct Proof {
     message_r: Vec<u8>,
     nonce_i: Vec<u8>,
     nonce_r: Vec<u8>,
+    /// The additional key exchanges that are to come before IKE_AUTH.
+    additional: VecDeque<KeyExchangeMethod>,
+    int_auth: IntAuth,
+    /// The message ID of IKE_AUTH.
+    auth_id: u32,
 }
 
 /// How IKE_SA_INIT went; for two IKE SAs that came of a simultaneous start.
@@ -141,6 +150,8 @@ pub(crate) struct IkeSa {
     pub(crate) state: State,
     nat: Nat,
     keys: Option<IkeKeys>,
+    /// The keys before the last IKE_INTERMEDIATE, until the peer has shown that it has our answer.
+    previous: Option<Box<IkeKeys>>,
     /// The message ID of our next request.
     request_id: u32,
     pending: Option<Pending>,
@@ -150,6 +161,10 @@ pub(crate) struct IkeSa {
     cached: Option<Vec<Vec<u8>>>,
     /// Both sides know fragments (RFC 7383 2.3).
     fragmentation: bool,
+    /// Octets of the longest fragment of the peer's.
+    longest_fragment: usize,
+    /// The further key exchanges of a CREATE_CHILD_SA exchange of the peer's.
+    followup: Option<Box<PeerFollowup>>,
     /// A request and a response of the peer's of which fragments are missing.
     request_parts: Option<Box<Reassembly>>,
     response_parts: Option<Box<Reassembly>>,
@@ -190,11 +205,14 @@ impl IkeSa {
             state: State::Initiating,
             nat: Nat::default(),
             keys: None,
+            previous: None,
             request_id: 0,
             pending: None,
             expected_id: 0,
             cached: None,
             fragmentation: false,
+            longest_fragment: 0,
+            followup: None,
             request_parts: None,
             response_parts: None,
             tasks: VecDeque::new(),
@@ -359,23 +377,15 @@ impl IkeSa {
                 None => return,
             }
         } else {
-            match self.open(datagram, encrypted) {
+            match self.open(datagram, message, encrypted) {
                 Some(opened) => opened,
                 None => return gw.count(Counter::NotAuthentic),
             }
         };
-        let Opened { first, inner, .. } = opened;
-        let inner = parse_chain(first, &inner).and_then(|chain| {
-            if chain.encrypted.is_some() {
-                Err(Malformed::Surplus)
-            } else {
-                Ok(chain.payloads)
-            }
-        });
         if header.response {
-            self.handle_response(gw, now, path, message, inner);
+            self.handle_response(gw, now, path, message, &opened);
         } else {
-            self.handle_request(gw, now, path, message, inner);
+            self.handle_request(gw, now, path, message, &opened);
         }
     }
 
@@ -410,7 +420,7 @@ impl IkeSa {
         now: Instant,
         path: Path,
         message: &Message,
-        inner: Result<Vec<Payload>, Malformed>,
+        opened: &Opened,
     ) {
         let (id, exchange) = (message.header.message_id, message.header.exchange);
         if id.wrapping_add(1) == self.expected_id {
@@ -424,7 +434,9 @@ impl IkeSa {
         }
         self.heard = now;
         self.follow(gw, now, path);
-        let payloads = match inner {
+        // It has our answer, and shows that it has the keys that came of it.
+        self.previous = None;
+        let payloads = match opened.payloads() {
             Ok(payloads) => payloads,
             Err(malformed) => return self.refuse_malformed(gw, now, path, exchange, malformed),
         };
@@ -435,22 +447,36 @@ impl IkeSa {
             gw.children.inherit(old, self.key);
         }
         match (exchange, &self.state) {
-            (ExchangeType::IkeAuth, State::HalfOpen(_)) => {
+            (ExchangeType::IkeIntermediate, State::HalfOpen(_)) => {
+                self.path = path;
+                self.handle_intermediate_request(gw, now, path, opened, Payloads(&payloads));
+            }
+            // Before the last key exchange that was agreed on, it would be a downgrade.
+            (ExchangeType::IkeAuth, State::HalfOpen(proof)) if proof.additional.is_empty() => {
                 self.path = path;
                 self.handle_auth_request(gw, now, path, &payloads);
             }
             // RFC 7296 2.25.2: what a queued DELETE closes is not changed any more.
-            (ExchangeType::CreateChildSa, State::Established) if self.is_leaving() => {
-                self.put_off(gw, path);
+            (ExchangeType::CreateChildSa | ExchangeType::IkeFollowupKe, State::Established)
+                if self.is_leaving() =>
+            {
+                self.put_off(gw, path, exchange);
             }
             (ExchangeType::CreateChildSa, State::Established) => {
                 self.confirm_children(gw, now);
+                self.abandon_followup(gw);
                 self.handle_create_child_request(gw, now, path, &payloads);
+            }
+            (ExchangeType::IkeFollowupKe, State::Established) => {
+                self.handle_followup_request(gw, now, path, Payloads(&payloads));
             }
             // RFC 7296 2.25: requests to create or rekey on an IKE SA that is being closed or has
             // been replaced
-            (ExchangeType::CreateChildSa, State::Superseded | State::Closing(_)) => {
-                self.put_off(gw, path);
+            (
+                ExchangeType::CreateChildSa | ExchangeType::IkeFollowupKe,
+                State::Superseded | State::Closing(_),
+            ) => {
+                self.put_off(gw, path, exchange);
             }
             (
                 ExchangeType::Informational,
@@ -505,10 +531,10 @@ impl IkeSa {
 
     /// RFC 7296 2.25: "A TEMPORARY_FAILURE notification SHOULD be sent when a peer receives a
     /// request that cannot be completed due to a temporary condition".
-    fn put_off(&mut self, gw: &mut Gateway, path: Path) {
+    fn put_off(&mut self, gw: &mut Gateway, path: Path, exchange: ExchangeType) {
         gw.count(Counter::TemporaryFailure);
         let refusal = Payload::notify(notify::TEMPORARY_FAILURE, &[]);
-        self.respond(gw, path, ExchangeType::CreateChildSa, &[refusal]);
+        self.respond(gw, path, exchange, &[refusal]);
     }
 
     /// RFC 7296 2.23: a host "that is not behind a NAT, SHOULD send all packets (including
@@ -605,6 +631,7 @@ impl IkeSa {
             pending.exchange.abandon(gw);
         }
         (self.request_parts, self.response_parts) = (None, None);
+        self.abandon_followup(gw);
         gw.standing.remove(&self.key);
         self.tasks.clear();
         if let (Some(peer), Some(_)) = (self.peer_name(), self.established) {

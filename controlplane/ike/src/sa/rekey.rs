@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::create_child::agree;
 use super::exchange::Exchange;
+use super::followup::{Goal, Progress, respond};
 use super::{IkeSa, State, Task};
 use crate::counters::Counter;
 use crate::crypto::keys::Binding;
@@ -33,11 +34,26 @@ struct Crossing {
 
 /// Our request for a new IKE SA.
 pub(super) struct RekeyRequest {
-    kex: Box<dyn KeyExchange>,
+    kex: Option<Box<dyn KeyExchange>>,
     nonce: Vec<u8>,
     spi: u64,
     crossing: Option<Crossing>,
     retried: bool,
+    /// Where further key exchanges follow: how far they are.
+    progress: Option<Progress<Chosen>>,
+}
+
+/// What the peer chose for the new IKE SA.
+#[derive(Clone, Copy)]
+struct Chosen {
+    suite: IkeProposal,
+    spi: u64,
+}
+
+/// An IKE SA that the peer asked for and that we grant, once all key exchanges are done.
+pub(super) struct IkeGoal {
+    pub(super) suite: IkeProposal,
+    pub(super) binding: Binding,
 }
 
 fn spi_of(selected: &Selected<IkeProposal>) -> Option<u64> {
@@ -85,11 +101,12 @@ impl IkeSa {
             },
         ];
         let request = RekeyRequest {
-            kex,
+            kex: Some(kex),
             nonce,
             spi,
             crossing: None,
             retried,
+            progress: None,
         };
         let exchange = Exchange::RekeyIke(Box::new(request));
         self.request(gw, now, ExchangeType::CreateChildSa, &payloads, exchange);
@@ -99,23 +116,58 @@ impl IkeSa {
         &mut self,
         gw: &mut Gateway,
         now: Instant,
-        request: RekeyRequest,
+        mut request: RekeyRequest,
         payloads: Payloads<'_>,
     ) {
-        match payloads.error() {
-            Some(error) if payloads.proposals().is_none() => {
-                self.rekey_refused(gw, now, request, error);
+        if let Some(error) = payloads.error()
+            && payloads.proposals().is_none()
+        {
+            return self.rekey_refused(gw, now, request, error);
+        }
+        let progress = match request.progress.take() {
+            Some(progress) => further_rekey(&mut request, progress, payloads),
+            None => self.first_of_rekey(&mut request, payloads),
+        };
+        let next = progress.and_then(|mut progress| {
+            let next = progress.next(gw, payloads)?;
+            Ok((progress, next))
+        });
+        match next {
+            Ok((progress, None)) => self.complete_rekey(gw, now, request, progress),
+            Ok((progress, Some((kex, asked)))) => {
+                (request.kex, request.progress) = (Some(kex), Some(progress));
+                let exchange = Exchange::RekeyIke(Box::new(request));
+                self.request(gw, now, ExchangeType::IkeFollowupKe, &asked, exchange);
             }
-            _ => {
-                match self.accept_rekey(gw, now, &request.nonce, request.spi, request.kex, payloads)
-                {
-                    Ok(new) => self.settle_rekey(gw, now, new, request.crossing),
-                    Err(refusal) => {
-                        self.refused(gw, refusal);
-                        let what = "its IKE SA is not the one we asked for";
-                        self.enqueue(gw, Task::DeleteIke(CloseReason::ProtocolError { what }));
-                    }
-                }
+            Err(refusal) => self.rekey_broken(gw, refusal),
+        }
+    }
+
+    fn rekey_broken(&mut self, gw: &mut Gateway, refusal: Refusal) {
+        self.refused(gw, refusal);
+        let what = "its IKE SA is not the one we asked for";
+        self.enqueue(gw, Task::DeleteIke(CloseReason::ProtocolError { what }));
+    }
+
+    fn complete_rekey(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        request: RekeyRequest,
+        progress: Progress<Chosen>,
+    ) {
+        let Chosen { suite, spi } = progress.agreed;
+        let binding = Binding {
+            nonce_i: request.nonce,
+            nonce_r: progress.nonce_r,
+            spi_i: request.spi,
+            spi_r: spi,
+        };
+        match self.successor(gw, now, suite, binding, &progress.secrets, true) {
+            Some(new) => self.settle_rekey(gw, now, new, request.crossing),
+            None => {
+                let what = "no keys can be derived";
+                self.rekey_broken(gw, Refusal::Malformed { what });
             }
         }
     }
@@ -138,7 +190,7 @@ impl IkeSa {
         let suites = self.peer.iter().flat_map(|p| &p.ike_proposals);
         let method = suites.map(|s| s.kex).find(|kex| kex.id() == group);
         match (error.kind, method) {
-            (notify::TEMPORARY_FAILURE, _) => {
+            (notify::TEMPORARY_FAILURE | notify::STATE_NOT_FOUND, _) => {
                 self.hold(gw, now, Task::RekeyIke, Subject::Ike);
             }
             (notify::INVALID_KE_PAYLOAD, Some(method)) if !request.retried => {
@@ -157,15 +209,12 @@ impl IkeSa {
         }
     }
 
-    fn accept_rekey(
-        &mut self,
-        gw: &mut Gateway,
-        now: Instant,
-        nonce_i: &[u8],
-        spi: u64,
-        kex: Box<dyn KeyExchange>,
+    /// The peer's answer to our request: suite, SPI and the first key exchange.
+    fn first_of_rekey(
+        &self,
+        request: &mut RekeyRequest,
         payloads: Payloads<'_>,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Progress<Chosen>, Refusal> {
         let malformed = |what| Refusal::Malformed { what };
         let ours = self
             .peer
@@ -178,31 +227,25 @@ impl IkeSa {
                 subject: Subject::Ike,
                 theirs: describe(answer),
             })?;
-        let remote_spi = spi_of(&selected).ok_or(malformed("its SPI is zero"))?;
+        let spi = spi_of(&selected).ok_or(malformed("its SPI is zero"))?;
         let nonce_r = payloads
             .nonce()
             .ok_or(malformed("it has no nonce"))?
             .to_vec();
         let suite = selected.suite;
-        let shared = agree(Some(kex), Some(suite.kex), payloads)?.unwrap_or_default();
-        let binding = Binding {
-            nonce_i: nonce_i.to_vec(),
-            nonce_r,
-            spi_i: spi,
-            spi_r: remote_spi,
-        };
-        self.successor(gw, now, suite, binding, &shared, true)
-            .ok_or(malformed("no keys can be derived"))
+        let shared = agree(request.kex.take(), Some(suite.kex), payloads)?;
+        let (chosen, secrets) = (Chosen { suite, spi }, shared.into_iter().collect());
+        Ok(Progress::new(chosen, nonce_r, secrets, &suite.additional))
     }
 
     /// The IKE SA that takes this one's place, established.
-    fn successor(
+    pub(super) fn successor(
         &self,
         gw: &mut Gateway,
         now: Instant,
         suite: IkeProposal,
         binding: Binding,
-        shared: &Secret,
+        shared: &[Secret],
         initiator: bool,
     ) -> Option<Self> {
         let keys = self
@@ -309,27 +352,41 @@ impl IkeSa {
         path: Path,
         payloads: Payloads<'_>,
     ) {
-        let busy = match self.pending.as_ref().map(|pending| &pending.exchange) {
+        if self.is_busy() {
+            return self.put_off(gw, path, ExchangeType::CreateChildSa);
+        }
+        match self.grant_rekey(gw, payloads) {
+            Ok((goal, shared, mut answer)) => {
+                let additional = goal.suite.additional;
+                if !additional.is_empty() {
+                    let goal = Goal::Ike(Box::new(goal));
+                    answer.push(self.expect_followup(gw, now, goal, vec![shared], &additional));
+                    return self.respond(gw, path, ExchangeType::CreateChildSa, &answer);
+                }
+                let IkeGoal { suite, binding } = goal;
+                let successor = self.successor(gw, now, suite, binding, &[shared], false);
+                self.respond(gw, path, ExchangeType::CreateChildSa, &answer);
+                if let Some(new) = successor {
+                    self.replaced_by_peer(gw, now, new);
+                }
+            }
+            Err(refusal) => self.respond(gw, path, ExchangeType::CreateChildSa, &[refusal]),
+        }
+    }
+
+    /// Whether the IKE SA cannot be rekeyed by the peer now.
+    pub(super) fn is_busy(&self) -> bool {
+        match self.pending.as_ref().map(|pending| &pending.exchange) {
             // RFC 7296 2.25.2: "If a peer receives a request to rekey the IKE SA, and it is
             // currently, creating, rekeying, or closing a Child SA of that IKE SA, it SHOULD reply
             // with TEMPORARY_FAILURE."
             Some(Exchange::Child(_) | Exchange::DeleteChild { .. }) => true,
             Some(Exchange::RekeyIke(request)) => request.crossing.is_some(),
             _ => false,
-        };
-        if busy {
-            return self.put_off(gw, path);
-        }
-        match self.grant_rekey(gw, now, payloads) {
-            Ok((new, answer)) => {
-                self.respond(gw, path, ExchangeType::CreateChildSa, &answer);
-                self.replaced_by_peer(gw, now, new);
-            }
-            Err(refusal) => self.respond(gw, path, ExchangeType::CreateChildSa, &[refusal]),
         }
     }
 
-    fn replaced_by_peer(&mut self, gw: &mut Gateway, now: Instant, mut new: Self) {
+    pub(super) fn replaced_by_peer(&mut self, gw: &mut Gateway, now: Instant, mut new: Self) {
         let (key, lowest_nonce) = (new.key, new.lowest_nonce.clone());
         new.heir_of = Some(self.key);
         gw.signals.push_back(Signal::Spawn(Box::new(new)));
@@ -344,11 +401,10 @@ impl IkeSa {
     fn grant_rekey(
         &self,
         gw: &mut Gateway,
-        now: Instant,
         payloads: Payloads<'_>,
-    ) -> Result<(Self, Vec<Payload>), Payload> {
+    ) -> Result<(IkeGoal, Secret, Vec<Payload>), Payload> {
         let syntax = || Payload::notify(notify::INVALID_SYNTAX, &[]);
-        let (Some(offer), Some(nonce_i), Some((group, public)), Some(peer)) = (
+        let (Some(offer), Some(nonce_i), Some((group, _)), Some(peer)) = (
             payloads.proposals(),
             payloads.nonce(),
             payloads.key_exchange(),
@@ -374,17 +430,12 @@ impl IkeSa {
             let group = suite.kex.id().to_be_bytes();
             return Err(Payload::notify(notify::INVALID_KE_PAYLOAD, &group));
         }
-        let kex = gw.provider.generate(suite.kex).map_err(|_| syntax())?;
-        let our_public = kex.public_value().to_vec();
-        let shared = kex.agree(public).map_err(|_| syntax())?;
+        let (public, shared) = respond(gw, suite.kex, payloads).map_err(|_| syntax())?;
         let (nonce_r, spi_r) = (gw.new_nonce(), gw.new_ike_spi());
         let answer = vec![
             Payload::SecurityAssociation(selected.answer(&spi_r.to_be_bytes())),
             Payload::Nonce(nonce_r.clone()),
-            Payload::KeyExchange {
-                method: group,
-                data: our_public,
-            },
+            public,
         ];
         let binding = Binding {
             nonce_i: nonce_i.to_vec(),
@@ -392,9 +443,18 @@ impl IkeSa {
             spi_i,
             spi_r,
         };
-        let new = self
-            .successor(gw, now, suite, binding, &shared, false)
-            .ok_or_else(syntax)?;
-        Ok((new, answer))
+        Ok((IkeGoal { suite, binding }, shared, answer))
     }
+}
+
+/// The peer's answer to a further key exchange.
+fn further_rekey(
+    request: &mut RekeyRequest,
+    mut progress: Progress<Chosen>,
+    payloads: Payloads<'_>,
+) -> Result<Progress<Chosen>, Refusal> {
+    let kex = request.kex.take();
+    let method = kex.as_ref().map(|kex| kex.method());
+    progress.secrets.extend(agree(kex, method, payloads)?);
+    Ok(progress)
 }

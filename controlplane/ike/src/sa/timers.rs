@@ -43,6 +43,7 @@ impl IkeSa {
             self.keepalive_at,
             self.liveness_at(),
             self.reassembly_due(),
+            self.followup_due(),
             held,
         ]
         .into_iter()
@@ -60,6 +61,7 @@ impl IkeSa {
             self.hold_until = None;
         }
         self.expire_fragments(gw, now);
+        self.expire_followup(gw, now);
         self.retransmit(gw, now);
         if due(self.rekey_at) && self.is_established() {
             self.rekey_at = None;

@@ -23,6 +23,10 @@ pub enum ExchangeType {
     CreateChildSa,
     /// INFORMATIONAL.
     Informational,
+    /// IKE_INTERMEDIATE (RFC 9242).
+    IkeIntermediate,
+    /// IKE_FOLLOWUP_KE (RFC 9370).
+    IkeFollowupKe,
     /// One that we do not know.
     Other(u8),
 }
@@ -34,6 +38,8 @@ impl ExchangeType {
             Self::IkeAuth => 35,
             Self::CreateChildSa => 36,
             Self::Informational => 37,
+            Self::IkeIntermediate => 43,
+            Self::IkeFollowupKe => 44,
             Self::Other(number) => number,
         }
     }
@@ -44,6 +50,8 @@ impl ExchangeType {
             35 => Self::IkeAuth,
             36 => Self::CreateChildSa,
             37 => Self::Informational,
+            43 => Self::IkeIntermediate,
+            44 => Self::IkeFollowupKe,
             number => Self::Other(number),
         }
     }

@@ -24,6 +24,15 @@ pub mod transform {
     pub const KEY_EXCHANGE: u8 = 4;
     /// Extended sequence numbers.
     pub const ESN: u8 = 5;
+    /// The first of the additional key exchanges, ADDKE1 (RFC 9370); seven follow one another.
+    pub const FIRST_ADDITIONAL: u8 = 6;
+    /// The last of them, ADDKE7.
+    pub const LAST_ADDITIONAL: u8 = 12;
+
+    /// Whether the type is one of the additional key exchanges.
+    pub const fn is_additional(kind: u8) -> bool {
+        kind >= FIRST_ADDITIONAL && kind <= LAST_ADDITIONAL
+    }
 }
 
 /// The attribute type of a key length (RFC 7296 3.3.5).

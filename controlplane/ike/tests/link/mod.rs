@@ -156,6 +156,8 @@ pub struct Link {
     pub capture: Option<Vec<Vec<u8>>>,
     /// The port from which what B sends seems to come; what A sends there reaches B.
     pub peer_port: Option<u16>,
+    /// What somebody in between makes of a datagram to a side; `None`: nothing.
+    pub tamper: Option<fn(usize, &[u8]) -> Option<Vec<u8>>>,
 }
 
 pub fn address(side: usize) -> IpAddr {
@@ -231,6 +233,7 @@ impl Link {
             nat_offset: 10_000,
             capture: None,
             peer_port: None,
+            tamper: None,
         };
         link.drain();
         link
@@ -314,6 +317,8 @@ impl Link {
         if let Some(capture) = self.capture.as_mut().filter(|_| to == B) {
             capture.push(data.to_vec());
         }
+        let tampered = self.tamper.and_then(|tamper| tamper(to, data));
+        let tampered = tampered.unwrap_or_else(|| data.to_vec());
         let copies = 1 + usize::from(self.chance(self.weather.repeat_percent));
         for _ in 0..copies {
             let at = self.now + self.delay();
@@ -329,7 +334,7 @@ impl Link {
                 order: self.order,
                 to,
                 path,
-                data: data.to_vec(),
+                data: tampered.clone(),
             });
         }
     }
