@@ -136,6 +136,9 @@ struct Packet {
     key: Secret,
 }
 
+/// Makes something else of a datagram to a side, or leaves it alone.
+pub type Tamper = fn(usize, &[u8]) -> Option<Vec<u8>>;
+
 pub struct Link {
     pub now: Instant,
     pub sides: [Side; 2],
@@ -157,7 +160,7 @@ pub struct Link {
     /// The port from which what B sends seems to come; what A sends there reaches B.
     pub peer_port: Option<u16>,
     /// What somebody in between makes of a datagram to a side; `None`: nothing.
-    pub tamper: Option<fn(usize, &[u8]) -> Option<Vec<u8>>>,
+    pub tamper: Option<Tamper>,
 }
 
 pub fn address(side: usize) -> IpAddr {
