@@ -4,6 +4,7 @@
 //! Decisions are cached by destination under the generation of the tables; any change makes them stale.
 //! Everything is bounded and nothing is allocated after the start.
 
+use esplanade_crypto::prefetch;
 use esplanade_ipsec::sa::NextHop;
 use esplanade_wire::ethernet::MacAddress;
 use std::{collections::HashMap, net::Ipv4Addr};
@@ -13,8 +14,8 @@ use thiserror::Error;
 pub const MAX_ROUTES: usize = 16_384;
 /// The most neighbours that a worker keeps.
 pub const MAX_NEIGHBORS: usize = 4_096;
-/// Destinations remembered with their next hop.
-const CACHED: usize = 4_096;
+/// Destinations remembered with their next hop: as many as 16 bits of a hash tell apart.
+const CACHED: usize = 65_536;
 
 /// Where packets to some prefix go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +103,13 @@ pub struct Fib {
 fn network(address: Ipv4Addr, length: u8) -> u32 {
     let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
     address.to_bits() & mask
+}
+
+/// The place of a destination in the cache.
+#[inline]
+fn remembered_at(destination: Ipv4Addr) -> usize {
+    let hash = destination.to_bits().wrapping_mul(0x9e37_79b1);
+    (hash >> 16) as usize & (CACHED - 1)
 }
 
 impl Fib {
@@ -261,6 +269,14 @@ impl Fib {
         self.changed();
     }
 
+    /// Asks for the memory in which the next hop towards a destination may be remembered.
+    #[inline]
+    pub fn prefetch(&self, destination: Ipv4Addr) {
+        if let Some(cached) = self.cache.get(remembered_at(destination)) {
+            prefetch(cached);
+        }
+    }
+
     /// The next hop towards a destination.
     ///
     /// # Errors
@@ -268,8 +284,7 @@ impl Fib {
     /// Why there is none.
     #[inline]
     pub fn resolve(&mut self, destination: Ipv4Addr) -> Result<NextHop, Unroutable> {
-        let hash = destination.to_bits().wrapping_mul(0x9e37_79b1);
-        let index = (hash >> 16) as usize & (CACHED - 1);
+        let index = remembered_at(destination);
         if let Some(cached) = self.cache.get(index)
             && cached.generation == self.generation
             && cached.destination == destination

@@ -1,4 +1,4 @@
-//! One worker with a side inside and a side outside, both served by hand, commanded over the real channel.
+//! Gateways whose workers have a side inside and a side outside, both served by hand, commanded over the real channel.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -12,14 +12,12 @@ use esplanade_channel::{
 };
 use esplanade_crypto::{EngineKind, IvGenerator};
 use esplanade_dataplane::port::{BURST, staged::StagedPort};
-use esplanade_dataplane::worker::{Handoff, Settings, Worker};
+use esplanade_dataplane::worker::{Handoff, Settings, Stopwatch, Worker};
 
 const INSIDE: PortId = PortId(0);
 const OUTSIDE: PortId = PortId(1);
 /// Frames of each port: a few bursts, so that they stay in the cache.
 const FRAMES: u32 = 4 * BURST as u32;
-/// The one worker.
-const WORKER: WorkerId = WorkerId(0);
 
 /// Which end of the tunnels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,17 +50,17 @@ impl Site {
         }
     }
 
-    /// The host that speaks through a tunnel.
-    pub fn host(self, tunnel: u32) -> Ipv4Addr {
-        Ipv4Addr::from(self.inside().to_bits() | tunnel << 8 | 1)
+    /// A host of the network of a policy.
+    pub fn host(self, network: u32) -> Ipv4Addr {
+        Ipv4Addr::from(self.inside().to_bits() | network << HOST_BITS | 1)
     }
 
-    /// The network behind a tunnel.
-    fn network(self, tunnel: u32) -> Selector {
-        let first = self.inside().to_bits() | tunnel << 8;
+    /// The network of a policy.
+    fn network(self, network: u32) -> Selector {
+        let first = self.inside().to_bits() | network << HOST_BITS;
         Selector {
             first: Ipv4Addr::from(first).into(),
-            last: Ipv4Addr::from(first | 0xff).into(),
+            last: Ipv4Addr::from(first | ((1 << HOST_BITS) - 1)).into(),
             ports: (0, u16::MAX),
         }
     }
@@ -73,19 +71,25 @@ impl Site {
     }
 }
 
-/// The most tunnels: the networks of a half of 10.0.0.0/8.
-pub const MAX_TUNNELS: u32 = 1 << 15;
+/// The bits of an address that a network's hosts differ in.
+const HOST_BITS: u32 = 3;
+/// The most networks: a half of 10.0.0.0/8 has 23 bits.
+pub const MAX_NETWORKS: u32 = 1 << (23 - HOST_BITS);
+/// The most policies that use one SA: those that are one child SA's.
+pub const MAX_POLICIES_OF_SA: u32 = 256;
+/// The most pairs of SAs that there are names for.
+pub const MAX_PAIRS: u32 = (SaId::SLOTS - 2) / 2;
 
-/// The SAs of a tunnel, which both ends call the same.
-fn inbound(tunnel: u32) -> Option<SaId> {
-    SaId::from_parts(2 * tunnel + 1, 0x300)
+/// The SAs of a pair, which both ends call the same.
+fn inbound(pair: u32) -> Option<SaId> {
+    SaId::from_parts(2 * pair + 1, 0x300)
 }
 
-fn outbound(tunnel: u32) -> Option<SaId> {
-    SaId::from_parts(2 * tunnel + 2, 0x300)
+fn outbound(pair: u32) -> Option<SaId> {
+    SaId::from_parts(2 * pair + 2, 0x300)
 }
 
-/// The two keys of a tunnel, by who seals with them.
+/// The two keys of a pair of SAs, by who seals with them.
 pub struct Keys {
     a: KeyMaterial,
     b: KeyMaterial,
@@ -109,39 +113,84 @@ impl Keys {
     }
 }
 
+/// What a gateway has.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// Tunnels; each has a pair of SAs, or, when workers share it, one for each worker (RFC 9611).
+    pub tunnels: u32,
+    /// The policies of each tunnel.
+    pub policies: u32,
+    /// Workers; tunnels belong to them in turn.
+    pub workers: u16,
+    /// Whether all workers share each tunnel.
+    pub shared: bool,
+}
+
+impl Size {
+    /// Pairs of SAs.
+    pub fn pairs(&self) -> u32 {
+        if self.shared {
+            self.tunnels * u32::from(self.workers)
+        } else {
+            self.tunnels
+        }
+    }
+
+    /// The worker that a pair of SAs belongs to.
+    fn owner(&self, pair: u32) -> WorkerId {
+        WorkerId((pair % u32::from(self.workers)) as u16)
+    }
+
+    /// The tunnel of a pair of SAs.
+    fn tunnel(&self, pair: u32) -> u32 {
+        if self.shared {
+            pair / u32::from(self.workers)
+        } else {
+            pair
+        }
+    }
+}
+
 /// A gateway.
 pub struct Gateway {
     site: Site,
-    worker: Worker<StagedPort>,
+    size: Size,
+    /// Until each goes to a thread of its own.
+    pub workers: Vec<Node>,
     channel: ControlChannel,
-    now: Duration,
     _connection: Connection,
     _segment: Segment,
 }
 
+/// One worker, with its queues of both ports.
+pub struct Node {
+    worker: Worker<StagedPort>,
+    now: Duration,
+}
+
 impl Gateway {
-    /// A gateway that knows the ways in and out, with room for so many tunnels.
+    /// A gateway that knows the ways in and out.
     ///
     /// # Errors
     ///
-    /// There is no shared memory to be had, or the worker refuses a command.
-    pub fn new(site: Site, engine: EngineKind, tunnels: u32) -> Result<Self> {
+    /// There is no shared memory to be had, or a worker refuses a command.
+    pub fn new(site: Site, engine: EngineKind, size: Size) -> Result<Self> {
         let port = |name: &str, role| PortSetup {
             interface: name.to_owned(),
             role,
         };
         let setup = Setup {
-            workers: vec![WorkerSetup { core: None }],
+            workers: vec![WorkerSetup { core: None }; size.workers.into()],
             ports: vec![port("inside", Role::Inside), port("outside", Role::Outside)],
             polling: Polling::Busy,
-            sa_capacity: 2 * tunnels + 3,
+            sa_capacity: 2 * size.pairs() + 2,
             engine: Some(engine.to_string()),
             ring_frames: FRAMES,
         };
         let fact = PortFacts {
             mode: PortMode::Native,
             copy: CopyMode::Copy,
-            queues: 1,
+            queues: size.workers,
         };
         let facts = Facts {
             epoch: Epoch(1),
@@ -150,29 +199,36 @@ impl Gateway {
         };
         let (segment, _) = Segment::create(&setup, &facts)?;
         let (channel, connection) = segment.connect_locally()?;
-        let handoff = Handoff::mesh(1)?;
-        let settings = Settings {
-            id: WORKER,
-            roles: vec![Role::Inside, Role::Outside],
-            polling: setup.polling,
-            engine,
-            sa_capacity: setup.sa_capacity,
-        };
-        let ports = vec![StagedPort::new(FRAMES), StagedPort::new(FRAMES)];
-        let handoff = handoff.into_iter().next().context("no worker")?;
-        let end = segment.worker(WORKER)?;
-        // Only CBC would draw from it.
-        let ivs = IvGenerator::new([0; 32]);
-        let worker = Worker::new(settings, ports, end, handoff, ivs);
+        let handoffs = Handoff::mesh(size.workers.into())?;
+        let workers = (0..size.workers).zip(handoffs).map(|(number, handoff)| {
+            let id = WorkerId(number);
+            let settings = Settings {
+                id,
+                roles: vec![Role::Inside, Role::Outside],
+                polling: setup.polling,
+                engine,
+                sa_capacity: setup.sa_capacity,
+            };
+            let ports = vec![StagedPort::new(FRAMES), StagedPort::new(FRAMES)];
+            // Only CBC would draw from it.
+            let ivs = IvGenerator::new([0; 32]);
+            let end = segment.worker(id)?;
+            Ok(Node {
+                worker: Worker::new(settings, ports, end, handoff, ivs),
+                now: Duration::from_secs(1),
+            })
+        });
+        let workers = workers.collect::<Result<_>>()?;
         let mut gateway = Self {
             site,
-            worker,
+            size,
+            workers,
             channel,
-            now: Duration::from_secs(1),
             _connection: connection,
             _segment: segment,
         };
-        gateway.tell(gateway.network())?;
+        let network = gateway.network();
+        gateway.tell_all(&network)?;
         Ok(gateway)
     }
 
@@ -212,27 +268,43 @@ impl Gateway {
             .collect()
     }
 
-    /// Adds a tunnel, with its policy.
+    /// Adds the policies of a tunnel. Those of one network each way have the tunnel's number.
     ///
     /// # Errors
     ///
-    /// The worker refuses it.
-    pub fn add_tunnel(&mut self, tunnel: u32, transform: Transform, keys: &Keys) -> Result<()> {
-        let policy = PolicyId(u64::from(tunnel) << 8);
-        let (Some(receiving), Some(sending)) = (inbound(tunnel), outbound(tunnel)) else {
-            bail!("there is no SA of number {tunnel}");
+    /// A worker refuses one.
+    pub fn add_policies(&mut self, tunnel: u32) -> Result<()> {
+        let (site, peer, count) = (self.site, self.site.peer(), self.size.policies);
+        let policies: Vec<_> = (0..count)
+            .map(|policy| {
+                let network = tunnel * count + policy;
+                Command::SetPolicy(Policy {
+                    id: PolicyId(u64::from(tunnel) << 8 | u64::from(policy)),
+                    priority: network,
+                    action: PolicyAction::Protect,
+                    local: site.network(network),
+                    remote: peer.network(network),
+                    protocol: None,
+                })
+            })
+            .collect();
+        self.tell_all(&policies)
+    }
+
+    /// Adds a pair of SAs; the policies of its tunnel use it from now on, in a shared tunnel those of its worker.
+    ///
+    /// # Errors
+    ///
+    /// A worker refuses it.
+    pub fn add_pair(&mut self, pair: u32, transform: Transform, keys: &Keys) -> Result<()> {
+        let (Some(receiving), Some(sending)) = (inbound(pair), outbound(pair)) else {
+            bail!("there is no SA of number {pair}");
         };
+        let policy = PolicyId(u64::from(self.size.tunnel(pair)) << 8);
+        let owner = self.size.owner(pair);
         let (site, peer) = (self.site, self.site.peer());
         let (local, remote) = (site.outer().into(), peer.outer().into());
-        self.tell(vec![
-            Command::SetPolicy(Policy {
-                id: policy,
-                priority: tunnel,
-                action: PolicyAction::Protect,
-                local: site.network(tunnel),
-                remote: peer.network(tunnel),
-                protocol: None,
-            }),
+        self.tell_all(&[
             Command::InstallInbound(InboundSa {
                 sa: receiving,
                 policy,
@@ -243,7 +315,7 @@ impl Gateway {
                 local,
                 remote,
                 encapsulation: None,
-                owner: WORKER,
+                owner,
                 lifetime: Lifetime::default(),
                 label: Label::new("pipeline"),
             }),
@@ -258,33 +330,46 @@ impl Gateway {
                 local,
                 remote,
                 encapsulation: None,
-                owner: WORKER,
+                owner,
                 lifetime: Lifetime::default(),
                 copy_dscp: false,
                 df: DfPolicy::Copy,
                 path_mtu: 0,
                 label: Label::new("pipeline"),
             }),
-            Command::SelectOutbound {
-                policy,
-                sa: sending,
-            },
-        ])
+        ])?;
+        let select = Command::SelectOutbound {
+            policy,
+            sa: sending,
+        };
+        if self.size.shared {
+            self.tell(owner, &[select])
+        } else {
+            self.tell_all(&[select])
+        }
     }
 
-    /// Tells the worker, and has it obey.
-    fn tell(&mut self, commands: Vec<Command>) -> Result<()> {
-        for command in &commands {
-            let sender = self.channel.sender(WORKER).context("no command ring")?;
+    fn tell_all(&mut self, commands: &[Command]) -> Result<()> {
+        (0..self.size.workers).try_for_each(|worker| self.tell(WorkerId(worker), commands))
+    }
+
+    /// Tells a worker, and has it obey.
+    fn tell(&mut self, to: WorkerId, commands: &[Command]) -> Result<()> {
+        let node = self.workers.get_mut(usize::from(to.0));
+        let node = node.context("no such worker")?;
+        let sender = self.channel.sender(to).context("no command ring")?;
+        for command in commands {
             sender.push(command)?;
         }
-        while self.round() > 0 {}
+        while node.round() > 0 {}
         match self.channel.next_event() {
             None => Ok(()),
-            Some((_, event)) => bail!("the worker says {event:?}"),
+            Some((_, event)) => bail!("worker {} says {event:?}", to.0),
         }
     }
+}
 
+impl Node {
     /// One round of the worker: this is what is measured. Gives how many packets and commands there were.
     #[inline]
     pub fn round(&mut self) -> usize {
@@ -294,6 +379,11 @@ impl Gateway {
     /// Lets time pass.
     pub fn pass(&mut self, time: Duration) {
         self.now += time;
+    }
+
+    /// What its stages cost.
+    pub fn stopwatch(&mut self) -> &mut Stopwatch {
+        self.worker.stopwatch_mut()
     }
 
     /// The side of the hosts.

@@ -1,31 +1,33 @@
 //! The whole worker by itself, without a wire: from a received frame through parsing, SPD or SPI lookup, SA, crypto, outer
 //! header and next hop to a frame that is ready to be sent.
 //!
-//! Two gateways stand back to back in one thread: a burst of plain packets goes into the first, what comes out into the
+//! Two gateways stand back to back in one thread: bursts of plain packets go into the first, what comes out into the
 //! second, and what comes out there is what went in. Only the two workers' own rounds are timed, the copying between them
-//! is not; every packet is counted, and a sample is compared byte by byte.
+//! is not; every packet is counted, and a sample is compared byte by byte. So the second gateway never sees a number twice,
+//! and no SA has to be renewed to be measured for as long as one likes.
 
 mod gateway;
+mod lane;
+mod plot;
 
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use esplanade_channel as channel;
 use esplanade_crypto::{Algorithm, EngineKind};
 use esplanade_dataplane::port::BURST;
-use esplanade_wire::{
-    Protocol,
-    ethernet::{self, EtherType, MacAddress},
-    ipv4, udp,
-};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
-use crate::timing::{Bytes, JsonLines, Machine, Summary, mean, pin};
-use gateway::{Gateway, Keys, MAX_TUNNELS, Site};
+use crate::timing::{Bytes, JsonLines, Machine, Summary, mean, pin, ticks_per_nanosecond};
+use gateway::{Gateway, Keys, MAX_NETWORKS, MAX_PAIRS, MAX_POLICIES_OF_SA, Site, Size};
+use lane::Lane;
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
@@ -33,57 +35,94 @@ pub struct Options {
     /// Bytes of the inner IP packets; `imix` is 7:4:1 of 64, 570 and 1420.
     #[arg(long, value_delimiter = ',', default_value = "64,512,1420,imix")]
     bytes: Vec<Bytes>,
-    /// How many tunnels take turns, in random order; each has a policy and two SAs.
-    #[arg(long, value_delimiter = ',', default_value = "1,10000")]
-    sas: Vec<u32>,
-    /// The transforms.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "aes-128-gcm")]
-    algorithm: Vec<Transform>,
-    /// How often each measurement has its turn.
+    /// What to compare; the first is what the others are held against.
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "one,aes-256,sas,policies,workers,shared,million"
+    )]
+    scenario: Vec<Scenario>,
+    /// How often each measurement has its turn; all scenarios take turns.
     #[arg(long, default_value_t = 101)]
     rounds: usize,
     /// The crypto engine; without it the fastest.
     #[arg(long)]
     engine: Option<EngineKind>,
-    /// The core to run on.
+    /// The core to run on; more workers take those behind it.
     #[arg(long, default_value_t = 0)]
     core: usize,
     /// Write the results as JSON lines as well.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Draw packets a second over packet length, as SVG.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
 }
 
-/// A transform of ESP.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Transform {
-    #[value(name = "aes-128-gcm")]
-    Aes128Gcm,
-    #[value(name = "aes-256-gcm")]
-    Aes256Gcm,
+/// What stands in the gateways. Flows take turns in random order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Scenario {
+    /// One tunnel, AES-128-GCM.
+    One,
+    /// The same with AES-256-GCM.
+    #[value(name = "aes-256")]
+    Aes256,
+    /// 10,000 tunnels with a policy each.
+    Sas,
+    /// 10,000 policies of 40 tunnels, and 100,000 flows.
+    Policies,
+    /// Two workers, each with tunnels of its own.
+    Workers,
+    /// Two workers that share one tunnel, with a pair of SAs each (RFC 9611).
+    Shared,
+    /// 1,000,000 SAs: 500,000 tunnels with a policy each.
+    Million,
 }
 
-impl Transform {
-    fn name(self) -> &'static str {
+impl Scenario {
+    fn algorithm(self) -> (channel::Transform, Algorithm, &'static str) {
         match self {
-            Self::Aes128Gcm => "aes-128-gcm",
-            Self::Aes256Gcm => "aes-256-gcm",
-        }
-    }
-
-    /// As the channel and as the crypto engines know it.
-    fn known_as(self) -> (channel::Transform, Algorithm) {
-        match self {
-            Self::Aes128Gcm => (
-                channel::Transform::AES_128_GCM_16,
-                Algorithm::AES_128_GCM_16,
-            ),
-            Self::Aes256Gcm => (
+            Self::Aes256 => (
                 channel::Transform::AES_256_GCM_16,
                 Algorithm::AES_256_GCM_16,
+                "aes-256-gcm",
+            ),
+            _ => (
+                channel::Transform::AES_128_GCM_16,
+                Algorithm::AES_128_GCM_16,
+                "aes-128-gcm",
             ),
         }
     }
+
+    fn size(self) -> Size {
+        let (tunnels, policies, workers) = match self {
+            Self::One | Self::Aes256 => (1, 1, 1),
+            Self::Sas => (10_000, 1, 1),
+            Self::Policies => (40, 250, 1),
+            Self::Workers => (2, 1, 2),
+            Self::Shared => (1, 1, 2),
+            Self::Million => (500_000, 1, 1),
+        };
+        Size {
+            tunnels,
+            policies,
+            workers,
+            shared: self == Self::Shared,
+        }
+    }
+
+    /// Of all workers together.
+    fn flows(self) -> u32 {
+        match self {
+            Self::Policies => 100_000,
+            other => other.size().tunnels * u32::from(other.size().workers),
+        }
+    }
 }
+
+const _: () = assert!(MAX_NETWORKS >= 500_000 && MAX_PAIRS >= 500_000 && MAX_POLICIES_OF_SA >= 250);
 
 /// One measurement.
 #[derive(Debug, Serialize)]
@@ -93,12 +132,21 @@ struct Row<'a> {
     engine: &'static str,
     algorithm: &'static str,
     bytes: Bytes,
+    /// In each direction, over all workers.
     sas: u32,
     policies: u32,
-    workers: u32,
+    flows: u32,
+    workers: u16,
+    /// Whether the workers share one tunnel.
+    shared: bool,
     mpps: f64,
     gbps: f64,
+    /// Of one worker.
     cycles_per_packet: f64,
+    /// Cycles a packet.
+    stages: Map<String, Value>,
+    /// Packets a second, as a multiple of the first scenario's.
+    ratio: f64,
     /// The distance of the quartiles, as a share of the median.
     spread: f64,
     machine: &'a str,
@@ -106,8 +154,10 @@ struct Row<'a> {
 
 /// How long a turn is, at least.
 const TURN: Duration = Duration::from_micros(200);
-/// The headers that stay as they are on the whole way end here: Ethernet and IPv4.
-const HEADERS: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
+/// The same when several workers have it together: it must be long beside the start of a thread.
+const JOINT_TURN: Duration = Duration::from_millis(2);
+/// Turns in which the stages are timed.
+const STAGE_TURNS: usize = 20;
 
 /// Measures, and tells.
 ///
@@ -115,207 +165,214 @@ const HEADERS: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
 ///
 /// Something asked for is not to be had, or a packet did not come out as it went in.
 pub fn run(options: &Options) -> Result<()> {
-    ensure!(
-        options.rounds > 0
-            && options
-                .sas
-                .iter()
-                .all(|sas| (1..=MAX_TUNNELS).contains(sas)),
-        "there is at least one round, and there are 1 to {MAX_TUNNELS} tunnels"
-    );
+    ensure!(options.rounds > 0, "there is at least one round");
+    ensure!(!options.scenario.is_empty(), "there is no scenario");
     pin(options.core)?;
     let engine = options.engine.unwrap_or_else(EngineKind::best);
     let machine = Machine::measure();
     println!("{machine}; engine {engine}\n");
     let mut json = JsonLines::create(options.json.as_deref())?;
-    for algorithm in &options.algorithm {
-        for sas in &options.sas {
-            let mut pair = Pair::new(engine, *algorithm, *sas)?;
-            for bytes in &options.bytes {
-                let mean = mean(&bytes.lengths(BURST));
-                let times = pair.measure(*bytes, options.rounds)?;
-                for (direction, times) in ["outbound", "inbound"].into_iter().zip(times) {
-                    let Summary { median, spread } = Summary::of(&times);
-                    let row = Row {
-                        bench: "pipeline",
-                        direction,
-                        engine: engine.name(),
-                        algorithm: algorithm.name(),
-                        bytes: *bytes,
-                        sas: *sas,
-                        policies: *sas,
-                        workers: 1,
-                        mpps: 1e3 / median,
-                        gbps: 8.0 * mean / median,
-                        cycles_per_packet: median / machine.cycle,
-                        spread,
-                        machine: &machine.name,
-                    };
-                    row.print();
-                    json.write(&row)?;
+    let mut points = Vec::new();
+    let mut beds = Vec::new();
+    for scenario in &options.scenario {
+        beds.push(Bed::new(*scenario, engine)?);
+    }
+    for bytes in &options.bytes {
+        let lengths = bytes.lengths(BURST);
+        let mut times = vec![[Vec::new(), Vec::new()]; beds.len()];
+        for _ in 0..options.rounds {
+            for (bed, times) in beds.iter_mut().zip(&mut times) {
+                let turn = bed.turn(options.core, &lengths)?;
+                for (times, turn) in times.iter_mut().zip(turn) {
+                    times.push((turn - machine.clock_reading / BURST as f64).max(0.0));
                 }
             }
         }
+        let mut first = [f64::NAN; 2];
+        for (bed, times) in beds.iter_mut().zip(&times) {
+            let stages = bed.stages(&lengths, machine.cycle)?;
+            let directions = ["outbound", "inbound"].into_iter().zip(times);
+            for (((direction, times), stages), first) in directions.zip(stages).zip(&mut first) {
+                let Summary { median, spread } = Summary::of(times);
+                if first.is_nan() {
+                    *first = median;
+                }
+                let size = bed.scenario.size();
+                let row = Row {
+                    bench: "pipeline",
+                    direction,
+                    engine: engine.name(),
+                    algorithm: bed.scenario.algorithm().2,
+                    bytes: *bytes,
+                    sas: size.pairs(),
+                    policies: size.tunnels * size.policies,
+                    flows: bed.scenario.flows(),
+                    workers: size.workers,
+                    shared: size.shared,
+                    mpps: 1e3 / median,
+                    gbps: 8.0 * mean(&lengths) / median,
+                    cycles_per_packet: median * f64::from(size.workers) / machine.cycle,
+                    stages,
+                    ratio: *first / median,
+                    spread,
+                    machine: &machine.name,
+                };
+                row.print();
+                json.write(&row)?;
+                if let (Bytes::Length(length), "outbound") = (*bytes, direction) {
+                    points.push((bed.scenario, length, row.mpps));
+                }
+            }
+        }
+    }
+    if let Some(path) = &options.plot {
+        plot::draw(&points, path)?;
     }
     json.finish()
 }
 
 impl Row<'_> {
     fn print(&self) {
+        let of = match (self.workers, self.shared) {
+            (1, _) => String::new(),
+            (workers, false) => format!(", {workers} workers"),
+            (workers, true) => format!(" shared by {workers} workers"),
+        };
         println!(
-            "{:<8} {} {:>5} B {:>6} SAs  {:6.2} Mpps +-{:2.0} %  {:6.1} Gbit/s  {:6.0} cycles a packet",
+            "{:<8} {} {:>4} B {:>6} SAs, {:>6} policies, {:>6} flows{of}: {:6.2} Mpps +-{:2.0} %  {:6.1} Gbit/s  {:5.0} cycles  x{:.2}",
             self.direction,
             self.algorithm,
             self.bytes,
             self.sas,
+            self.policies,
+            self.flows,
             self.mpps,
             50.0 * self.spread,
             self.gbps,
             self.cycles_per_packet,
+            self.ratio,
         );
+        let stages = self.stages.iter().map(|(name, cycles)| {
+            let cycles = cycles.as_f64().unwrap_or(f64::NAN);
+            format!("{name} {cycles:.0}")
+        });
+        println!("         {}", stages.collect::<Vec<_>>().join(", "));
     }
 }
 
 /// Two gateways back to back.
-struct Pair {
-    a: Gateway,
-    b: Gateway,
-    tunnels: u32,
-    /// Draws the order of the tunnels: a linear congruence, which needs no more than to jump about.
-    state: u64,
+struct Bed {
+    scenario: Scenario,
+    lanes: Vec<Lane>,
+    _gateways: [Gateway; 2],
 }
 
-impl Pair {
-    fn new(engine: EngineKind, algorithm: Transform, tunnels: u32) -> Result<Self> {
-        let mut a = Gateway::new(Site::A, engine, tunnels)?;
-        let mut b = Gateway::new(Site::B, engine, tunnels)?;
+impl Bed {
+    fn new(scenario: Scenario, engine: EngineKind) -> Result<Self> {
+        let size = scenario.size();
+        let before = resident()?;
+        let mut a = Gateway::new(Site::A, engine, size)?;
+        let mut b = Gateway::new(Site::B, engine, size)?;
         let mut random = File::open("/dev/urandom").context("no random numbers")?;
-        let (transform, algorithm) = algorithm.known_as();
-        for tunnel in 0..tunnels {
+        let (transform, algorithm, _) = scenario.algorithm();
+        for tunnel in 0..size.tunnels {
+            a.add_policies(tunnel)?;
+            b.add_policies(tunnel)?;
+        }
+        let with_policies = resident()?;
+        for pair in 0..size.pairs() {
             let mut bytes = vec![0; 2 * algorithm.key_material_len()];
             random.read_exact(&mut bytes)?;
             let (first, second) = bytes.split_at(algorithm.key_material_len());
             let keys = Keys::new(first, second)?;
-            a.add_tunnel(tunnel, transform, &keys)?;
-            b.add_tunnel(tunnel, transform, &keys)?;
+            a.add_pair(pair, transform, &keys)?;
+            b.add_pair(pair, transform, &keys)?;
+        }
+        if size.pairs() >= 10_000 {
+            // Two gateways, and two directions of each pair.
+            let sas = 4.0 * f64::from(size.pairs());
+            println!(
+                "{} SAs in two gateways: {:.0} bytes an SA; their policies, {:.0} bytes each\n",
+                sas,
+                (resident()? - with_policies) / sas,
+                2.0 * (with_policies - before) / sas,
+            );
+        }
+        let nodes = a.workers.drain(..).zip(b.workers.drain(..));
+        let mut lanes: Vec<_> = (0u16..)
+            .zip(nodes)
+            .map(|(number, (a, b))| Lane::new(a, b, number, size, scenario.flows()))
+            .collect();
+        for lane in &mut lanes {
+            lane.warm_up()?;
         }
         Ok(Self {
-            a,
-            b,
-            tunnels,
-            state: 1,
+            scenario,
+            lanes,
+            _gateways: [a, b],
         })
     }
 
-    fn draw(&mut self) -> u32 {
-        self.state = self
-            .state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        ((self.state >> 33) % u64::from(self.tunnels)) as u32
+    /// Nanoseconds a packet, outbound and inbound, of all workers together.
+    fn turn(&mut self, core: usize, lengths: &[usize]) -> Result<[f64; 2]> {
+        if let [lane] = &mut self.lanes[..] {
+            return lane.turn(lengths, TURN, || {});
+        }
+        let workers = self.lanes.len();
+        let (start, done) = (Barrier::new(workers), AtomicUsize::new(0));
+        let turns = std::thread::scope(|scope| {
+            let threads: Vec<_> = (core..)
+                .zip(&mut self.lanes)
+                .map(|(core, lane)| {
+                    let (start, done) = (&start, &done);
+                    scope.spawn(move || {
+                        let pinned = pin(core);
+                        start.wait();
+                        let turn = lane.turn(lengths, JOINT_TURN, || {
+                            done.fetch_add(1, Ordering::Relaxed);
+                        });
+                        // The others are not done: until they are, this core stays as busy.
+                        while turn.is_ok() && done.load(Ordering::Relaxed) < workers {
+                            lane.turn(lengths, Duration::ZERO, || {})?;
+                        }
+                        pinned.and(turn)
+                    })
+                })
+                .collect();
+            let join = |thread: std::thread::ScopedJoinHandle<'_, Result<[f64; 2]>>| {
+                thread
+                    .join()
+                    .map_err(|_| anyhow::anyhow!("a worker's thread panicked"))?
+            };
+            threads.into_iter().map(join).collect::<Result<Vec<_>>>()
+        })?;
+        let rate = |direction: fn(&[f64; 2]) -> f64| {
+            1.0 / turns.iter().map(|turn| 1.0 / direction(turn)).sum::<f64>()
+        };
+        Ok([rate(|turn| turn[0]), rate(|turn| turn[1])])
     }
 
-    /// Nanoseconds a packet of each turn, outbound and inbound.
-    fn measure(&mut self, bytes: Bytes, rounds: usize) -> Result<[Vec<f64>; 2]> {
-        let lengths = bytes.lengths(BURST);
-        // Both gateways learn their next hops, and the frames come into the cache.
-        for _ in 0..4 {
-            self.burst(&lengths, true)?;
-        }
-        let mut times = [Vec::with_capacity(rounds), Vec::with_capacity(rounds)];
-        for _ in 0..rounds {
-            let (mut taken, mut bursts) = ([Duration::ZERO; 2], 0_u32);
-            while taken.iter().any(|taken| *taken < TURN) {
-                let burst = self.burst(&lengths, bursts.is_multiple_of(64))?;
-                for (taken, burst) in taken.iter_mut().zip(burst) {
-                    *taken += burst;
-                }
-                bursts += 1;
-            }
-            for (times, taken) in times.iter_mut().zip(taken) {
-                times.push(taken.as_nanos() as f64 / (f64::from(bursts) * BURST as f64));
-            }
-        }
-        Ok(times)
-    }
-
-    /// One burst through both gateways, and the time that each took; looks at every byte if asked to.
-    fn burst(&mut self, lengths: &[usize], look: bool) -> Result<[Duration; 2]> {
-        let mut plain = Vec::with_capacity(BURST);
-        for length in lengths {
-            let packet = packet(self.draw(), *length)?;
-            ensure!(self.a.inside()?.lay_in(&packet), "no room for a packet");
-            plain.push(packet);
-        }
-        let outbound = timed(&mut self.a)?;
-        let (mut sealed, mut full) = (0, false);
-        let outside = self.b.outside()?;
-        self.a.outside()?.take_out(|packet| {
-            full |= !outside.lay_in(packet);
-            sealed += 1;
-        });
-        ensure!(
-            sealed == BURST && !full,
-            "{sealed} of {BURST} packets were sealed"
-        );
-        let inbound = timed(&mut self.b)?;
-        let (mut opened, mut differ) = (0, 0);
-        self.b.inside()?.take_out(|packet| {
-            let same = |plain: &Vec<u8>| packet.get(HEADERS..) == plain.get(HEADERS..);
-            if look && !plain.get(opened).is_some_and(same) {
-                differ += 1;
-            }
-            opened += 1;
-        });
-        ensure!(
-            opened == BURST && differ == 0,
-            "{opened} of {BURST} packets were opened, {differ} of them are not what was sealed"
-        );
-        Ok([outbound, inbound])
+    /// Cycles a packet by stage, outbound and inbound, of the first worker.
+    fn stages(&mut self, lengths: &[usize], cycle: f64) -> Result<[Map<String, Value>; 2]> {
+        let lane = self.lanes.first_mut().context("no worker")?;
+        let ticks = lane.stages(lengths, STAGE_TURNS)?;
+        let scale = 1.0 / (ticks_per_nanosecond() * cycle);
+        Ok(ticks.map(|stages| {
+            let stages = stages.into_iter().filter(|(_, ticks)| *ticks > 0.0);
+            let rounded = |ticks: f64| Value::from((ticks * scale * 10.0).round() / 10.0);
+            stages
+                .map(|(stage, ticks)| (stage.name().to_owned(), rounded(ticks)))
+                .collect()
+        }))
     }
 }
 
-/// The time of one round.
-fn timed(gateway: &mut Gateway) -> Result<Duration> {
-    gateway.pass(Duration::from_micros(10));
-    let start = Instant::now();
-    let packets = gateway.round();
-    let taken = start.elapsed();
-    ensure!(
-        packets == BURST,
-        "{packets} of {BURST} packets were received"
-    );
-    Ok(taken)
-}
-
-/// A frame from a host of one site to one of the other; its packet has this length.
-fn packet(tunnel: u32, length: usize) -> Result<Vec<u8>> {
-    const UDP: usize = ipv4::HEADER_LEN + udp::HEADER_LEN;
-    let payload = length
-        .checked_sub(UDP)
-        .context("a packet has 28 bytes at least")?;
-    let ethernet = ethernet::Repr::untagged(
-        MacAddress([2, 0, 0, 0, 0, 0]),
-        MacAddress([2, 0, 0, 1, 0, 0]),
-        EtherType::IPV4,
-    );
-    let udp = udp::Repr {
-        source_port: 7,
-        destination_port: 9,
-        payload_len: u16::try_from(payload)?,
-    };
-    let ip = ipv4::Repr::new(
-        Site::A.host(tunnel),
-        Site::B.host(tunnel),
-        Protocol::UDP,
-        u16::try_from(payload + udp::HEADER_LEN)?,
-    );
-    let mut frame = vec![0; ethernet::HEADER_LEN];
-    ethernet.emit(&mut frame)?;
-    frame.extend(ip.bytes());
-    frame.extend(udp.bytes());
-    frame.extend((0..payload).map(|at| at as u8));
-    Ok(frame)
+/// Bytes of memory that this process has.
+fn resident() -> Result<f64> {
+    const PAGE: f64 = 4096.0;
+    let statm = std::fs::read_to_string("/proc/self/statm")?;
+    let pages = statm.split(' ').nth(1).context("no resident pages")?;
+    Ok(PAGE * pages.parse::<f64>()?)
 }
 
 #[cfg(test)]
@@ -324,10 +381,21 @@ mod tests {
 
     #[test]
     fn packets_go_through_both_gateways_as_they_are() {
-        for algorithm in [Transform::Aes128Gcm, Transform::Aes256Gcm] {
-            let mut pair = Pair::new(EngineKind::best(), algorithm, 100).unwrap();
+        for scenario in [
+            Scenario::One,
+            Scenario::Aes256,
+            Scenario::Workers,
+            Scenario::Shared,
+        ] {
+            let mut bed = Bed::new(scenario, EngineKind::best()).unwrap();
             for bytes in [Bytes::Length(64), Bytes::Length(1420), Bytes::IMIX] {
-                pair.burst(&bytes.lengths(BURST), true).unwrap();
+                let lengths = bytes.lengths(BURST);
+                for lane in &mut bed.lanes {
+                    lane.pass(&lengths, true).unwrap();
+                }
+                let [outbound, inbound] = bed.stages(&lengths, 1.0).unwrap();
+                assert!(outbound.contains_key("crypto") && !outbound.contains_key("commit"));
+                assert!(inbound.contains_key("crypto") && inbound.contains_key("commit"));
             }
         }
     }

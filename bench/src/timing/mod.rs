@@ -10,7 +10,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-pub use machine::Machine;
+pub use machine::{Machine, ticks, ticks_per_nanosecond};
 pub use results::{JsonLines, Summary};
 
 /// The lengths of packets in bytes: all the same, or a mixture.

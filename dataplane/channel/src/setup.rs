@@ -11,8 +11,8 @@ pub const MAX_PORTS: usize = 16;
 pub const MAX_INTERFACE_NAME: usize = 15;
 /// The longest name of a crypto engine.
 pub const MAX_ENGINE_NAME: usize = 31;
-/// The most slots of the SA table; each takes 256 bytes.
-pub const MAX_SA_CAPACITY: u32 = 1 << 17;
+/// The most slots of the SA table, as many as identifiers can name; each takes 256 bytes.
+pub const MAX_SA_CAPACITY: u32 = crate::SaId::SLOTS;
 /// The most frames of one ring of a port.
 pub const MAX_RING_FRAMES: u32 = 1 << 16;
 

@@ -6,6 +6,7 @@ use super::{
     limit::TokenBucket,
     packet::{self, ETHERNET, Ip},
     reports::{EventSink, Reports},
+    stopwatch::Stopwatch,
     tables::Tables,
     tally::Tally,
 };
@@ -73,6 +74,8 @@ pub struct Core<P, E> {
     pub ivs: IvGenerator,
     /// SAs whose statistics changed since they were last published.
     pub dirty: Vec<SaId>,
+    /// What the stages cost, when somebody asks.
+    pub stopwatch: Stopwatch,
     /// Monotonic time.
     pub now_ms: u64,
     /// The identification of the latest outer header.
@@ -102,6 +105,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
             held: Held::default(),
             ivs,
             dirty: Vec::with_capacity(sa_capacity as usize),
+            stopwatch: Stopwatch::default(),
             now_ms: 0,
             icmp_limit: TokenBucket::new(ICMP_PER_SECOND, ICMP_AT_ONCE),
             identification: 0,

@@ -11,6 +11,8 @@ use super::{
     outbound::forward,
     packet::{self, ETHERNET, EspAt, Ip},
     reports::{EventSink, sa_id},
+    stopwatch::{Stage, Stopwatch},
+    tables::Tables,
 };
 use crate::port::{BURST, Port, TxFrame};
 use arrayvec::ArrayVec;
@@ -49,7 +51,8 @@ impl Sealed {
     }
 }
 
-/// A packet that passed the pre-check: not authenticated yet.
+/// A packet that passed the pre-check, from there to the end. It stays where it is while stages fill it in: moving it would
+/// cost more than most stages.
 #[derive(Debug)]
 struct Opening {
     /// Which of the sealed packets it is.
@@ -57,24 +60,33 @@ struct Opening {
     sa: SaId,
     place: Place,
     outer_ecn: Ecn,
-    candidate: Candidate,
-    target: TxFrame,
+    /// The number that it claims, until that is committed.
+    candidate: Option<Candidate>,
+    /// The frame to be sent, with the plain packet behind the Ethernet header's place; `None` once it is gone.
+    target: Option<TxFrame>,
     target_port: u8,
     /// The length of payload and trailer.
     plaintext: usize,
+    /// The plain packet's header, once it is authentic.
+    inner: Option<Inner>,
 }
 
-/// An authenticated packet behind the Ethernet header's place of a frame to be sent; whether its SA may carry it is not known
-/// yet.
+/// What is known of an authentic packet.
 #[derive(Debug)]
-struct Opened {
-    target: TxFrame,
-    target_port: u8,
-    sa: SaId,
+struct Inner {
+    ip: Ip,
     policy: PolicyId,
-    inner: Ip,
     probe: Probe,
-    outer_ecn: Ecn,
+}
+
+impl Opening {
+    #[inline]
+    fn drop<P: Port, E: EventSink>(&mut self, core: &mut Core<P, E>, reason: Counter) {
+        if let Some(target) = self.target.take() {
+            core.tally.one(reason);
+            core.discard(self.target_port, target);
+        }
+    }
 }
 
 /// The inbound half of the pipeline.
@@ -82,7 +94,6 @@ struct Opened {
 pub struct Inbound {
     sealed: Batch<Sealed>,
     opening: Batch<Opening>,
-    opened: Batch<Opened>,
 }
 
 impl Inbound {
@@ -119,27 +130,33 @@ impl Inbound {
 
     /// Takes the packets that entered through all stages.
     pub fn run<P: Port, E: EventSink>(&mut self, core: &mut Core<P, E>) {
-        let Self {
-            sealed,
-            opening,
-            opened,
-        } = self;
+        let Self { sealed, opening } = self;
         if sealed.is_empty() {
             return;
         }
         sealed.iter_mut().for_each(|packet| find_sa(core, packet));
+        core.stopwatch.was(Stage::Sa);
         for (number, packet) in sealed.iter_mut().enumerate() {
-            opening.extend(check(core, packet, number));
+            check(core, opening, packet, number);
         }
-        let verdicts = open(core, sealed, opening);
-        let arrived = sealed.drain(..).filter_map(|packet| packet.arrived);
-        arrived.for_each(|arrived| core.finish(arrived));
-        for (packet, verdict) in opening.drain(..).zip(verdicts) {
-            opened.extend(commit(core, packet, verdict));
+        core.stopwatch.was(Stage::Fit);
+        let verdicts = open(&core.tables, &mut core.stopwatch, sealed, opening);
+        for packet in &mut *sealed {
+            if let Some(arrived) = packet.arrived.take() {
+                core.finish(arrived);
+            }
         }
-        for packet in opened.drain(..) {
-            deliver(core, packet);
+        sealed.clear();
+        core.stopwatch.was(Stage::Transmit);
+        for (packet, verdict) in opening.iter_mut().zip(verdicts) {
+            commit(core, packet, verdict);
         }
+        core.stopwatch.was(Stage::Commit);
+        opening.iter_mut().for_each(|packet| admit(core, packet));
+        core.stopwatch.was(Stage::Policy);
+        opening.iter_mut().for_each(|packet| deliver(core, packet));
+        opening.clear();
+        core.stopwatch.was(Stage::Transmit);
     }
 }
 
@@ -183,60 +200,61 @@ fn find_sa<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Sealed) {
 #[inline]
 fn check<P: Port, E: EventSink>(
     core: &mut Core<P, E>,
+    opening: &mut Batch<Opening>,
     packet: &mut Sealed,
     number: usize,
-) -> Option<Opening> {
-    let place = packet.place?;
+) {
+    let Some(place) = packet.place else {
+        return;
+    };
     let Some(sa) = core.tables.inbound.records.get_mut(place) else {
-        packet.drop(core, Counter::InStateInvalid);
-        return None;
+        return packet.drop(core, Counter::InStateInvalid);
     };
     if sa.expired {
         remind_of_end(&mut core.events, sa);
-        packet.drop(core, Counter::InStateExpired);
-        return None;
+        return packet.drop(core, Counter::InStateExpired);
     }
     if packet.outer_destination != sa.local {
-        packet.drop(core, Counter::InStateMismatch);
-        return None;
+        return packet.drop(core, Counter::InStateMismatch);
     }
     let candidate = match sa.window.check(packet.esp.sequence) {
         Ok(candidate) => candidate,
         Err(why) => {
             let reason = replayed(core, place, why);
-            packet.drop(core, reason);
-            return None;
+            return packet.drop(core, reason);
         }
     };
     let sealed = packet.esp.payload.len();
     let text = sealed.checked_sub(sa.shape.iv());
     let Some(plaintext) = text.and_then(|text| sa.shape.opened_len(text)) else {
-        packet.drop(core, Counter::InHdrError);
-        return None;
+        return packet.drop(core, Counter::InHdrError);
     };
     let target_port = sa.exit_port;
     // Without a frame there is no more to do, and the reason is counted.
-    let target = core.allocate(target_port, ETHERNET + plaintext)?;
-    Some(Opening {
-        packet: number,
-        sa: packet.sa,
-        place,
-        outer_ecn: packet.outer_ecn,
-        candidate,
-        target,
-        target_port,
-        plaintext,
-    })
+    if let Some(target) = core.allocate(target_port, ETHERNET + plaintext) {
+        opening.push(Opening {
+            packet: number,
+            sa: packet.sa,
+            place,
+            outer_ecn: packet.outer_ecn,
+            candidate: Some(candidate),
+            target: Some(target),
+            target_port,
+            plaintext,
+            inner: None,
+        });
+    }
 }
 
 /// Opens all that passed the checks, in one batch. What could not be tried counts as forged.
 #[inline]
-fn open<P: Port, E: EventSink>(
-    core: &Core<P, E>,
+fn open(
+    tables: &Tables,
+    stopwatch: &mut Stopwatch,
     sealed: &[Sealed],
     opening: &mut Batch<Opening>,
 ) -> [Verdict; BURST] {
-    let inbound = &core.tables.inbound;
+    let inbound = &tables.inbound;
     let mut jobs: Batch<OpenJob<'_>> = ArrayVec::new();
     let mut untried = 0_u64;
     for (index, packet) in opening.iter_mut().enumerate() {
@@ -250,10 +268,12 @@ fn open<P: Port, E: EventSink>(
             untried |= 1 << index;
         }
     }
+    stopwatch.was(Stage::Prepare);
     let mut verdicts = [Verdict::Forged; BURST];
     if let Some(verdicts) = verdicts.get_mut(..jobs.len()) {
         open_batch(&mut jobs, verdicts);
     }
+    stopwatch.was(Stage::Crypto);
     if untried != 0 {
         make_room(&mut verdicts, untried);
     }
@@ -271,7 +291,7 @@ fn open_job<'a>(
     let frame = &sealed.arrived.as_ref()?.frame;
     let carried = frame.get(sealed.esp.payload.clone())?;
     let (iv, ciphertext) = carried.split_at_checked(sa.shape.iv())?;
-    let number = packet.candidate.number();
+    let number = packet.candidate.as_ref()?.number();
     let iv = ReceivedIv::new(key.algorithm(), iv, number)?;
     let aad = if sa.window.is_extended() {
         Aad::extended(sealed.esp.spi, number)
@@ -280,6 +300,7 @@ fn open_job<'a>(
     };
     let out = packet
         .target
+        .as_mut()?
         .get_mut(ETHERNET..ETHERNET + packet.plaintext)?;
     OpenJob::new(key, iv, aad, ciphertext, out).ok()
 }
@@ -299,70 +320,53 @@ fn make_room(verdicts: &mut [Verdict; BURST], untried: u64) {
 
 /// RFC 4303 3.4.3: "The receive window is updated only if the integrity verification succeeds."
 #[inline]
-fn commit<P: Port, E: EventSink>(
-    core: &mut Core<P, E>,
-    packet: Opening,
-    verdict: Verdict,
-) -> Option<Opened> {
-    let Opening {
-        sa: id,
-        place,
-        outer_ecn,
-        candidate,
-        target,
-        target_port,
-        plaintext,
-        ..
-    } = packet;
-    let Some(sa) = core.tables.inbound.records.get_mut(place) else {
-        core.discard(target_port, target);
-        return None;
+fn commit<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Opening, verdict: Verdict) {
+    let (id, place) = (packet.sa, packet.place);
+    let (Some(sa), Some(candidate), Some(target)) = (
+        core.tables.inbound.records.get_mut(place),
+        packet.candidate.take(),
+        &packet.target,
+    ) else {
+        return packet.drop(core, Counter::InStateInvalid);
     };
     if verdict != Verdict::Authentic {
         sa.forged += 1;
         Core::<P, E>::touch(&mut core.dirty, &mut sa.dirty, id);
-        core.tally.one(Counter::InStateProtoError);
-        core.discard(target_port, target);
-        return None;
+        return packet.drop(core, Counter::InStateProtoError);
     }
     if let Err(why) = sa.window.commit(candidate) {
         let reason = replayed(core, place, why);
-        core.tally.one(reason);
-        core.discard(target_port, target);
-        return None;
+        return packet.drop(core, reason);
     }
-    if !sa.announced.first_packet
-        && let Some(sa_id) = sa_id(id)
-    {
-        sa.announced.first_packet = core.events.send(&Event::FirstPacket { sa: sa_id });
+    if !sa.announced.first_packet {
+        announce_first(&mut core.events, sa);
     }
     sa.used_ms = core.now_ms;
     Core::<P, E>::touch(&mut core.dirty, &mut sa.dirty, id);
-
     let text = target
-        .get(ETHERNET..ETHERNET + plaintext)
+        .get(ETHERNET..ETHERNET + packet.plaintext)
         .unwrap_or_default();
     let (payload, inner) = take_apart(text);
     if sa.usage.count(payload) {
         let (usage, announced) = (&mut sa.usage, &mut sa.announced);
         sa.expired |= grow_old(&mut core.events, id, usage, &sa.cold, announced);
     }
-    let policy = sa.policy;
     match inner {
-        Ok(inner) => Some(Opened {
-            target,
-            target_port,
-            sa: id,
-            policy,
-            probe: core.tables.spd.probe(&inner.flow_in()),
-            inner,
-            outer_ecn,
-        }),
-        Err(reason) => {
-            core.tally.one(reason);
-            core.discard(target_port, target);
-            None
+        Ok(ip) => {
+            packet.inner = Some(Inner {
+                policy: sa.policy,
+                probe: core.tables.spd.probe(&ip.flow_in()),
+                ip,
+            });
         }
+        Err(reason) => packet.drop(core, reason),
+    }
+}
+
+#[cold]
+fn announce_first(events: &mut impl EventSink, sa: &mut InboundSa) {
+    if let Some(sa_id) = sa_id(sa.id) {
+        sa.announced.first_packet = events.send(&Event::FirstPacket { sa: sa_id });
     }
 }
 
@@ -411,44 +415,28 @@ fn remind_of_end(events: &mut impl EventSink, sa: &mut InboundSa) {
     }
 }
 
-/// Checks the inner packet and sends it on if it may pass.
+/// RFC 4301 5.2 step 4: the packet must match the selectors of the SA that it came by. Then its header becomes what it would
+/// be had the tunnel been one hop.
 #[inline]
-fn deliver<P: Port, E: EventSink>(core: &mut Core<P, E>, opened: Opened) {
-    let Opened {
-        mut target,
-        target_port,
-        sa,
-        policy,
-        inner,
-        probe,
-        outer_ecn,
-    } = opened;
-    let admitted = if core.tables.spd.covers(policy, probe, || inner.flow_in()) {
-        admit(&mut target, &inner, outer_ecn)
+fn admit<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Opening) {
+    let (Some(inner), Some(target)) = (&packet.inner, &mut packet.target) else {
+        return;
+    };
+    let Inner { ip, policy, probe } = inner;
+    core.tables.fib.prefetch(ip.destination);
+    let covers = core.tables.spd.covers(*policy, *probe, || ip.flow_in());
+    let admitted = if covers {
+        one_hop_on(target, ip, packet.outer_ecn)
     } else {
         Err(Counter::InTmplMismatch)
     };
-    match admitted {
-        Ok(()) => leave(
-            core,
-            Admitted {
-                target,
-                target_port,
-                sa,
-                inner,
-            },
-        ),
-        Err(reason) => {
-            core.tally.one(reason);
-            core.discard(target_port, target);
-        }
+    if let Err(reason) = admitted {
+        packet.drop(core, reason);
     }
 }
 
-/// The inner header of a packet that matches its SA's selectors (RFC 4301 5.2 step 4) becomes what it would be had the tunnel
-/// been one hop.
 #[inline]
-fn admit(target: &mut TxFrame, inner: &Ip, outer_ecn: Ecn) -> Result<(), Counter> {
+fn one_hop_on(target: &mut TxFrame, inner: &Ip, outer_ecn: Ecn) -> Result<(), Counter> {
     let ecn = Ecn::decapsulate(outer_ecn, inner.ecn).ok_or(Counter::InEcnError)?;
     if inner.ttl <= 1 {
         return Err(Counter::InTtlExpired);
@@ -460,19 +448,46 @@ fn admit(target: &mut TxFrame, inner: &Ip, outer_ecn: Ecn) -> Result<(), Counter
     Ok(())
 }
 
-/// Sends an admitted packet to its next hop.
+/// Sends on what may pass.
 #[inline]
+fn deliver<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Opening) {
+    if let (Some(inner), Some(target)) = (&packet.inner, packet.target.take()) {
+        leave_with(core, target, packet.target_port, packet.sa, &inner.ip);
+    }
+}
+
+/// Sends an admitted packet that had to wait.
 pub fn leave<P: Port, E: EventSink>(core: &mut Core<P, E>, admitted: Admitted) {
-    let next_hop = match core.tables.fib.resolve(admitted.inner.destination) {
-        Ok(next_hop) => next_hop,
-        Err(why) => return core.strand(Packet::Admitted(admitted), why),
-    };
     let Admitted {
-        mut target,
-        target_port: port,
+        target,
+        target_port,
         sa,
         inner,
     } = admitted;
+    leave_with(core, target, target_port, sa, &inner);
+}
+
+/// Sends an admitted packet to its next hop.
+#[inline]
+fn leave_with<P: Port, E: EventSink>(
+    core: &mut Core<P, E>,
+    mut target: TxFrame,
+    port: u8,
+    sa: SaId,
+    inner: &Ip,
+) {
+    let next_hop = match core.tables.fib.resolve(inner.destination) {
+        Ok(next_hop) => next_hop,
+        Err(why) => {
+            let packet = Packet::Admitted(Admitted {
+                target,
+                target_port: port,
+                sa,
+                inner: *inner,
+            });
+            return core.strand(packet, why);
+        }
+    };
     let reason = if core.role(next_hop.port) != Some(Role::Inside) {
         Some(Counter::InHairpin)
     } else if inner.length > usize::from(next_hop.mtu) {
@@ -485,7 +500,7 @@ pub fn leave<P: Port, E: EventSink>(core: &mut Core<P, E>, admitted: Admitted) {
         return core.discard(port, target);
     }
     if inner.is_syn {
-        clamp(core, sa, next_hop.port, &mut target, &inner);
+        clamp(core, sa, next_hop.port, &mut target, inner);
     }
     let total = ETHERNET + inner.length;
     let Some(mut target) = move_to_port(core, sa, target, port, next_hop.port, total) else {

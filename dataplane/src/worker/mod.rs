@@ -14,6 +14,7 @@ mod packet;
 mod publish;
 mod reports;
 mod rest;
+mod stopwatch;
 mod tables;
 mod tally;
 mod transform;
@@ -39,6 +40,7 @@ use std::{
 };
 
 pub use handoff::{Handoff, MAX_LENT};
+pub use stopwatch::{Stage, Stopwatch};
 
 /// Commands obeyed between two bursts.
 const COMMANDS_A_ROUND: usize = 16;
@@ -142,6 +144,11 @@ impl<P: Port> Worker<P> {
         &mut self.core.ports
     }
 
+    /// What its stages cost, for benches.
+    pub fn stopwatch_mut(&mut self) -> &mut Stopwatch {
+        &mut self.core.stopwatch
+    }
+
     /// Works until `stop` is set. To be called on the worker's own, pinned thread; whoever sets `stop` also wakes the
     /// worker.
     pub fn run(&mut self, stop: &AtomicBool) {
@@ -175,6 +182,7 @@ impl<P: Port> Worker<P> {
         let now_ms = now.as_millis() as u64;
         self.core.now_ms = now_ms;
         self.heartbeat.beat(now_ms);
+        self.core.stopwatch.start();
         let commands = self.obey();
         let packets = self.receive() + self.borrow();
         self.drop_late();
@@ -185,6 +193,7 @@ impl<P: Port> Worker<P> {
         }
         self.core.ports.iter_mut().for_each(Port::flush);
         self.core.handoff.ring();
+        self.core.stopwatch.was(Stage::Transmit);
         if packets > 0 {
             self.core.tally.one(Counter::Bursts);
         }
@@ -199,6 +208,7 @@ impl<P: Port> Worker<P> {
             self.report_losses();
         }
         self.core.events.flush();
+        self.core.stopwatch.was(Stage::Flush);
         commands + packets
     }
 
@@ -249,6 +259,7 @@ impl<P: Port> Worker<P> {
                 burst.len() as u64,
             );
             tally.on_port(port, esplanade_channel::PortCounter::RxBytes, bytes as u64);
+            self.core.stopwatch.was(Stage::Receive);
             for frame in burst {
                 let lender = None;
                 self.enter(Arrived {
@@ -281,6 +292,7 @@ impl<P: Port> Worker<P> {
             packets += burst.len();
             let tally = &mut self.core.tally;
             tally.add(Counter::HandoffReceived, burst.len() as u64);
+            self.core.stopwatch.was(Stage::Receive);
             for arrived in burst {
                 self.enter(arrived);
             }
@@ -300,6 +312,7 @@ impl<P: Port> Worker<P> {
 
     #[inline]
     fn finish_burst(&mut self) {
+        self.core.stopwatch.was(Stage::Headers);
         self.inbound.run(&mut self.core);
         self.outbound.run(&mut self.core);
     }

@@ -10,6 +10,7 @@ use super::{
     held::Packet,
     packet::{self, ETHERNET, Ip, Outer},
     reports::{EventSink, sa_id},
+    stopwatch::Stage,
 };
 use crate::{
     fib::Unroutable,
@@ -79,7 +80,8 @@ pub(super) struct Ready {
     /// The length of the inner packet, which begins behind the Ethernet header's place.
     length: usize,
     way: Way,
-    target: TxFrame,
+    /// `None` once it is gone.
+    target: Option<TxFrame>,
     /// The length of the frame's packet, once it is sealed.
     sealed: Option<usize>,
 }
@@ -140,13 +142,21 @@ impl Outbound {
         }
         plain.iter_mut().for_each(|packet| decide(core, packet));
         plain.iter_mut().for_each(|packet| select(core, packet));
+        core.stopwatch.was(Stage::Policy);
         plain.iter_mut().for_each(|packet| find_sa(core, packet));
+        core.stopwatch.was(Stage::Sa);
         for number in 0..plain.len() {
             fit(core, plain, ready, number);
         }
+        core.stopwatch.was(Stage::Fit);
         send_ready(core, plain, ready);
-        let arrived = plain.drain(..).filter_map(|packet| packet.arrived);
-        arrived.for_each(|arrived| core.finish(arrived));
+        for packet in &mut *plain {
+            if let Some(arrived) = packet.arrived.take() {
+                core.finish(arrived);
+            }
+        }
+        plain.clear();
+        core.stopwatch.was(Stage::Transmit);
     }
 }
 
@@ -332,7 +342,7 @@ pub(super) fn enqueue<P: Port, E: EventSink>(
             source,
             length,
             way,
-            target,
+            target: Some(target),
             sealed: None,
         }),
         None => finish(core, source),
@@ -345,10 +355,26 @@ pub(super) fn send_ready<P: Port, E: EventSink>(
     plain: &[Plain],
     ready: &mut Batch<Ready>,
 ) {
-    seal(core, plain, ready);
-    for packet in ready.drain(..) {
-        send(core, packet);
+    if ready.is_empty() {
+        return;
     }
+    seal(core, plain, ready);
+    let mut sent = Sent::default();
+    for packet in &mut *ready {
+        send(core, &mut sent, packet);
+    }
+    ready.clear();
+    core.tally.add(Counter::OutPackets, sent.packets);
+    core.tally.add(Counter::OutBytes, sent.bytes);
+    core.tally.add(Counter::OutEspBytes, sent.esp_bytes);
+}
+
+/// Counts of a batch.
+#[derive(Debug, Default)]
+struct Sent {
+    packets: u64,
+    bytes: u64,
+    esp_bytes: u64,
 }
 
 /// Takes the sequence numbers, in the order of the burst, writes the outer headers, and has the engine write the rest.
@@ -361,6 +387,7 @@ fn seal<P: Port, E: EventSink>(core: &mut Core<P, E>, plain: &[Plain], ready: &m
         ivs,
         now_ms,
         identification,
+        stopwatch,
         ..
     } = core;
     let (records, keys) = (&mut tables.outbound.records, &tables.outbound.keys);
@@ -395,9 +422,12 @@ fn seal<P: Port, E: EventSink>(core: &mut Core<P, E>, plain: &[Plain], ready: &m
             Source::Built { frame, .. } => frame,
         };
         let plaintext = source.get(ETHERNET..ETHERNET + packet.length);
-        let total = outer.write(&mut packet.target, &packet.way.next_hop);
+        let Some(target) = &mut packet.target else {
+            continue;
+        };
+        let total = outer.write(target, &packet.way.next_hop);
         if let (Some(plaintext), Some(total)) = (plaintext, total)
-            && let Some(space) = packet.target.get_mut(..total)
+            && let Some(space) = target.get_mut(..total)
             && let Some(job) = seal_job(sa, key, ivs, number, plaintext, space)
         {
             packet.sealed = Some(total);
@@ -406,7 +436,9 @@ fn seal<P: Port, E: EventSink>(core: &mut Core<P, E>, plain: &[Plain], ready: &m
             tally.one(Counter::OutStateProtoError);
         }
     }
+    stopwatch.was(Stage::Prepare);
     seal_batch(&mut jobs);
+    stopwatch.was(Stage::Crypto);
 }
 
 /// Counts a packet with its SA, and looks at what that brings to an end.
@@ -465,29 +497,23 @@ fn draw_iv(ivs: &mut IvGenerator) -> Iv {
 
 /// Sends what was sealed.
 #[inline]
-fn send<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: Ready) {
-    let Ready {
-        source,
-        length,
-        way,
-        mut target,
-        sealed,
-        ..
-    } = packet;
-    let port = way.next_hop.port;
-    match sealed {
-        Some(total) => {
+fn send<P: Port, E: EventSink>(core: &mut Core<P, E>, sent: &mut Sent, packet: &mut Ready) {
+    let port = packet.way.next_hop.port;
+    match (packet.target.take(), packet.sealed) {
+        (Some(mut target), Some(total)) => {
             target.set_len(total);
             if core.transmit(port, target) {
-                core.tally.one(Counter::OutPackets);
-                core.tally.add(Counter::OutBytes, length as u64);
-                core.tally
-                    .add(Counter::OutEspBytes, (total - ETHERNET) as u64);
+                sent.packets += 1;
+                sent.bytes += packet.length as u64;
+                sent.esp_bytes += (total - ETHERNET) as u64;
             }
         }
-        None => core.discard(port, target),
+        (Some(target), None) => core.discard(port, target),
+        (None, _) => {}
     }
-    finish(core, source);
+    if let Source::Built { frame, port } = std::mem::replace(&mut packet.source, Source::Received) {
+        core.discard(port, frame);
+    }
 }
 
 /// Gives the frame of a fragment back.

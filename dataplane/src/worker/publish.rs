@@ -13,8 +13,8 @@ use esplanade_ipsec::{
 
 /// How long the counts of an SA may be behind.
 const EVERY_MS: u64 = 20;
-/// SAs published in one round.
-const A_ROUND: usize = 32;
+/// SAs published in one round: a burst of as many SAs as packets must not cost a record for each.
+const A_ROUND: usize = 4;
 
 fn state(expired: bool, soft_lifetime: bool) -> SaState {
     match (expired, soft_lifetime) {

@@ -18,10 +18,10 @@ use esplanade_ipsec::{
 use esplanade_wire::ethernet::MacAddress;
 use std::net::{IpAddr, Ipv4Addr};
 
-/// The most policies that a worker keeps.
+/// The policies that every worker has room for. Where there may be more SAs, there is one for each pair of them.
 pub const MAX_POLICIES: usize = 16_384;
-/// Flows whose policy is remembered.
-const FLOWS: usize = 65_536;
+/// Flows whose policy is remembered: 8 MiB, in which 100,000 flows seldom meet more than one other.
+const FLOWS: usize = 262_144;
 
 /// A worker's tables.
 #[derive(Debug)]
@@ -41,10 +41,11 @@ pub struct Tables {
 impl Tables {
     /// Empty tables of worker `me`.
     pub fn new(me: u16, engine: EngineKind, ports: usize, sa_capacity: u32, seed: u64) -> Self {
+        let policies = MAX_POLICIES.max(sa_capacity as usize / 2);
         Self {
             inbound: Sad::new(sa_capacity),
             outbound: Sad::new(sa_capacity),
-            spd: Spd::new(MAX_POLICIES, FLOWS, seed),
+            spd: Spd::new(policies, FLOWS, seed),
             fib: Fib::new(ports),
             me,
             engine,

@@ -6,6 +6,16 @@
 use crate::selector::FlowKey;
 use esplanade_crypto::prefetch;
 
+/// What the cache remembers of a decision, in the room that is left beside a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub(crate) struct Verdict {
+    /// The caller's: action and group.
+    pub(crate) what: u32,
+    /// The caller's: the policy, in halves, for it need not be aligned.
+    pub(crate) whose: [u32; 2],
+}
+
 /// One remembered decision.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(32))]
@@ -13,7 +23,7 @@ struct Entry {
     key: u128,
     /// 0 is no generation: an empty entry.
     generation: u32,
-    decision: u32,
+    verdict: Verdict,
 }
 
 const _: () = assert!(size_of::<[Entry; 2]>() == 64);
@@ -21,7 +31,10 @@ const _: () = assert!(size_of::<[Entry; 2]>() == 64);
 const EMPTY: Entry = Entry {
     key: 0,
     generation: 0,
-    decision: 0,
+    verdict: Verdict {
+        what: 0,
+        whose: [0; 2],
+    },
 };
 
 /// A flow, and the set that it belongs into.
@@ -63,20 +76,20 @@ impl FlowCache {
 
     /// The decision made for this flow under this generation.
     #[inline]
-    pub(crate) fn get(&self, place: Place, generation: u32) -> Option<u32> {
+    pub(crate) fn get(&self, place: Place, generation: u32) -> Option<Verdict> {
         self.sets
             .get(place.index)?
             .iter()
             .find(|entry| entry.generation == generation && entry.key == place.key.0)
-            .map(|entry| entry.decision)
+            .map(|entry| entry.verdict)
     }
 
     /// Remembers a decision, in place of a stale one of its set or else of the older one.
-    pub(crate) fn insert(&mut self, place: Place, generation: u32, decision: u32) {
+    pub(crate) fn insert(&mut self, place: Place, generation: u32, verdict: Verdict) {
         let entry = Entry {
             key: place.key.0,
             generation,
-            decision,
+            verdict,
         };
         if let Some([first, second]) = self.sets.get_mut(place.index) {
             if first.generation == generation {
@@ -96,12 +109,19 @@ impl FlowCache {
 mod tests {
     use super::*;
 
+    fn verdict(what: u32) -> Verdict {
+        Verdict {
+            what,
+            whose: [what, !what],
+        }
+    }
+
     #[test]
     fn another_generation_never_matches() {
         let mut cache = FlowCache::new(64, 7);
         let (five, six) = (cache.find(FlowKey(5)), cache.find(FlowKey(6)));
-        cache.insert(five, 1, 42);
-        assert_eq!(cache.get(five, 1), Some(42));
+        cache.insert(five, 1, verdict(42));
+        assert_eq!(cache.get(five, 1), Some(verdict(42)));
         assert_eq!(cache.get(five, 2), None);
         assert_eq!(cache.get(six, 1), None);
     }
@@ -111,10 +131,10 @@ mod tests {
         let mut cache = FlowCache::new(4096, 99);
         let place = |cache: &FlowCache, flow: u128| cache.find(FlowKey(flow << 64 | 0x10000));
         for flow in 0..1000u128 {
-            cache.insert(place(&cache, flow), 1, flow as u32);
+            cache.insert(place(&cache, flow), 1, verdict(flow as u32));
         }
         let kept = (0..1000u128)
-            .filter(|flow| cache.get(place(&cache, *flow), 1) == Some(*flow as u32))
+            .filter(|flow| cache.get(place(&cache, *flow), 1) == Some(verdict(*flow as u32)))
             .count();
         assert!(kept > 900, "{kept}");
     }

@@ -11,7 +11,7 @@ mod flow_cache;
 use crate::selector::{Flow, Selector};
 use classifier::Classifier;
 use esplanade_crypto::prefetch;
-use flow_cache::FlowCache;
+use flow_cache::{FlowCache, Verdict};
 use std::collections::HashMap;
 use thiserror::Error;
 
@@ -61,6 +61,44 @@ pub struct Decision {
     pub policy: PolicyId,
     /// Where the group's state is, for [`Spd::group_mut`].
     pub group: GroupIndex,
+}
+
+/// What the cache holds of a flow that no policy selects.
+const NO_POLICY: Verdict = Verdict {
+    what: NONE,
+    whose: [0; 2],
+};
+/// The bits of a verdict that say which group; the action is above them.
+const GROUP_BITS: u32 = 30;
+
+impl Decision {
+    #[inline]
+    fn remembered(verdict: Verdict) -> Option<Self> {
+        let action = match verdict.what >> GROUP_BITS {
+            0 => Action::Protect,
+            1 => Action::Bypass,
+            2 => Action::Discard,
+            _ => return None,
+        };
+        let [high, low] = verdict.whose.map(u64::from);
+        Some(Self {
+            action,
+            policy: PolicyId(high << 32 | low),
+            group: GroupIndex(verdict.what & ((1 << GROUP_BITS) - 1)),
+        })
+    }
+
+    fn to_remember(self) -> Verdict {
+        let action = match self.action {
+            Action::Protect => 0,
+            Action::Bypass => 1,
+            Action::Discard => 2,
+        };
+        Verdict {
+            what: action << GROUP_BITS | self.group.0,
+            whose: [(self.policy.0 >> 32) as u32, self.policy.0 as u32],
+        }
+    }
 }
 
 /// The place of a group; good until the next change of policies.
@@ -149,7 +187,12 @@ pub struct Spd {
 
 impl Spd {
     /// An empty database for `capacity` policies, with a cache of `flows` flows.
+    ///
+    /// # Panics
+    ///
+    /// When the capacity is 2^30 or more.
     pub fn new(capacity: usize, flows: usize, seed: u64) -> Self {
+        assert!(capacity < 1 << GROUP_BITS, "too many policies to number");
         Self {
             rules: Vec::with_capacity(capacity),
             free_rules: Vec::with_capacity(capacity),
@@ -267,27 +310,27 @@ impl Spd {
         let cached = probe
             .0
             .and_then(|place| self.cache.get(place, self.generation));
-        let index = match cached {
-            Some(index) => index,
+        match cached {
+            Some(verdict) => Decision::remembered(verdict),
             None => self.classify(probe, &flow()),
-        };
-        let rule = self.rules.get(index as usize)?;
-        Some(Decision {
-            action: rule.policy.action,
-            policy: rule.policy.id,
-            group: GroupIndex(rule.group),
-        })
+        }
     }
 
     /// Finds the policy of a flow that is not in the cache, and remembers it.
     #[cold]
-    fn classify(&mut self, probe: Probe, flow: &Flow) -> u32 {
+    fn classify(&mut self, probe: Probe, flow: &Flow) -> Option<Decision> {
         let found = self.classifier.find(&self.rules, flow);
-        let index = found.unwrap_or(NONE);
+        let rule = found.and_then(|place| self.rules.get(place as usize));
+        let decision = rule.map(|rule| Decision {
+            action: rule.policy.action,
+            policy: rule.policy.id,
+            group: GroupIndex(rule.group),
+        });
         if let Some(place) = probe.0 {
-            self.cache.insert(place, self.generation, index);
+            let verdict = decision.map_or(NO_POLICY, Decision::to_remember);
+            self.cache.insert(place, self.generation, verdict);
         }
-        index
+        decision
     }
 
     /// Asks for the memory of a group's state.
