@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod ah;
 pub mod esp;
 pub mod id;
 pub mod replay;

@@ -96,6 +96,12 @@ pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {
     Sum(!checksum as u64 + !old as u64 + new as u64).complement()
 }
 
+/// The checksum after some of the data changed whose sum was `old` and is `new`: addresses of a pseudo-header.
+#[inline]
+pub const fn update_by(checksum: u16, old: Sum, new: Sum) -> u16 {
+    update(checksum, old.fold(), new.fold())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

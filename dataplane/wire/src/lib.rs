@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod ah;
 pub mod checksum;
 mod ecn;
 pub mod esp;
@@ -14,6 +15,7 @@ pub mod icmpv4;
 pub mod ipv4;
 pub mod ipv6;
 mod protocol;
+pub mod splice;
 pub mod tcp;
 pub mod udp;
 

@@ -7,6 +7,8 @@ use core::fmt;
 pub struct Protocol(pub u8);
 
 impl Protocol {
+    /// IPv6's hop-by-hop options (RFC 8200 4.3).
+    pub const HOP_BY_HOP: Self = Self(0);
     /// ICMP for IPv4.
     pub const ICMP: Self = Self(1);
     /// IPv4 within IP: tunnel mode's next header.
@@ -17,6 +19,10 @@ impl Protocol {
     pub const UDP: Self = Self(17);
     /// IPv6 within IP.
     pub const IPV6: Self = Self(41);
+    /// IPv6's routing header (RFC 8200 4.4).
+    pub const ROUTING: Self = Self(43);
+    /// IPv6's fragment header (RFC 8200 4.5).
+    pub const FRAGMENT: Self = Self(44);
     /// ESP.
     pub const ESP: Self = Self(50);
     /// AH.
@@ -25,6 +31,8 @@ impl Protocol {
     pub const ICMPV6: Self = Self(58);
     /// No next header: in ESP a dummy packet (RFC 4303 2.6).
     pub const NONE: Self = Self(59);
+    /// IPv6's destination options (RFC 8200 4.6).
+    pub const DESTINATION_OPTIONS: Self = Self(60);
     /// SCTP.
     pub const SCTP: Self = Self(132);
     /// UDP-Lite.
@@ -40,15 +48,19 @@ impl Protocol {
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match *self {
+            Self::HOP_BY_HOP => "hop-by-hop options",
             Self::ICMP => "ICMP",
             Self::IPV4 => "IPv4",
             Self::TCP => "TCP",
             Self::UDP => "UDP",
             Self::IPV6 => "IPv6",
+            Self::ROUTING => "routing header",
+            Self::FRAGMENT => "fragment header",
             Self::ESP => "ESP",
             Self::AH => "AH",
             Self::ICMPV6 => "ICMPv6",
             Self::NONE => "none",
+            Self::DESTINATION_OPTIONS => "destination options",
             Self::SCTP => "SCTP",
             Self::UDP_LITE => "UDP-Lite",
             Self(number) => return write!(f, "protocol {number}"),
