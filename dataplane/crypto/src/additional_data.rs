@@ -43,8 +43,8 @@ impl Aad {
 impl Aad {
     /// With zeros behind it, as GHASH takes it.
     #[inline]
-    pub(crate) const fn padded(&self) -> [u8; 16] {
-        self.bytes
+    pub(crate) const fn padded(&self) -> &[u8; 16] {
+        &self.bytes
     }
 
     /// The same in two words.

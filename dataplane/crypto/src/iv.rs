@@ -50,6 +50,12 @@ impl Bytes {
         }
     }
 
+    /// Whether a generator drew it.
+    #[inline]
+    pub(crate) const fn is_drawn(&self) -> bool {
+        self.unpredictable
+    }
+
     /// Whether it is of the algorithm's kind.
     #[inline]
     pub(crate) const fn fits(&self, algorithm: Algorithm) -> bool {

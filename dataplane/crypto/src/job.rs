@@ -79,6 +79,8 @@ pub struct SealJob<'a> {
     aad: AdditionalData<'a>,
     trailer: Trailer,
     buffers: Buffers<'a>,
+    #[cfg(target_arch = "x86_64")]
+    lengths: Lengths,
 }
 
 impl<'a> SealJob<'a> {
@@ -161,9 +163,19 @@ impl<'a> SealJob<'a> {
         trailer: Trailer,
     ) -> Result<Self, JobError> {
         let aad = aad.into();
-        check_iv(key.algorithm(), iv.bytes())?;
-        check_seal(key.algorithm(), &buffers, &aad, trailer.len())?;
+        let facts = Facts::new(key.algorithm(), iv.bytes(), &aad, &buffers);
+        let behind = trailer.len() + key.icv_len();
+        let body = facts
+            .source
+            .wrapping_sub(if facts.in_place { behind } else { 0 });
+        let as_usual = body <= MAX_PLAINTEXT && facts.found == body + behind;
+        if !(as_usual && facts.whole && key.takes_any_text() && !facts.drawn) {
+            facts.check_seal(trailer.len())?;
+        }
+        let text = body.wrapping_add(trailer.len());
         Ok(Self {
+            #[cfg(target_arch = "x86_64")]
+            lengths: lengths(&aad, text),
             key,
             iv,
             aad,
@@ -187,66 +199,122 @@ impl<'a> SealJob<'a> {
     }
 }
 
+/// GHASH's last block, as an element (SP 800-38D 7.1 step 5): put together here, long before a kernel loads it in one piece.
+#[cfg(target_arch = "x86_64")]
+type Lengths = [u64; 2];
+
+/// The bits of the additional data and of a text.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn check_iv(algorithm: Algorithm, iv: &iv::Bytes) -> Result<(), JobError> {
-    if iv.fits(algorithm) {
+fn lengths(aad: &AdditionalData<'_>, text: usize) -> Lengths {
+    [8 * text as u64, 8 * aad.as_bytes().len() as u64]
+}
+
+/// What decides whether a job can be. Most can, which their lengths tell at a glance; the others are checked one by one, by
+/// functions that are called with these, so that what a job is made of need not be put into memory for them.
+struct Facts {
+    algorithm: Algorithm,
+    /// Whether a generator drew the IV.
+    drawn: bool,
+    /// Bytes of additional data,
+    aad: usize,
+    /// of the source, and of the destination.
+    source: usize,
+    found: usize,
+    in_place: bool,
+    /// Not in segments.
+    whole: bool,
+}
+
+impl Facts {
+    #[inline(always)]
+    fn new(
+        algorithm: Algorithm,
+        iv: &iv::Bytes,
+        aad: &AdditionalData<'_>,
+        buffers: &Buffers<'_>,
+    ) -> Self {
+        let (source, found) = buffers.lengths();
+        Self {
+            algorithm,
+            drawn: iv.is_drawn(),
+            aad: aad.as_bytes().len(),
+            source,
+            found,
+            in_place: buffers.are_one(),
+            whole: !buffers.are_segments(),
+        }
+    }
+
+    /// The lengths of a packet to be sealed.
+    #[inline(never)]
+    fn check_seal(self, trailer: usize) -> Result<(), JobError> {
+        self.check_iv()?;
+        let (found, behind) = (self.found, trailer + self.algorithm.icv_len());
+        let plaintext = if self.in_place {
+            self.source
+                .checked_sub(behind)
+                .ok_or(JobError::TooShort { found, behind })?
+        } else {
+            self.source
+        };
+        let expected = plaintext + behind;
+        check_text(plaintext, MAX_PLAINTEXT)?;
+        self.check_gathered(expected)?;
+        self.check_blocks(plaintext + trailer)?;
+        if found != expected {
+            return Err(JobError::OutLength { expected, found });
+        }
         Ok(())
-    } else {
-        Err(JobError::WrongIv { algorithm })
+    }
+
+    /// The lengths of a packet to be opened.
+    #[inline(never)]
+    fn check_open(self) -> Result<(), JobError> {
+        self.check_iv()?;
+        let (source, found, behind) = (self.source, self.found, self.algorithm.icv_len());
+        let plaintext = source.checked_sub(behind).ok_or(JobError::TooShort {
+            found: source,
+            behind,
+        })?;
+        check_text(plaintext, MAX_PLAINTEXT + crate::MAX_TRAILER)?;
+        self.check_gathered(source)?;
+        self.check_blocks(plaintext)?;
+        let expected = if self.in_place { source } else { plaintext };
+        if found != expected {
+            return Err(JobError::OutLength { expected, found });
+        }
+        Ok(())
+    }
+
+    fn check_iv(&self) -> Result<(), JobError> {
+        let algorithm = self.algorithm;
+        if self.drawn == algorithm.has_unpredictable_iv() {
+            Ok(())
+        } else {
+            Err(JobError::WrongIv { algorithm })
+        }
+    }
+
+    /// What is put together on the stack has to have room there.
+    fn check_gathered(&self, text: usize) -> Result<(), JobError> {
+        let gathered = match self.algorithm {
+            Algorithm::AesGmac(_) => text + self.aad,
+            _ if !self.whole => text,
+            _ => 0,
+        };
+        check_text(gathered, MAX_SEGMENTED)
+    }
+
+    fn check_blocks(&self, found: usize) -> Result<(), JobError> {
+        let algorithm = self.algorithm;
+        if algorithm.has_unpredictable_iv() && !found.is_multiple_of(algorithm.alignment()) {
+            return Err(JobError::NotInBlocks { algorithm, found });
+        }
+        Ok(())
     }
 }
 
-/// The lengths of a packet to be sealed.
-#[inline(always)]
-fn check_seal(
-    algorithm: Algorithm,
-    buffers: &Buffers<'_>,
-    aad: &AdditionalData<'_>,
-    trailer: usize,
-) -> Result<(), JobError> {
-    let behind = trailer + algorithm.icv_len();
-    let (source, found) = buffers.lengths();
-    let plaintext = if buffers.are_one() {
-        source
-            .checked_sub(behind)
-            .ok_or(JobError::TooShort { found, behind })?
-    } else {
-        source
-    };
-    let expected = plaintext + behind;
-    check_text(plaintext, MAX_PLAINTEXT)?;
-    check_gathered(algorithm, buffers, aad, expected)?;
-    check_blocks(algorithm, plaintext + trailer)?;
-    if found != expected {
-        return Err(JobError::OutLength { expected, found });
-    }
-    Ok(())
-}
-
-/// The lengths of a packet to be opened.
-#[inline(always)]
-fn check_open(
-    algorithm: Algorithm,
-    buffers: &Buffers<'_>,
-    aad: &AdditionalData<'_>,
-) -> Result<(), JobError> {
-    let behind = algorithm.icv_len();
-    let (source, found) = buffers.lengths();
-    let plaintext = source.checked_sub(behind).ok_or(JobError::TooShort {
-        found: source,
-        behind,
-    })?;
-    check_text(plaintext, MAX_PLAINTEXT + crate::MAX_TRAILER)?;
-    check_gathered(algorithm, buffers, aad, source)?;
-    check_blocks(algorithm, plaintext)?;
-    let expected = if buffers.are_one() { source } else { plaintext };
-    if found != expected {
-        return Err(JobError::OutLength { expected, found });
-    }
-    Ok(())
-}
-
-#[inline(always)]
 fn check_text(found: usize, most: usize) -> Result<(), JobError> {
     if found > most {
         return Err(too_long(found, most));
@@ -254,33 +322,24 @@ fn check_text(found: usize, most: usize) -> Result<(), JobError> {
     Ok(())
 }
 
-/// What is put together on the stack has to have room there.
-#[inline(always)]
-fn check_gathered(
-    algorithm: Algorithm,
-    buffers: &Buffers<'_>,
-    aad: &AdditionalData<'_>,
-    text: usize,
-) -> Result<(), JobError> {
-    let gathered = match algorithm {
-        Algorithm::AesGmac(_) => text + aad.as_bytes().len(),
-        _ if buffers.are_segments() => text,
-        _ => 0,
-    };
-    check_text(gathered, MAX_SEGMENTED)
-}
-
-#[inline(always)]
-fn check_blocks(algorithm: Algorithm, found: usize) -> Result<(), JobError> {
-    if algorithm.has_unpredictable_iv() && !found.is_multiple_of(algorithm.alignment()) {
-        return Err(JobError::NotInBlocks { algorithm, found });
-    }
-    Ok(())
-}
-
-#[cold]
 fn too_long(found: usize, most: usize) -> JobError {
     JobError::TooLong { found, most }
+}
+
+/// What GHASH takes besides the text, of a job of ESP: other additional data is no single block.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn authenticated<'a>(
+    aad: &'a AdditionalData<'_>,
+    lengths: &'a Lengths,
+) -> Option<vaes512::Authenticated<'a>> {
+    match aad {
+        AdditionalData::Esp(aad) => Some(vaes512::Authenticated {
+            additional: aad.padded(),
+            lengths,
+        }),
+        AdditionalData::Bytes(_) => None,
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -289,14 +348,17 @@ impl vaes512::Job for SealJob<'_> {
 
     #[inline]
     fn is_ours(&self) -> bool {
-        self.key.vaes512().is_some() & !self.buffers.are_segments()
+        self.key.vaes512().is_some()
+            && !self.buffers.are_segments()
+            && matches!(self.aad, AdditionalData::Esp(_))
     }
 
     #[inline]
     fn packet(&mut self) -> Option<vaes512::Packet<'_>> {
         let (key, text) = (self.key.vaes512()?, self.buffers.text()?);
         let (iv, trailer) = (self.iv.explicit(), self.trailer.as_bytes());
-        vaes512::Packet::to_seal(key, iv, &self.aad, trailer, text)
+        let authenticated = authenticated(&self.aad, &self.lengths)?;
+        vaes512::Packet::to_seal(key, iv, authenticated, trailer, text)
     }
 }
 
@@ -349,6 +411,8 @@ pub struct OpenJob<'a> {
     iv: ReceivedIv,
     aad: AdditionalData<'a>,
     buffers: Buffers<'a>,
+    #[cfg(target_arch = "x86_64")]
+    lengths: Lengths,
 }
 
 impl<'a> OpenJob<'a> {
@@ -427,9 +491,16 @@ impl<'a> OpenJob<'a> {
         buffers: Buffers<'a>,
     ) -> Result<Self, JobError> {
         let (iv, aad) = (iv.into(), aad.into());
-        check_iv(key.algorithm(), iv.bytes())?;
-        check_open(key.algorithm(), &buffers, &aad)?;
+        let facts = Facts::new(key.algorithm(), iv.bytes(), &aad, &buffers);
+        let text = facts.source.wrapping_sub(key.icv_len());
+        let expected = if facts.in_place { facts.source } else { text };
+        let as_usual = text <= MAX_PLAINTEXT && facts.found == expected;
+        if !(as_usual && facts.whole && key.takes_any_text() && !facts.drawn) {
+            facts.check_open()?;
+        }
         Ok(Self {
+            #[cfg(target_arch = "x86_64")]
+            lengths: lengths(&aad, text),
             key,
             iv,
             aad,
@@ -466,13 +537,16 @@ impl vaes512::Job for OpenJob<'_> {
 
     #[inline]
     fn is_ours(&self) -> bool {
-        self.key.vaes512().is_some() & !self.buffers.are_segments()
+        self.key.vaes512().is_some()
+            && !self.buffers.are_segments()
+            && matches!(self.aad, AdditionalData::Esp(_))
     }
 
     #[inline]
     fn packet(&mut self) -> Option<vaes512::Packet<'_>> {
         let (key, text) = (self.key.vaes512()?, self.buffers.text()?);
-        vaes512::Packet::to_open(key, self.iv.bytes().number(), &self.aad, text)
+        let authenticated = authenticated(&self.aad, &self.lengths)?;
+        vaes512::Packet::to_open(key, self.iv.bytes().number(), authenticated, text)
     }
 }
 

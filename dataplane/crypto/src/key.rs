@@ -87,6 +87,9 @@ struct Key {
     transform: Transform,
     salt: [u8; SALT_LEN],
     algorithm: Algorithm,
+    icv_len: u8,
+    /// Whether packets need nothing but the right lengths, as those of most AEADs.
+    takes_any_text: bool,
     /// Of AES in GCM, for the kernels that sort packets by them, so that nothing has to be asked of the algorithm.
     #[cfg(target_arch = "x86_64")]
     rounds: u8,
@@ -118,6 +121,11 @@ impl Key {
             transform,
             salt,
             algorithm,
+            icv_len: algorithm.icv_len() as u8,
+            takes_any_text: !matches!(
+                algorithm,
+                Algorithm::AesGmac(_) | Algorithm::EncryptThenMac(..)
+            ),
             #[cfg(target_arch = "x86_64")]
             rounds: algorithm.gcm_rounds(),
         })
@@ -237,6 +245,18 @@ macro_rules! key {
             #[inline]
             pub fn algorithm(&self) -> Algorithm {
                 self.0.algorithm
+            }
+
+            /// The length of its integrity check values.
+            #[inline]
+            pub(crate) fn icv_len(&self) -> usize {
+                usize::from(self.0.icv_len)
+            }
+
+            /// Whether packets need nothing but the right lengths.
+            #[inline]
+            pub(crate) fn takes_any_text(&self) -> bool {
+                self.0.takes_any_text
             }
 
             /// Whose it is.

@@ -10,10 +10,24 @@ use esplanade_crypto::{
 
 const SPI: u32 = 0x1000_0001;
 
-/// Seals and opens packets of the lengths with an engine, each under a key of its own, and compares with aws-lc.
+/// Seals and opens packets of the lengths with an engine, each under a key of its own and all under one, and compares with
+/// aws-lc.
 fn check(engine: EngineKind, algorithm: Algorithm, lengths: &[usize], trailer: Trailer) {
+    for keys in [lengths.len(), 1] {
+        check_under(keys, engine, algorithm, lengths, trailer);
+    }
+}
+
+/// The same under so many keys, which take turns.
+fn check_under(
+    keys: usize,
+    engine: EngineKind,
+    algorithm: Algorithm,
+    lengths: &[usize],
+    trailer: Trailer,
+) {
     let count = lengths.len();
-    let materials: Vec<_> = (0..count)
+    let materials: Vec<_> = (0..keys)
         .map(|key| pattern(algorithm.key_material_len(), 2 * key as u64))
         .collect();
     let plaintexts: Vec<_> = lengths.iter().map(|length| pattern(*length, 77)).collect();
@@ -31,6 +45,7 @@ fn check(engine: EngineKind, algorithm: Algorithm, lengths: &[usize], trailer: T
         .collect();
     let mut jobs: Vec<_> = keys
         .iter()
+        .cycle()
         .zip(&mut sealed)
         .enumerate()
         .map(|(at, (key, out))| {
@@ -40,7 +55,7 @@ fn check(engine: EngineKind, algorithm: Algorithm, lengths: &[usize], trailer: T
         .collect();
     seal_batch(&mut jobs);
     drop(jobs);
-    for (at, (sealed, material)) in sealed.iter().zip(&materials).enumerate() {
+    for (at, (sealed, material)) in sealed.iter().zip(materials.iter().cycle()).enumerate() {
         let expected = seal(
             EngineKind::AwsLc,
             algorithm,
@@ -80,6 +95,7 @@ fn check(engine: EngineKind, algorithm: Algorithm, lengths: &[usize], trailer: T
             .collect();
         let mut jobs: Vec<_> = keys
             .iter()
+            .cycle()
             .zip(&arrived)
             .zip(&mut opened)
             .enumerate()
@@ -91,7 +107,9 @@ fn check(engine: EngineKind, algorithm: Algorithm, lengths: &[usize], trailer: T
         open_batch(&mut jobs, &mut verdicts);
         drop(jobs);
         for (at, (opened, verdict)) in opened.iter().zip(verdicts).enumerate() {
-            let what = format!("{engine} {algorithm} {lengths:?} {at}, {forged} forged");
+            let count = keys.len();
+            let what =
+                format!("{engine} {algorithm} {lengths:?} {at}, {count} keys, {forged} forged");
             if at == forged {
                 assert_eq!(verdict, Verdict::Forged, "{what}");
                 assert!(opened.content().iter().all(|byte| *byte == 0), "{what}");

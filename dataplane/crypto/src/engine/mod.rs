@@ -58,7 +58,7 @@ impl EngineKind {
             Self::AwsLc => !matches!(algorithm, Algorithm::AesCcm(..)),
             Self::Vaes256 => matches!(algorithm, Algorithm::AesGcm(..) | Algorithm::AesGmac(_)),
             Self::Vaes512 => match algorithm {
-                Algorithm::AesGcm(..) => true,
+                Algorithm::AesGcm(..) | Algorithm::AesGmac(_) => true,
                 #[cfg(target_arch = "x86_64")]
                 Algorithm::ChaCha20Poly1305(_) => chacha512::is_available(),
                 _ => false,
@@ -157,6 +157,15 @@ impl<'a> Text<'a> {
     pub(crate) fn source_len(&self) -> usize {
         match self {
             Self::Apart { source, .. } => source.len(),
+            Self::InPlace(buffer) => buffer.len(),
+        }
+    }
+
+    /// The length of the destination.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn room(&self) -> usize {
+        match self {
+            Self::Apart { out, .. } => out.len(),
             Self::InPlace(buffer) => buffer.len(),
         }
     }
@@ -316,7 +325,7 @@ impl Cipher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{AesKey, SealingKey};
+    use crate::{AesKey, IvForm, SealingKey};
 
     #[test]
     fn an_engine_does_what_it_says() {
@@ -330,10 +339,10 @@ mod tests {
         }
         let vaes512 = EngineKind::Vaes512;
         assert_eq!(vaes512.or_best_for(Algorithm::AES_128_GCM_16), vaes512);
-        const GMAC: Algorithm = Algorithm::AesGmac(AesKey::Bits128);
-        let other = vaes512.or_best_for(GMAC);
-        assert_eq!(other, EngineKind::best_for(GMAC));
-        assert!(SealingKey::new(other, GMAC, &[1; 20]).is_ok());
+        const CCM: Algorithm = Algorithm::AesCcm(AesKey::Bits128, IvForm::Explicit);
+        let other = vaes512.or_best_for(CCM);
+        assert_eq!(other, EngineKind::best_for(CCM));
+        assert!(SealingKey::new(other, CCM, &[1; 19]).is_ok());
     }
 
     #[test]

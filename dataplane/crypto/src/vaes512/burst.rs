@@ -1,11 +1,17 @@
 //! Drives a burst: sorts its packets by kind, so that each kernel runs over all that is its own without a break.
 
-use super::{packet::Packet, schedule::Schedule, short, single, text};
-use crate::{
-    AdditionalData,
-    engine::{Opening, Sealing},
+use super::{
+    ghash,
+    packet::{Authenticated, Packet},
+    schedule::Schedule,
+    short, single, text,
 };
-use core::mem::MaybeUninit;
+use crate::{
+    algorithm::ICV_LEN,
+    engine::{Opening, Sealing},
+    gcm::Block,
+};
+use core::{marker::PhantomData, mem::MaybeUninit};
 
 /// A job of a burst.
 pub(crate) trait Job {
@@ -15,14 +21,36 @@ pub(crate) trait Job {
     /// Whether it is this engine's.
     fn is_ours(&self) -> bool;
 
-    /// Itself, when it is this engine's.
+    /// Itself, when it is this engine's: the same packet each time.
     fn packet(&mut self) -> Option<Packet<'_>>;
 }
 
 /// The most jobs that are sorted at once.
 pub(super) const BURST: usize = 64;
 
-/// Packets by their places in a burst.
+/// The jobs of a burst by their places: short packets are read where they are.
+pub(super) struct Jobs<'a, J> {
+    first: *mut J,
+    _jobs: PhantomData<&'a mut [J]>,
+}
+
+impl<'a, J: Job> Jobs<'a, J> {
+    /// The packet of a job.
+    ///
+    /// # Safety
+    ///
+    /// There is a job at this place that has given a packet before, and no reference to it is in use.
+    #[inline]
+    pub(super) unsafe fn packet(&self, place: u8) -> Packet<'a> {
+        // SAFETY: the caller's promise; a job gives the same packet each time.
+        unsafe {
+            let job = &mut *self.first.add(usize::from(place));
+            job.packet().unwrap_unchecked()
+        }
+    }
+}
+
+/// Packets that go one by one, by their places in a burst.
 pub(super) type Packets<'a> = [MaybeUninit<Packet<'a>>; BURST];
 
 /// Kinds of packets under keys of one length: those of one to four vectors, by whether the first lanes are text; and all
@@ -41,16 +69,19 @@ pub(crate) fn run<J: Job>(
     mut foreign: impl FnMut(&mut J, usize),
 ) {
     for (burst, first) in jobs.chunks_mut(BURST).zip((0..).step_by(BURST)) {
-        let mut packets: Packets<'_> = [const { MaybeUninit::uninit() }; BURST];
         let mut sorted = Sorted::new();
-        for (at, (job, slot)) in burst.iter_mut().zip(&mut packets).enumerate() {
+        for (at, job) in burst.iter_mut().enumerate() {
             if !job.is_ours() {
                 foreign(job, first + at);
             } else if let Some(packet) = job.packet() {
-                sorted.note(at, kind(slot.write(packet)));
+                sorted.note(at, &packet);
             }
         }
-        let mut differ = sorted.run::<J>(&packets);
+        let jobs = Jobs {
+            first: burst.as_mut_ptr(),
+            _jobs: PhantomData,
+        };
+        let mut differ = sorted.run(&jobs);
         while differ != 0 {
             let at = differ.trailing_zeros() as usize;
             differ &= differ - 1;
@@ -66,6 +97,10 @@ struct Sorted {
     present: u32,
     counts: [u8; KINDS],
     places: [[MaybeUninit<u8>; BURST]; KINDS],
+    /// The first packet's key.
+    key: *const Schedule,
+    /// Whether there are others.
+    keys_differ: bool,
 }
 
 impl Sorted {
@@ -75,11 +110,18 @@ impl Sorted {
             present: 0,
             counts: [0; KINDS],
             places: [[MaybeUninit::uninit(); BURST]; KINDS],
+            key: core::ptr::null(),
+            keys_differ: false,
         }
     }
 
     #[inline]
-    fn note(&mut self, place: usize, kind: usize) {
+    fn note(&mut self, place: usize, packet: &Packet<'_>) {
+        let kind = kind(packet);
+        if self.present == 0 {
+            self.key = packet.schedule;
+        }
+        self.keys_differ |= !core::ptr::eq(self.key, packet.schedule);
         self.present |= 1 << kind;
         let count = &mut self.counts[kind];
         self.places[kind][usize::from(*count) % BURST].write(place as u8);
@@ -88,25 +130,22 @@ impl Sorted {
 
     /// Forged packets have a bit by their place.
     #[inline]
-    fn run<J: Job>(&mut self, packets: &Packets<'_>) -> u64 {
+    fn run<J: Job>(&mut self, jobs: &Jobs<'_, J>) -> u64 {
         let mut differ = 0;
         while self.present != 0 {
             let kind = self.present.trailing_zeros() as usize;
             self.present &= self.present - 1;
             let places = &self.places[kind][..usize::from(self.counts[kind])];
-            // SAFETY: as many as were counted were written, each once, and of each the packet too.
-            let places = unsafe { places.assume_init_ref() };
-            let (groups, rest) = if kind % KINDS_OF_KEY == SINGLE {
-                (&[][..], places)
-            } else {
-                places.as_chunks()
-            };
-            // SAFETY: a schedule exists only where the features do.
+            // SAFETY: as many as were counted were written, each once, and the job there gave a packet of this kind. A
+            // schedule exists only where the features do.
             differ |= unsafe {
-                if J::SEAL {
-                    run_kind::<true>(packets, kind, groups, rest)
-                } else {
-                    run_kind::<false>(packets, kind, groups, rest)
+                let places = places.assume_init_ref();
+                match (kind / KINDS_OF_KEY, self.keys_differ) {
+                    (0, false) => run_kind::<J, 10, true>(jobs, kind, places),
+                    (0, true) => run_kind::<J, 10, false>(jobs, kind, places),
+                    (1, _) => run_kind::<J, 12, false>(jobs, kind, places),
+                    (_, false) => run_kind::<J, 14, true>(jobs, kind, places),
+                    (_, true) => run_kind::<J, 14, false>(jobs, kind, places),
                 }
             };
         }
@@ -131,83 +170,119 @@ fn kind(packet: &Packet<'_>) -> usize {
     (packet.rounds - 10) / 2 * KINDS_OF_KEY + of_key.map_or(SINGLE, |kind| usize::from(*kind))
 }
 
-/// Runs the packets of one kind.
+/// Runs the packets of one kind, which have `ONE_KEY` or may have others.
 ///
 /// # Safety
 ///
-/// There is a packet of that kind at each of the places, which are all different; the CPU has the features.
-unsafe fn run_kind<const SEAL: bool>(
-    packets: &Packets<'_>,
+/// At each of the places, which are all different, there is a job that has given a packet of that kind, whose key has
+/// `ROUNDS` rounds; the CPU has the features.
+unsafe fn run_kind<J: Job, const ROUNDS: usize, const ONE_KEY: bool>(
+    jobs: &Jobs<'_, J>,
     kind: usize,
-    groups: &[[u8; 4]],
-    rest: &[u8],
+    places: &[u8],
 ) -> u64 {
-    // SAFETY: the kind tells the rounds; the rest is the caller's promise.
+    let kind = kind % KINDS_OF_KEY;
+    let (groups, rest) = if kind == SINGLE {
+        (&[][..], places)
+    } else {
+        places.as_chunks()
+    };
+    // SAFETY: the kind tells vectors and whether the first lanes are text; the rest is the caller's promise.
     unsafe {
-        match kind / KINDS_OF_KEY {
-            0 => run_kind_of::<SEAL, 10>(packets, kind % KINDS_OF_KEY, groups, rest),
-            1 => run_kind_of::<SEAL, 12>(packets, kind % KINDS_OF_KEY, groups, rest),
-            _ => run_kind_of::<SEAL, 14>(packets, kind % KINDS_OF_KEY, groups, rest),
+        let mut forged = match kind {
+            0 => short::run::<J, ROUNDS, 1, false, ONE_KEY>(jobs, groups),
+            1 => short::run::<J, ROUNDS, 1, true, ONE_KEY>(jobs, groups),
+            2 => short::run::<J, ROUNDS, 2, false, ONE_KEY>(jobs, groups),
+            3 => short::run::<J, ROUNDS, 2, true, ONE_KEY>(jobs, groups),
+            4 => short::run::<J, ROUNDS, 3, false, ONE_KEY>(jobs, groups),
+            5 => short::run::<J, ROUNDS, 3, true, ONE_KEY>(jobs, groups),
+            6 => short::run::<J, ROUNDS, 4, false, ONE_KEY>(jobs, groups),
+            7 => short::run::<J, ROUNDS, 4, true, ONE_KEY>(jobs, groups),
+            _ => 0,
+        };
+        if !rest.is_empty() {
+            let mut packets: Packets<'_> = [const { MaybeUninit::uninit() }; BURST];
+            for place in rest {
+                packets[usize::from(*place) % BURST].write(jobs.packet(*place));
+            }
+            forged |= run_single::<ROUNDS>(J::SEAL, &packets, rest);
+        }
+        forged
+    }
+}
+
+/// Runs packets one by one.
+///
+/// # Safety
+///
+/// As for [`single::run`].
+unsafe fn run_single<const ROUNDS: usize>(seal: bool, packets: &Packets<'_>, places: &[u8]) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if seal {
+            single::run::<true, ROUNDS>(packets, places)
+        } else {
+            single::run::<false, ROUNDS>(packets, places)
         }
     }
 }
 
-/// Runs the packets of one kind under keys of one length.
-///
-/// # Safety
-///
-/// As for [`run_kind`], and the keys have `ROUNDS` rounds.
-unsafe fn run_kind_of<const SEAL: bool, const ROUNDS: usize>(
-    packets: &Packets<'_>,
-    kind: usize,
-    groups: &[[u8; 4]],
-    rest: &[u8],
-) -> u64 {
-    // SAFETY: the kind tells vectors and whether the first lanes are text; the rest is the caller's promise.
-    unsafe {
-        let forged = match kind {
-            0 => short::run::<SEAL, ROUNDS, 1, false>(packets, groups),
-            1 => short::run::<SEAL, ROUNDS, 1, true>(packets, groups),
-            2 => short::run::<SEAL, ROUNDS, 2, false>(packets, groups),
-            3 => short::run::<SEAL, ROUNDS, 2, true>(packets, groups),
-            4 => short::run::<SEAL, ROUNDS, 3, false>(packets, groups),
-            5 => short::run::<SEAL, ROUNDS, 3, true>(packets, groups),
-            6 => short::run::<SEAL, ROUNDS, 4, false>(packets, groups),
-            7 => short::run::<SEAL, ROUNDS, 4, true>(packets, groups),
-            _ => 0,
-        };
-        forged | single::run::<SEAL, ROUNDS>(packets, rest)
-    }
+/// Whether a packet by itself is forged, if it was to be opened.
+fn alone(seal: bool, packet: Packet<'_>) -> bool {
+    let mut packets: Packets<'_> = [const { MaybeUninit::uninit() }; BURST];
+    let packet = packets[0].write(packet);
+    // SAFETY: a schedule exists only where the features do, and the packet is in the first place.
+    let forged = unsafe {
+        match packet.rounds {
+            10 => run_single::<10>(seal, &packets, &[0]),
+            12 => run_single::<12>(seal, &packets, &[0]),
+            _ => run_single::<14>(seal, &packets, &[0]),
+        }
+    };
+    forged != 0
 }
 
-/// Whether a packet by itself is forged, if it was to be opened.
-fn alone<const SEAL: bool>(packet: Packet<'_>) -> bool {
-    let mut packets: Packets<'_> = [const { MaybeUninit::uninit() }; BURST];
-    let kind = kind(packets[0].write(packet));
-    // SAFETY: a schedule exists only where the features do, and the packet is in the first place.
-    unsafe { run_kind::<SEAL>(&packets, kind, &[], &[0]) != 0 }
+/// Additional data of any length as GHASH takes it.
+struct Digest {
+    additional: Block,
+    lengths: [u64; 2],
+}
+
+impl Digest {
+    fn new(schedule: &Schedule, additional: &[u8], text: usize) -> Self {
+        Self {
+            // SAFETY: a schedule exists only where the features do.
+            additional: unsafe { ghash::digest(schedule, additional) },
+            lengths: [8 * text as u64, 8 * additional.len() as u64],
+        }
+    }
+
+    fn authenticated(&self) -> Authenticated<'_> {
+        Authenticated {
+            additional: &self.additional,
+            lengths: &self.lengths,
+        }
+    }
 }
 
 /// Seals one packet by itself; `None` when its lengths do not fit each other.
 pub(crate) fn seal(schedule: &Schedule, packet: Sealing<'_>) -> Option<()> {
     let [_, _, _, _, iv @ ..] = packet.nonce;
+    let length = packet.text.room().checked_sub(ICV_LEN)?;
+    let digest = Digest::new(schedule, packet.aad, length);
     let key = (schedule, schedule.rounds());
-    let additional = AdditionalData::Bytes(packet.aad);
-    alone::<true>(Packet::to_seal(
-        key,
-        iv,
-        &additional,
-        packet.trailer,
-        packet.text,
-    )?);
+    let (trailer, text) = (packet.trailer, packet.text);
+    let packet = Packet::to_seal(key, iv, digest.authenticated(), trailer, text)?;
+    alone(true, packet);
     Some(())
 }
 
 /// Opens one packet by itself; `None` when it is forged.
 pub(crate) fn open(schedule: &Schedule, packet: Opening<'_>) -> Option<()> {
     let [_, _, _, _, iv @ ..] = packet.nonce;
+    let length = packet.text.source_len().checked_sub(ICV_LEN)?;
+    let digest = Digest::new(schedule, packet.aad, length);
     let key = (schedule, schedule.rounds());
-    let additional = AdditionalData::Bytes(packet.aad);
-    let packet = Packet::to_open(key, iv, &additional, packet.text)?;
-    (!alone::<false>(packet)).then_some(())
+    let packet = Packet::to_open(key, iv, digest.authenticated(), packet.text)?;
+    (!alone(false, packet)).then_some(())
 }

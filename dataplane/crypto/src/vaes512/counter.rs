@@ -1,23 +1,24 @@
 //! Counter blocks (SP 800-38D 6.5, 7.1): nonce and a 32-bit big-endian count. Block 1 masks the tag, the text begins at 2.
 
 use super::{pace::in_order, schedule::Schedule};
-use crate::gcm::Block;
+use crate::{MAX_PLAINTEXT, MAX_TRAILER, gcm::Block};
 use core::arch::x86_64::*;
 
 /// The first count in [`COUNTS`]. Below 1 they fill lanes that no text uses.
-const FIRST: i32 = -4;
-/// How many counts there are until the second byte changes.
-const TURN: usize = 256;
+const FIRST: isize = -4;
+/// Enough for the longest text and the vector behind its end.
+const ALL: usize = (MAX_PLAINTEXT + MAX_TRAILER).div_ceil(16) + 16;
 
 #[repr(align(64))]
-struct Counts([Block; TURN + 4]);
+struct Counts([Block; ALL]);
 
-/// Adding one of these to a block is cheaper than counting: one instruction.
+/// Adding one of these to a block is cheaper than counting: one instruction. A packet touches as much of the table as it is
+/// long.
 static COUNTS: Counts = {
-    let mut table = [[0; 16]; TURN + 4];
+    let mut table = [[0; 16]; ALL];
     let mut at = 0;
     while at < table.len() {
-        let [a, b, c, d] = (FIRST + at as i32).to_be_bytes();
+        let [a, b, c, d] = ((FIRST + at as isize) as i32).to_be_bytes();
         table[at] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d];
         at += 1;
     }
@@ -40,25 +41,16 @@ impl Counter {
         Self(_mm512_xor_si512(iv, schedule.round_key(0)))
     }
 
-    /// The blocks whose counts are as many `turns` higher.
-    #[inline]
-    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    pub(super) fn after(self, turns: usize) -> Self {
-        let count = ((turns * TURN) as u32).swap_bytes();
-        let count = _mm512_broadcast_i32x4(_mm_set_epi32(count as i32, 0, 0, 0));
-        Self(_mm512_xor_si512(self.0, count))
-    }
-
     /// Four blocks from `count`.
     ///
     /// # Safety
     ///
-    /// The first count is at least -4, and the last below [`TURN`].
+    /// The first count is at least -4, and the last at most eight blocks behind the longest text.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    pub(super) unsafe fn blocks(self, count: i32) -> __m512i {
-        debug_assert!((FIRST..=TURN as i32 - 4).contains(&count));
-        let counts = COUNTS.0.as_ptr().wrapping_offset((count - FIRST) as isize);
+    pub(super) unsafe fn blocks(self, count: isize) -> __m512i {
+        debug_assert!((FIRST..=FIRST + ALL as isize - 4).contains(&count));
+        let counts = COUNTS.0.as_ptr().wrapping_offset(count - FIRST);
         // SAFETY: the caller's promise keeps these within the table.
         let counts = unsafe { _mm512_loadu_si512(counts.cast()) };
         _mm512_xor_si512(self.0, counts)

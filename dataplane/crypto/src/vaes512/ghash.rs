@@ -1,7 +1,7 @@
 //! GHASH (SP 800-38D 6.4): sums of products in GF(2^128), reduced once for many blocks.
 
 use super::{pace::in_order, schedule::Schedule};
-use crate::gcm::{Block, load_block, polynomial, reflect_one, reflection, store_block};
+use crate::gcm::{Block, polynomial, reflect_one, reflection, store_block};
 use core::arch::x86_64::*;
 
 /// Blocks in the byte order of the field's elements, or back.
@@ -164,13 +164,38 @@ pub(super) fn sum_lanes(x: __m512i) -> __m128i {
 /// Additional data of any length as the one block that stands for it: the hash of all but the last block, plus the last.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
 pub(super) fn digest(schedule: &Schedule, data: &[u8]) -> Block {
-    let mut hash = _mm_setzero_si128();
-    for chunk in data.chunks(16) {
-        let mut block = [0; 16];
-        block[..chunk.len()].copy_from_slice(chunk);
-        hash = multiply(hash, schedule.power(1));
-        hash = _mm_xor_si128(hash, reflect_one(load_block(&block)));
+    /// Vectors that are reduced together.
+    const STRIP: usize = 8;
+    let vectors = data.len().div_ceil(64);
+    // The blocks are aligned at their end, so that the last vector's powers are known; what is before them is zeros.
+    let before = 64 * vectors - data.len().next_multiple_of(16);
+    let mut hash = _mm512_setzero_si512();
+    let mut sums = Sums::zero();
+    for left in (1..=vectors).rev() {
+        let mut bytes = [0; 64];
+        let start = (64 * (vectors - left)).saturating_sub(before);
+        let end = (64 * (vectors - left + 1) - before).min(data.len());
+        let first = if left == vectors { before } else { 0 };
+        bytes[first..first + end - start].copy_from_slice(&data[start..end]);
+        // SAFETY: reads the 64 bytes of the array.
+        let mut vector = reflect(unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) });
+        if left % STRIP == 0 || left == vectors {
+            vector = _mm512_xor_si512(vector, hash);
+        }
+        if left <= STRIP {
+            // SAFETY: from 31 on.
+            let powers = unsafe { schedule.powers(4 * left - 1).of_vector(0) };
+            sums.add(vector, powers);
+        } else {
+            let power = 4 * ((left - 1) % STRIP + 1);
+            sums.add(vector, schedule.same_power(power));
+            if left % STRIP == 1 {
+                hash = sums.reduce();
+                sums = Sums::zero();
+            }
+        }
     }
+    let hash = sum_lanes(sums.reduce());
     let mut digest = [0; 16];
     store_block(&mut digest, reflect_one(hash));
     digest

@@ -39,10 +39,10 @@ macro_rules! each {
     };
 }
 
-/// The same for at most eight.
-macro_rules! each_to_8 {
+/// The same for at most nine.
+macro_rules! each_to_9 {
     ($at:ident < $end:expr, $body:block) => {
-        each!(@ $at, $end, $body, 0 1 2 3 4 5 6 7)
+        each!(@ $at, $end, $body, 0 1 2 3 4 5 6 7 8)
     };
 }
-pub(super) use {each, each_to_8};
+pub(super) use {each, each_to_9};

@@ -1,7 +1,7 @@
 //! A job as the kernels see it.
 
-use super::{ghash, schedule::Schedule};
-use crate::{AdditionalData, engine::Text, gcm::Block};
+use super::schedule::Schedule;
+use crate::{algorithm::ICV_LEN, engine::Text, gcm::Block};
 use core::marker::PhantomData;
 
 /// One packet to seal or to open.
@@ -21,15 +21,19 @@ pub(crate) struct Packet<'a> {
     pub(super) trailer: *const u8,
     pub(super) length: usize,
     pub(super) out: *mut u8,
-    /// The additional data, or what stands for it, as one block.
-    pub(super) additional: Block,
-    /// The last block that GHASH takes, as an element: the lengths in bits (SP 800-38D 7.1 step 5).
-    pub(super) lengths: [u64; 2],
+    pub(super) authenticated: Authenticated<'a>,
     _buffers: PhantomData<(&'a [u8], &'a mut [u8])>,
 }
 
-/// The ICV's length.
-const ICV: usize = 16;
+/// What GHASH takes besides the text.
+#[derive(Clone, Copy)]
+pub(crate) struct Authenticated<'a> {
+    /// The additional data, or what stands for it, as one block.
+    pub(crate) additional: &'a Block,
+    /// The last block, as an element: the lengths in bits (SP 800-38D 7.1 step 5).
+    pub(crate) lengths: &'a [u64; 2],
+}
+
 /// The longest trailer: it must end within the last four blocks.
 const MAX_TRAILER: usize = 48;
 const _: () = assert!(crate::MAX_TRAILER <= MAX_TRAILER);
@@ -40,7 +44,7 @@ impl<'a> Packet<'a> {
     pub(crate) fn to_seal(
         key: (&'a Schedule, usize),
         iv: [u8; 8],
-        additional: &AdditionalData<'_>,
+        authenticated: Authenticated<'a>,
         trailer: &'a [u8],
         text: Text<'a>,
     ) -> Option<Self> {
@@ -50,15 +54,14 @@ impl<'a> Packet<'a> {
             }
             Text::InPlace(buffer) => {
                 let (start, room) = (buffer.as_mut_ptr(), buffer.len());
-                let body = room.checked_sub(trailer.len() + ICV)?;
+                let body = room.checked_sub(trailer.len() + ICV_LEN)?;
                 (start.cast_const(), body, start, room)
             }
         };
         let length = body + trailer.len();
-        if room != length + ICV || trailer.len() > MAX_TRAILER {
+        if room != length + ICV_LEN || trailer.len() > MAX_TRAILER {
             return None;
         }
-        let (additional, lengths) = authenticated(key.0, additional, length);
         Some(Self {
             schedule: key.0,
             rounds: key.1,
@@ -68,8 +71,7 @@ impl<'a> Packet<'a> {
             trailer: trailer.as_ptr(),
             length,
             out,
-            additional,
-            lengths,
+            authenticated,
             _buffers: PhantomData,
         })
     }
@@ -79,7 +81,7 @@ impl<'a> Packet<'a> {
     pub(crate) fn to_open(
         key: (&'a Schedule, usize),
         iv: [u8; 8],
-        additional: &AdditionalData<'_>,
+        authenticated: Authenticated<'a>,
         text: Text<'a>,
     ) -> Option<Self> {
         let (source, received, out, length) = match text {
@@ -88,14 +90,13 @@ impl<'a> Packet<'a> {
             }
             Text::InPlace(buffer) => {
                 let (start, received) = (buffer.as_mut_ptr(), buffer.len());
-                let length = received.checked_sub(ICV)?;
+                let length = received.checked_sub(ICV_LEN)?;
                 (start.cast_const(), received, start, length)
             }
         };
-        if received != length + ICV {
+        if received != length + ICV_LEN {
             return None;
         }
-        let (additional, lengths) = authenticated(key.0, additional, length);
         Some(Self {
             schedule: key.0,
             rounds: key.1,
@@ -106,24 +107,8 @@ impl<'a> Packet<'a> {
             trailer: source.wrapping_add(length),
             length,
             out,
-            additional,
-            lengths,
+            authenticated,
             _buffers: PhantomData,
         })
     }
-}
-
-/// Additional data as one block, and the lengths.
-#[inline]
-fn authenticated(
-    schedule: &Schedule,
-    additional: &AdditionalData<'_>,
-    length: usize,
-) -> (Block, [u64; 2]) {
-    let (block, bytes) = match additional {
-        AdditionalData::Esp(aad) => (aad.padded(), aad.as_bytes().len()),
-        // SAFETY: a schedule exists only where the features do.
-        AdditionalData::Bytes(bytes) => (unsafe { ghash::digest(schedule, bytes) }, bytes.len()),
-    };
-    (block, [8 * length as u64, 8 * bytes as u64])
 }

@@ -2,30 +2,35 @@
 
 use super::ghash;
 use crate::gcm::{self, Block};
-use core::arch::x86_64::*;
+use core::{arch::x86_64::*, marker::PhantomData};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// The most round keys, those of AES-256.
 const ROUND_KEYS: usize = 15;
 /// A cache line.
 const LINE: usize = 64;
-/// The highest power of H that a kernel multiplies by: 32 blocks, the length block, and additional data before them.
-pub(super) const POWERS: usize = 34;
+/// The highest power of H that a kernel multiplies by: nine vectors.
+pub(super) const POWERS: usize = 36;
+/// Powers below the first one: what they multiply is zeros, or in lanes without a block.
+const BELOW: usize = 7;
 
-/// A key, laid out in the order in which cache lines are needed: a packet of AES-128 up to 64 bytes touches five of thirteen.
+/// A key, laid out in the order in which cache lines are needed: a packet of AES-128 up to 64 bytes touches five of fifteen.
 #[repr(C, align(64))]
 pub(crate) struct Schedule {
     /// The first holds the salt too: AES begins by adding this key to the counter block, whose salt never changes.
     round_keys: [Block; ROUND_KEYS],
-    /// From the highest down, so that consecutive blocks meet consecutive powers, and beyond H itself to its inverse: a sum
-    /// over lanes may have more of them than the text behind it. H to the 33rd begins a cache line.
-    powers: [Block; POWERS + 2],
     rounds: u8,
-    _rest: [u8; 15],
+    _rest: [u8; 31],
+    /// From the highest down, so that consecutive blocks meet consecutive powers, and beyond H itself: a sum over lanes may
+    /// have more of them than there are blocks. H to the 33rd begins a cache line.
+    powers: [Block; POWERS + BELOW],
 }
 
-const _: () = assert!(size_of::<Schedule>() == 13 * 64);
-const _: () = assert!(core::mem::offset_of!(Schedule, powers) % 64 == 48);
+const _: () = assert!(size_of::<Schedule>() == 15 * LINE);
+const _: () = assert!(
+    (core::mem::offset_of!(Schedule, powers) + (POWERS - 33) * size_of::<Block>())
+        .is_multiple_of(LINE)
+);
 
 /// The rounds of AES (FIPS 197 5).
 #[inline]
@@ -41,9 +46,9 @@ impl Schedule {
         }
         let mut schedule = Box::new(Self {
             round_keys: [[0; 16]; ROUND_KEYS],
-            powers: [[0; 16]; POWERS + 2],
             rounds: rounds(key.len()) as u8,
-            _rest: [0; 15],
+            _rest: [0; 31],
+            powers: [[0; 16]; POWERS + BELOW],
         });
         // SAFETY: the features were just found.
         unsafe { schedule.expand(key, salt) };
@@ -81,14 +86,21 @@ impl Schedule {
         gcm::load_block(&self.powers[POWERS - power])
     }
 
-    /// Four consecutive powers, from `highest` down.
+    /// The power of H in all four lanes.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    pub(super) fn powers(&self, highest: usize) -> __m512i {
-        let at = POWERS - highest;
-        let powers: &[Block; 4] = self.powers[at..at + 4].try_into().expect("four");
-        // SAFETY: reads the 64 bytes of the reference.
-        unsafe { _mm512_loadu_si512(powers.as_ptr().cast()) }
+    pub(super) fn same_power(&self, power: usize) -> __m512i {
+        _mm512_broadcast_i32x4(self.power(power))
+    }
+
+    /// The powers from `highest` down.
+    #[inline]
+    pub(super) fn powers(&self, highest: usize) -> Powers<'_> {
+        debug_assert!((1..=POWERS).contains(&highest));
+        Powers {
+            first: self.powers.as_ptr().wrapping_add(POWERS - highest),
+            _schedule: PhantomData,
+        }
     }
 
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
@@ -97,7 +109,11 @@ impl Schedule {
         let keys = &mut self.round_keys[..=rounds];
         gcm::expand_round_keys(keys, key);
         let h = gcm::hash_key(keys);
-        let mut power = ghash::inverse(h);
+        let inverse = ghash::inverse(h);
+        let mut power = inverse;
+        for _ in 2..BELOW {
+            power = ghash::multiply(power, inverse);
+        }
         for slot in self.powers.iter_mut().rev() {
             gcm::store_block(slot, power);
             power = ghash::multiply(power, h);
@@ -105,6 +121,27 @@ impl Schedule {
         for (byte, salt) in self.round_keys[0].iter_mut().zip(salt) {
             *byte ^= salt;
         }
+    }
+}
+
+/// Consecutive powers of a key.
+#[derive(Clone, Copy)]
+pub(super) struct Powers<'a> {
+    first: *const Block,
+    _schedule: PhantomData<&'a Schedule>,
+}
+
+impl Powers<'_> {
+    /// Those of a vector's lanes, where the first vector has the highest powers.
+    ///
+    /// # Safety
+    ///
+    /// The highest of all is at most [`POWERS`], and this vector's at least -3.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub(super) unsafe fn of_vector(self, v: usize) -> __m512i {
+        // SAFETY: the caller's promise; the key has three more behind that.
+        unsafe { _mm512_loadu_si512(self.first.wrapping_add(4 * v).cast()) }
     }
 }
 

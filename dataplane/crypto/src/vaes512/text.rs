@@ -1,8 +1,11 @@
-//! Text in vectors of four blocks, aligned at its end: the last block is always in a last lane, so that each lane's power
-//! of H is known at compile time. The lanes before the text have room for what precedes it: the block whose cipher masks
-//! the tag is just the counter block before the first, and additional data is what GHASH takes before the text.
+//! Text in vectors of four blocks.
+//!
+//! That of short packets is aligned at its end: the last block is always in a last lane, so that each lane's power of H is
+//! known at compile time. The lanes before the text have room for what precedes it: the block whose cipher masks the tag is
+//! just the counter block before the first, and additional data is what GHASH takes before the text.
 
 use super::packet::Packet;
+use crate::gcm::load_block;
 use core::arch::x86_64::*;
 
 /// Where the vectors of a whole packet, or of its first strip, lie.
@@ -73,6 +76,10 @@ pub(super) unsafe fn load_with_trailer(
     offset: isize,
     mask: __mmask64,
 ) -> __m512i {
+    if packet.body == packet.length {
+        // SAFETY: the caller's promise.
+        return unsafe { load(packet.source, offset, mask) };
+    }
     let body = packet.body as isize - offset;
     let body_mask = _bzhi_u64(mask, body.max(0) as u32);
     // SAFETY: the mask is cut at the end of the body.
@@ -102,11 +109,10 @@ pub(super) unsafe fn store_whole(packet: &Packet<'_>, offset: isize, text: __m51
     unsafe { _mm512_storeu_si512(packet.out.wrapping_offset(offset).cast(), text) }
 }
 
-/// Puts a block into a lane, which is all zeros so far: by a table, since moving a mask to a mask register costs as much as
-/// AES of four blocks.
+/// All ones in one lane: a table, since moving a mask to a mask register costs as much as AES of four blocks.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub(super) fn with_block(vector: __m512i, block: __m128i, lane: usize) -> __m512i {
+fn ones_in(lane: usize) -> __m512i {
     static LANES: [[[u64; 2]; 4]; 4] = {
         let mut lanes = [[[0; 2]; 4]; 4];
         let mut at = 0;
@@ -116,9 +122,7 @@ pub(super) fn with_block(vector: __m512i, block: __m128i, lane: usize) -> __m512
         }
         lanes
     };
-    let lane = load_table(LANES[lane % 4].as_flattened());
-    // vector ^ (block & lane)
-    _mm512_ternarylogic_epi64(vector, _mm512_broadcast_i32x4(block), lane, 0x78)
+    load_table(LANES[lane % 4].as_flattened())
 }
 
 #[inline]
@@ -129,18 +133,41 @@ fn load_table(lanes: &[u64]) -> __m512i {
     unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
 }
 
-/// The block in the last lane before the text.
+/// Puts a block into a lane, which is all zeros so far.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub(super) fn block_before(text: __m512i, before: usize) -> __m128i {
+pub(super) fn with_block(vector: __m512i, block: __m128i, lane: usize) -> __m512i {
+    // vector ^ (block & lane)
+    _mm512_ternarylogic_epi64(vector, _mm512_broadcast_i32x4(block), ones_in(lane), 0x78)
+}
+
+/// Puts a block into a lane, whatever is there.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) fn replace_block(vector: __m512i, block: __m128i, lane: usize) -> __m512i {
+    // lane ? block : vector
+    _mm512_ternarylogic_epi64(vector, _mm512_broadcast_i32x4(block), ones_in(lane), 0xd8)
+}
+
+/// The block in a lane.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) fn block_in(vector: __m512i, lane: usize) -> __m128i {
     static INDICES: [[u64; 8]; 4] = [
         [0, 1, 0, 1, 0, 1, 0, 1],
         [2, 3, 2, 3, 2, 3, 2, 3],
         [4, 5, 4, 5, 4, 5, 4, 5],
         [6, 7, 6, 7, 6, 7, 6, 7],
     ];
-    let lane = load_table(&INDICES[(before - 1) % 4]);
-    _mm512_castsi512_si128(_mm512_permutexvar_epi64(lane, text))
+    let lane = load_table(&INDICES[lane % 4]);
+    _mm512_castsi512_si128(_mm512_permutexvar_epi64(lane, vector))
+}
+
+/// The block of the additional data.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) fn additional(packet: &Packet<'_>) -> __m128i {
+    load_block(packet.authenticated.additional)
 }
 
 /// The block of the lengths, as an element.
@@ -148,7 +175,7 @@ pub(super) fn block_before(text: __m512i, before: usize) -> __m128i {
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
 pub(super) fn lengths(packet: &Packet<'_>) -> __m128i {
     // SAFETY: reads the 16 bytes of the reference.
-    unsafe { _mm_loadu_si128(packet.lengths.as_ptr().cast()) }
+    unsafe { _mm_loadu_si128(packet.authenticated.lengths.as_ptr().cast()) }
 }
 
 /// Puts `block` into a lane.
