@@ -172,10 +172,9 @@ impl<'a> SealJob<'a> {
         if !(as_usual && facts.whole && key.takes_any_text() && !facts.drawn) {
             facts.check_seal(trailer.len())?;
         }
-        let text = body.wrapping_add(trailer.len());
         Ok(Self {
             #[cfg(target_arch = "x86_64")]
-            lengths: lengths(&aad, text),
+            lengths: lengths(&aad, body + trailer.len()),
             key,
             iv,
             aad,
