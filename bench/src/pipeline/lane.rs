@@ -12,7 +12,7 @@ use esplanade_wire::{
 };
 
 use super::gateway::{Node, Site, Size};
-use crate::timing::ticks;
+use crate::timing::{Summary, ticks};
 
 /// Bursts that one gateway has in a row, so that it is not in the caches by turns with the other.
 const BURSTS: usize = 4;
@@ -114,24 +114,27 @@ impl Lane {
         Ok(taken.map(|taken| taken.as_nanos() as f64 / packets))
     }
 
-    /// Ticks a packet by stage, outbound and inbound.
+    /// Ticks a packet by stage, outbound and inbound: the medians of some passes.
     ///
     /// # Errors
     ///
     /// As of [`pass`](Self::pass).
-    pub fn stages(&mut self, lengths: &[usize], turns: usize) -> Result<[Stages; 2]> {
-        self.a.stopwatch().run_by(Some(ticks));
-        self.b.stopwatch().run_by(Some(ticks));
-        for _ in 0..turns {
+    pub fn stages(&mut self, lengths: &[usize], passes: usize) -> Result<[Stages; 2]> {
+        let mut found = [const { [const { Vec::new() }; Stage::ALL.len()] }; 2];
+        for _ in 0..passes {
+            self.a.stopwatch().run_by(Some(ticks));
+            self.b.stopwatch().run_by(Some(ticks));
             self.pass(lengths, false)?;
+            for (found, node) in found.iter_mut().zip([&mut self.a, &mut self.b]) {
+                for (found, (_, ticks)) in found.iter_mut().zip(node.stopwatch().spent()) {
+                    found.push(ticks as f64 / (BURST * BURSTS) as f64);
+                }
+                node.stopwatch().run_by(None);
+            }
         }
-        let packets = (turns * BURST * BURSTS) as f64;
-        Ok([&mut self.a, &mut self.b].map(|node| {
-            let spent = node.stopwatch().spent();
-            let stages = spent.map(|(stage, ticks)| (stage, ticks as f64 / packets));
-            let stages = stages.collect();
-            node.stopwatch().run_by(None);
-            stages
+        Ok(found.map(|found| {
+            let medians = found.iter().map(|ticks| Summary::of(ticks).median);
+            Stage::ALL.into_iter().zip(medians).collect()
         }))
     }
 

@@ -156,8 +156,11 @@ struct Row<'a> {
 const TURN: Duration = Duration::from_micros(200);
 /// The same when several workers have it together: it must be long beside the start of a thread.
 const JOINT_TURN: Duration = Duration::from_millis(2);
-/// Turns in which the stages are timed.
-const STAGE_TURNS: usize = 20;
+/// Passes in which the stages are timed.
+const STAGE_PASSES: usize = 101;
+/// What an SA of one direction may take, in the worker and in the shared memory; so many SAs show it.
+const BYTES_AN_SA: f64 = 2048.0;
+const ENOUGH_PAIRS: u32 = 10_000;
 
 /// Measures, and tells.
 ///
@@ -288,14 +291,20 @@ impl Bed {
             a.add_pair(pair, transform, &keys)?;
             b.add_pair(pair, transform, &keys)?;
         }
-        if size.pairs() >= 10_000 {
+        let in_all = resident()?;
+        if size.pairs() >= ENOUGH_PAIRS {
             // Two gateways, and two directions of each pair.
             let sas = 4.0 * f64::from(size.pairs());
-            println!(
-                "{} SAs in two gateways: {:.0} bytes an SA; their policies, {:.0} bytes each\n",
-                sas,
-                (resident()? - with_policies) / sas,
+            let (an_sa, a_policy) = (
+                (in_all - with_policies) / sas,
                 2.0 * (with_policies - before) / sas,
+            );
+            println!(
+                "{sas} SAs in two gateways: {an_sa:.0} bytes an SA; their policies, {a_policy:.0} bytes each\n"
+            );
+            ensure!(
+                an_sa <= BYTES_AN_SA,
+                "an SA takes {an_sa:.0} bytes, more than {BYTES_AN_SA}"
             );
         }
         let nodes = a.workers.drain(..).zip(b.workers.drain(..));
@@ -355,7 +364,7 @@ impl Bed {
     /// Cycles a packet by stage, outbound and inbound, of the first worker.
     fn stages(&mut self, lengths: &[usize], cycle: f64) -> Result<[Map<String, Value>; 2]> {
         let lane = self.lanes.first_mut().context("no worker")?;
-        let ticks = lane.stages(lengths, STAGE_TURNS)?;
+        let ticks = lane.stages(lengths, STAGE_PASSES)?;
         let scale = 1.0 / (ticks_per_nanosecond() * cycle);
         Ok(ticks.map(|stages| {
             let stages = stages.into_iter().filter(|(_, ticks)| *ticks > 0.0);
@@ -378,6 +387,11 @@ fn resident() -> Result<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ten_thousand_pairs_of_sas_stay_within_their_bound() {
+        Bed::new(Scenario::Sas, EngineKind::best()).unwrap();
+    }
 
     #[test]
     fn packets_go_through_both_gateways_as_they_are() {
