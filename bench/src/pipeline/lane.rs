@@ -19,6 +19,9 @@ const BURSTS: usize = 4;
 /// The headers that change on the way end here: Ethernet and IPv4.
 const HEADERS: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
 
+/// Packets that bring what caches can hold of many flows into them.
+const ENOUGH_FLOWS: u32 = 20_000;
+
 /// Ticks a packet by stage.
 pub type Stages = Vec<(Stage, f64)>;
 
@@ -64,7 +67,7 @@ impl Lane {
     ///
     /// As of [`pass`](Self::pass).
     pub fn warm_up(&mut self) -> Result<()> {
-        for _ in 0..4 + 3 * self.flows as usize / (BURST * BURSTS) {
+        for _ in 0..4 + self.flows.min(ENOUGH_FLOWS) as usize / (BURST * BURSTS) {
             self.pass(&[64; BURST], true)?;
         }
         Ok(())

@@ -325,6 +325,8 @@ impl Bed {
     /// Nanoseconds a packet, outbound and inbound, of all workers together.
     fn turn(&mut self, core: usize, lengths: &[usize]) -> Result<[f64; 2]> {
         if let [lane] = &mut self.lanes[..] {
+            // The other scenarios had the caches since the last turn.
+            lane.warm_up()?;
             return lane.turn(lengths, TURN, || {});
         }
         let workers = self.lanes.len();
