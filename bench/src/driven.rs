@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use esplanade_channel::{
-    Command, ControlChannel, Counter, DfPolicy, Event, KeyMaterial, Label, Lifetime, OutboundSa,
-    Policy, PolicyAction, PolicyId, Polling, PortId, PortSetup, Prefix, Role, SaId, Selector,
-    Setup, Transform, WorkerId, WorkerSetup,
+    Command, ControlChannel, Counter, DfPolicy, Event, KeyMaterial, Label, Lifetime, Mode,
+    OutboundSa, Policy, PolicyAction, PolicyId, Polling, PortId, PortSetup, Prefix, Role, SaId,
+    Selector, Setup, Tfc, Transform, WorkerId, WorkerSetup,
 };
 use esplanade_crypto::Algorithm;
 
@@ -210,6 +210,8 @@ impl Driven {
             local: IpAddr::V4(self.place.outside),
             remote: IpAddr::V4(self.place.peer),
             encapsulation: None,
+            mode: Mode::Tunnel,
+            tfc: Tfc::default(),
             owner: WORKER,
             lifetime: Lifetime::default(),
             copy_dscp: false,

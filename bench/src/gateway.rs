@@ -56,6 +56,10 @@ pub struct Site {
     pub esp: String,
     /// Extended sequence numbers.
     pub esn: bool,
+    /// Further lines of the children, each as it stands in the file.
+    pub child: Vec<String>,
+    /// The TAP for the gateway's own packets.
+    pub tap: Option<&'static str>,
     /// Whether the kernel's guard is on.
     pub guard: bool,
     /// Further children, by the prefixes that they join, ours first.
@@ -79,6 +83,8 @@ impl Site {
             ike: "aes256gcm16-sha384-x25519".to_owned(),
             esp: "aes256gcm16-x25519".to_owned(),
             esn: true,
+            child: Vec::new(),
+            tap: None,
             guard: true,
             more: Vec::new(),
         }
@@ -107,7 +113,7 @@ impl Site {
   workers: [{core}]
   polling: {polling}
   guard: {guard}
-  ports:
+{tap}  ports:
     lan: {{ interface: {INSIDE}, role: inside }}
     wan: {{ interface: {OUTSIDE}, role: outside }}
 tunnels:
@@ -122,6 +128,9 @@ tunnels:
             core = self.core,
             polling = self.polling,
             guard = if self.guard { "on" } else { "off" },
+            tap = self
+                .tap
+                .map_or_else(String::new, |tap| format!("  tap: {tap}\n")),
             local = self.local,
             local_id = self.local_id,
             remote = self.remote,
@@ -146,6 +155,9 @@ tunnels:
         esn: {esn}
 "
         ));
+        for line in &self.child {
+            yaml.push_str(&format!("        {line}\n"));
+        }
     }
 }
 

@@ -21,6 +21,11 @@
 //! the gateway itself, which the XDP program takes while the dataplane lives; nor what comes in by an interface that is
 //! no port.
 //!
+//! *The gateway's own.* With a TAP, a table 4302 leads what the gateway itself sends to a protected remote prefix there, from an
+//! address of its own within the local one; rules of preference 4300 consult it for packets that come from no interface.
+//! The TAP and its routes go with the dataplane, and what is left is the guard. Sockets with our mark, which are IKE's, skip
+//! both.
+//!
 //! The guard outlives both planes and is adopted at the next start. Nothing outside that table, and no rule that is not
 //! of that preference and for that table, is touched. The kernel goes through rules one by one wherever it looks a route
 //! up, some nanoseconds each: tens of thousands of pairs are felt by what the kernel itself sends and forwards, which the
@@ -32,7 +37,7 @@ mod part;
 use std::{
     collections::BTreeSet,
     future,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use esplanade_config::Prefix;
@@ -43,9 +48,25 @@ use rustix::io::Errno;
 use crate::netlink::{self, Error};
 use message::{Message, is_our_route, is_our_rule};
 use part::Part;
+use rtnetlink::LinkUnspec;
 
 /// The routing table that is ours, and the preference of our rules.
 pub const TABLE: u32 = 4301;
+
+/// The table of the gateway's own traffic, and the preference of its rules, which come before the guard's.
+pub const OWN_TABLE: u32 = 4302;
+const OWN_PREFERENCE: u32 = 4300;
+/// The bit of a socket's mark that skips both tables: IKE must not go into its own tunnel.
+pub const MARK: u32 = 0x0400_0000;
+
+/// The gateway's own traffic that is to be protected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Own {
+    /// The TAP's index, while it is up.
+    pub tap: Option<u32>,
+    /// Protected pairs of which the gateway has an address in the local prefix: local, remote, and that address.
+    pub traffic: BTreeSet<(Prefix, Prefix, IpAddr)>,
+}
 
 /// What the guard shall protect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,6 +77,8 @@ pub struct Wanted {
     pub attached: BTreeSet<Prefix>,
     /// The parts of these that routes of the kernel's lead to by other interfaces.
     pub elsewhere: BTreeSet<Prefix>,
+    /// What of it is the gateway's own, where there is a TAP.
+    pub own: Option<Own>,
     /// The interfaces of the gateway's outside ports, by name, whether they exist or not.
     pub outside: BTreeSet<String>,
 }
@@ -141,8 +164,12 @@ impl Guard {
         let missing = missing(&parts, &found).map(Part::to_string).collect();
         let describe = |message: Message| match (message.part(), message) {
             (Some(part), _) => part.to_string(),
-            (None, Message::Route(_)) => format!("another route in table {TABLE}"),
-            (None, Message::Rule(_)) => format!("another rule of preference {TABLE}"),
+            (None, Message::Route(route)) => {
+                format!("another route in table {}", message::table(&route))
+            }
+            (None, Message::Rule(rule)) => {
+                format!("another rule of preference {}", message::preference(&rule))
+            }
         };
         let foreign = surplus(&parts, found).map(describe).collect();
         Ok(Standing { missing, foreign })
@@ -182,6 +209,22 @@ impl Guard {
         Ok(found)
     }
 
+    /// Sets an interface up that needs no link addresses.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub async fn raise(&self, index: u32, name: &str) -> Result<(), Error> {
+        let message = LinkUnspec::new_with_index(index).up().arp(false).build();
+        let refused = Error::refused(format!("set {name} up"));
+        self.handle
+            .link()
+            .set(message)
+            .execute()
+            .await
+            .map_err(refused)
+    }
+
     async fn add(&self, part: &Part) -> Result<(), Error> {
         let refused = Error::refused(format!("guard by `{part}`"));
         match Message::new(part) {
@@ -200,12 +243,18 @@ impl Guard {
         match message {
             Message::Route(mut route) => {
                 route.header.flags = Default::default();
-                let refused = Error::refused(format!("take away a route of table {TABLE}"));
+                let refused = Error::refused(format!(
+                    "take away a route of table {}",
+                    message::table(&route)
+                ));
                 let request = self.handle.route().del(route);
                 request.execute().await.map_err(refused)
             }
             Message::Rule(rule) => {
-                let refused = Error::refused(format!("take away a rule of preference {TABLE}"));
+                let refused = Error::refused(format!(
+                    "take away a rule of preference {}",
+                    message::preference(&rule)
+                ));
                 let request = self.handle.rule().del(rule);
                 request.execute().await.map_err(refused)
             }

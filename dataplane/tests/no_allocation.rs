@@ -2,9 +2,9 @@
 //! allocator counts.
 
 use esplanade_channel::{
-    Command, CopyMode, DfPolicy, Epoch, Facts, InboundSa, KeyMaterial, Label, Lifetime, OutboundSa,
-    Policy, PolicyAction, PolicyId, Polling, PortFacts, PortId, PortMode, PortSetup, Prefix, Role,
-    SaId, Segment, Selector, Setup, Transform, UdpPorts, WorkerId, WorkerSetup,
+    Command, CopyMode, DfPolicy, Epoch, Facts, InboundSa, KeyMaterial, Label, Lifetime, Mode,
+    OutboundSa, Policy, PolicyAction, PolicyId, Polling, PortFacts, PortId, PortMode, PortSetup,
+    Prefix, Role, SaId, Segment, Selector, Setup, Tfc, Transform, UdpPorts, WorkerId, WorkerSetup,
 };
 use esplanade_crypto::{EngineKind, IvGenerator};
 use esplanade_dataplane::{
@@ -88,6 +88,8 @@ fn commands(transform: Transform, key: usize, udp: bool) -> Vec<Command> {
             local: OUR_END.into(),
             remote: OUR_END.into(),
             encapsulation,
+            mode: Mode::Tunnel,
+            original: None,
             owner: WorkerId(0),
             lifetime: Lifetime::default(),
             label: Label::new("loop"),
@@ -102,6 +104,8 @@ fn commands(transform: Transform, key: usize, udp: bool) -> Vec<Command> {
             local: OUR_END.into(),
             remote: OUR_END.into(),
             encapsulation,
+            mode: Mode::Tunnel,
+            tfc: Tfc::default(),
             owner: WorkerId(0),
             lifetime: Lifetime::default(),
             copy_dscp: true,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use esplanade_channel::{
     Command, Connection, ControlChannel, CopyMode, DfPolicy, Epoch, Facts, InboundSa, KeyMaterial,
-    Label, Lifetime, OutboundSa, Policy, PolicyAction, PolicyId, Polling, PortFacts, PortId,
-    PortMode, PortSetup, Prefix, Role, SaId, Segment, Selector, Setup, Transform, WorkerId,
+    Label, Lifetime, Mode, OutboundSa, Policy, PolicyAction, PolicyId, Polling, PortFacts, PortId,
+    PortMode, PortSetup, Prefix, Role, SaId, Segment, Selector, Setup, Tfc, Transform, WorkerId,
     WorkerSetup,
 };
 use esplanade_crypto::{EngineKind, IvGenerator};
@@ -315,6 +315,8 @@ impl Gateway {
                 local,
                 remote,
                 encapsulation: None,
+                mode: Mode::Tunnel,
+                original: None,
                 owner,
                 lifetime: Lifetime::default(),
                 label: Label::new("pipeline"),
@@ -330,6 +332,8 @@ impl Gateway {
                 local,
                 remote,
                 encapsulation: None,
+                mode: Mode::Tunnel,
+                tfc: Tfc::default(),
                 owner,
                 lifetime: Lifetime::default(),
                 copy_dscp: false,

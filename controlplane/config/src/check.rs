@@ -2,7 +2,7 @@
 
 use crate::{
     Selector,
-    model::{Config, Identity, Tunnel},
+    model::{Config, Identity, Mode, Tunnel},
     problem::{Mistake, Place, Problems},
     tunnel::Placed,
 };
@@ -10,11 +10,12 @@ use crate::{
 /// While a child rekeys, it has two pairs of SAs.
 const SAS_PER_CHILD: usize = 4;
 
-pub(crate) fn check(tunnels: &[Placed], problems: &mut Problems<'_>) {
+pub(crate) fn check(tunnels: &[Placed], tap: bool, problems: &mut Problems<'_>) {
     for placed in tunnels {
-        check_own_addresses(placed, problems);
+        check_own_addresses(placed, tap, problems);
         check_families(placed, problems);
         check_carried(placed, problems);
+        check_transport(placed, tap, problems);
     }
     check_peers(tunnels, problems);
     check_overlaps(tunnels, problems);
@@ -41,7 +42,47 @@ pub(crate) fn check_capacity(config: &Config, place: Place, problems: &mut Probl
     }
 }
 
-fn check_own_addresses(placed: &Placed, problems: &mut Problems<'_>) {
+/// Transport mode is for what the two gateways themselves have to say to each other.
+///
+/// RFC 7296 2.23.1: "The TSi entries MUST have exactly one IP address, and that MUST match the source address of the IKE SA."
+fn check_transport(placed: &Placed, tap: bool, problems: &mut Problems<'_>) {
+    let tunnel = &placed.tunnel;
+    let children = tunnel.children.iter().zip(&placed.selectors);
+    for (child, places) in children.filter(|(child, _)| child.mode != Mode::Tunnel) {
+        let Some(place) = places.first() else {
+            continue;
+        };
+        let mut mistake = |what: String, help: String| {
+            problems.error(*place, Mistake::new(what).help(help));
+        };
+        let Some(remote) = tunnel.remote else {
+            let what = "transport mode needs the peer's address, and that is `any`".to_owned();
+            mistake(what, "take `mode: tunnel`, or write the address".to_owned());
+            continue;
+        };
+        let only = |selectors: &[Selector], address| {
+            let one = |selector: &Selector| {
+                (selector.prefix.address(), selector.prefix.last()) == (address, address)
+            };
+            selectors.iter().all(one)
+        };
+        if !only(&child.local, tunnel.local) || !only(&child.remote, remote) {
+            let what = "transport mode protects packets between the two gateways only";
+            let help = format!(
+                "write `local: [{}/32]` and `remote: [{remote}/32]`, with `[tcp/443]` behind them if need be, or take `mode: tunnel`",
+                tunnel.local
+            );
+            mistake(what.to_owned(), help);
+        } else if !tap {
+            let what =
+                "in transport mode packets are the gateway's own, and it has no TAP for them";
+            let help = "write `tap: esp0` in `dataplane`".to_owned();
+            mistake(what.to_owned(), help);
+        }
+    }
+}
+
+fn check_own_addresses(placed: &Placed, tap: bool, problems: &mut Problems<'_>) {
     let Tunnel {
         local,
         remote: Some(remote),
@@ -68,14 +109,16 @@ fn check_own_addresses(placed: &Placed, problems: &mut Problems<'_>) {
             .iter()
             .zip(places)
             .find(|(selector, _)| selector.prefix.contains(*remote));
-        if let (true, Some((selector, place))) = (ours, theirs) {
+        if let (true, false, Some((selector, place))) =
+            (ours, tap || child.mode != Mode::Tunnel, theirs)
+        {
             let what = format!(
                 "{selector} holds the peer itself ({remote}): IKE would be sent into its own tunnel"
             );
             problems.error(
                 *place,
                 Mistake::new(what)
-                    .help("protect prefixes that hold at most one of the two gateways"),
+                    .help("write `tap: esp0` in `dataplane`, which keeps the gateway's own traffic apart, or protect prefixes that hold at most one of the two gateways"),
             );
         }
     }

@@ -92,10 +92,32 @@ fn read_ports(section: &Reader<'_>, problems: &mut Problems<'_>) -> Vec<Port> {
         roles_known &= read.is_some();
         ports.extend(read);
     }
+    ports.extend(read_tap(section, &interfaces, problems));
     if let Some(place) = section.place("ports") {
         check_ports(&ports, roles_known, place, problems);
     }
     ports
+}
+
+/// Reads the name of the TAP, which is no port's.
+fn read_tap(
+    section: &Reader<'_>,
+    interfaces: &HashMap<&str, &str>,
+    problems: &mut Problems<'_>,
+) -> Option<Port> {
+    let tap = section.value("tap", problems, interface)?;
+    if let (Some(port), Some(item)) = (interfaces.get(tap.as_str()), section.item("tap", problems))
+    {
+        let what = format!("the interface {tap} is the port `{port}` already");
+        let help = "the TAP is made by the dataplane: give it a name that no interface has";
+        problems.error(item.place, Mistake::new(what).help(help));
+    }
+    Some(Port {
+        name: "tap".to_owned(),
+        interface: tap,
+        role: Role::Host,
+        mss_clamp: true,
+    })
 }
 
 fn read_port(key: &Key, port: &Reader<'_>, problems: &mut Problems<'_>) -> Option<Port> {

@@ -123,6 +123,13 @@ static DATAPLANE: Section = Section {
         )
         .default("on"),
         field(
+            "tap",
+            Kind::Text("esp0"),
+            "A TAP interface of this name, which the dataplane makes: the gateway's own packets that a child protects go through it. Without it, only traffic of the hosts behind the gateway is protected.",
+        )
+        .default("none")
+        .known_as(&["tun", "host"]),
+        field(
             "engine",
             Kind::Word(&["auto", "portable", "aws-lc-rs", "vaes256", "vaes512"]),
             "Which code encrypts packets: `auto` is the fastest that the CPU runs, and one that it does not run is refused.",
@@ -322,8 +329,24 @@ static CHILD: Section = Section {
             Kind::Texts("[aes256gcm16-x25519]"),
             "What to offer and accept, the preferred first.",
         )
-        .default(crate::tunnel::DEFAULT_ESP_WORDS)
-        .known_as(&["esp_proposals", "esp", "phase2alg", "proposal"]),
+        .default(crate::tunnel::DEFAULT_CHILD_WORDS)
+        .known_as(&["esp_proposals", "ah_proposals", "phase2alg", "proposal"]),
+        field(
+            "protocol",
+            Kind::Word(&["esp", "ah"]),
+            "`esp` encrypts and authenticates; `ah` authenticates only, addresses included, and passes no NAT.",
+        )
+        .default("esp")
+        .known_as(&["phase2", "esp", "ah"]),
+        field(
+            "mode",
+            Kind::Word(&["tunnel", "transport", "transport-if-possible"]),
+            "`tunnel` wraps whole packets; `transport` protects what packets between the two gateways themselves carry; `transport-if-possible` leaves the choice to the peer.",
+        )
+        .default("tunnel")
+        .known_as(&["type"]),
+        field("tfc", Kind::Section(&TFC), "What hides the size and the number of packets.")
+            .known_as(&["tfc_padding"]),
         field(
             "esn",
             Kind::Word(&["prefer", "require", "off"]),
@@ -394,6 +417,31 @@ static CHILD: Section = Section {
         field("start", START, "As for the tunnel, for this child alone.")
             .default("the tunnel's")
             .known_as(&["start_action", "close_action", "auto"]),
+    ],
+};
+
+static TFC: Section = Section {
+    what: "traffic flow confidentiality",
+    fields: &[
+        field(
+            "size",
+            Kind::Text("1400"),
+            "How many bytes inner packets are padded to at least, as far as the path carries them; `mtu` is as many as it does.",
+        )
+        .known_as(&["pad", "padding"]),
+        field(
+            "multiple",
+            Kind::Number(2, 1400),
+            "Inner packets are padded to a multiple of so many bytes.",
+        )
+        .known_as(&["block"]),
+        field(
+            "dummies",
+            Kind::Number(1, 1000),
+            "How many dummy packets are sent a second, which the peer discards.",
+        )
+        .default("none")
+        .known_as(&["dummy", "rate"]),
     ],
 };
 

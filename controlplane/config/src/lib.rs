@@ -29,13 +29,13 @@ use std::path::Path;
 pub use diff::{ChangedTunnel, Diff, diff};
 pub use files::{Disk, FileContext, Files, NoFiles, SecretFile};
 pub use model::{
-    Child, Config, Dataplane, Df, Engine, Identity, Ike, Lifetime, Polling, Port, Role, Start,
-    Tunnel,
+    Child, Config, Dataplane, Df, Engine, Identity, Ike, Lifetime, Mode, Polling, Port, Role,
+    Start, Tfc, TfcSize, Tunnel,
 };
 pub use problem::{Place, Problem, Severity};
 pub use proposal::{
-    AdditionalKeyExchanges, Encryption, EspEncryption, EspIntegrity, EspProposal, IkeProposal,
-    Integrity, KeyExchange, Prf,
+    AdditionalKeyExchanges, AhIntegrity, AhProposal, ChildProposal, Encryption, EspEncryption,
+    EspIntegrity, EspProposal, IkeProposal, Integrity, KeyExchange, Prf,
 };
 pub use schema::schema;
 pub use secret::Secret;
@@ -119,7 +119,7 @@ fn read(text: &str, context: &FileContext<'_>, problems: &mut Problems<'_>) -> C
         .iter()
         .filter_map(|(key, section)| tunnel::read(key, section, context, problems))
         .collect();
-    check::check(&tunnels, problems);
+    check::check(&tunnels, config.dataplane.tap().is_some(), problems);
     config.tunnels = tunnels.into_iter().map(|placed| placed.tunnel).collect();
     check::check_capacity(&config, root.place("tunnels").unwrap_or(START), problems);
     config

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, time::Duration};
 
-use crate::{EspProposal, IkeProposal, Problem, Secret, Selector};
+use crate::{ChildProposal, IkeProposal, Problem, Secret, Selector};
 
 /// A valid configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct Dataplane {
     pub workers: Vec<Option<u16>>,
     /// How a worker waits for packets.
     pub polling: Polling,
-    /// The ports, in the order of the file: the first is port 0. At least one is inside and one outside.
+    /// The ports, in the order of the file: the first is port 0. At least one is inside and one outside; the TAP is the last.
     pub ports: Vec<Port>,
     /// Does the kernel hold unreachable routes for what the tunnels protect?
     pub guard: bool,
@@ -32,6 +32,14 @@ pub struct Dataplane {
     pub sa_capacity: u32,
     /// How many frames each ring of a port's queue holds; a power of two.
     pub ring_frames: u32,
+}
+
+impl Dataplane {
+    /// The TAP for the gateway's own packets, if there is to be one.
+    #[must_use]
+    pub fn tap(&self) -> Option<&Port> {
+        self.ports.iter().find(|port| port.role == Role::Host)
+    }
 }
 
 /// How a worker waits for packets.
@@ -87,6 +95,8 @@ pub enum Role {
     Inside,
     /// Toward the peers.
     Outside,
+    /// Toward the gateway itself: the TAP, which is the last port.
+    Host,
 }
 
 /// A peer and what is protected between it and us.
@@ -170,7 +180,11 @@ pub struct Child {
     /// The peer's side of the traffic; never empty.
     pub remote: Vec<Selector>,
     /// What we offer and accept, the preferred first; never empty.
-    pub proposals: Vec<EspProposal>,
+    pub proposals: Vec<ChildProposal>,
+    /// Which mode its SAs have.
+    pub mode: Mode,
+    /// What hides the number and the size of its packets.
+    pub tfc: Tfc,
     /// How long a pair of SAs lives.
     pub lifetime: Lifetime<Duration>,
     /// How many bytes a pair of SAs carries, if limited.
@@ -199,6 +213,38 @@ impl Child {
                 .map(move |remote| (local, remote))
         })
     }
+}
+
+/// What the packets of a child's SAs hold (RFC 4301 4.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Whole packets.
+    #[default]
+    Tunnel,
+    /// What packets between the two gateways themselves carry.
+    Transport,
+    /// As transport mode; tunnel mode with a peer that wants that.
+    TransportIfPossible,
+}
+
+/// Traffic flow confidentiality (RFC 4303 2.6 and 2.7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tfc {
+    /// How large inner packets are made at least, if they are.
+    pub size: Option<TfcSize>,
+    /// They are made a multiple of so many bytes; 0 leaves them.
+    pub multiple: u16,
+    /// How many dummy packets are sent a second.
+    pub dummies: u16,
+}
+
+/// How large packets are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TfcSize {
+    /// So many bytes, as far as the path carries them.
+    Bytes(u16),
+    /// As many as the path carries.
+    Mtu,
 }
 
 /// What becomes of the "don't fragment" bit in the outer header (RFC 4301 8.1).

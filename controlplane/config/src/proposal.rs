@@ -108,6 +108,23 @@ impl AdditionalKeyExchanges {
         )
     }
 
+    /// A child needs no key exchange, but the additional ones need a first.
+    fn check_for_child(
+        &self,
+        first: Option<KeyExchange>,
+        proposal: &str,
+        algorithm: &str,
+    ) -> Result<(), Mistake> {
+        self.check(first, proposal)?;
+        if first.is_none() && !self.is_empty() {
+            return Err(Mistake::new(format!(
+                "`{proposal}` lacks the first key exchange, which the additional ones follow"
+            ))
+            .help(format!("write it like `{algorithm}-x25519-ke1_mlkem768`")));
+        }
+        Ok(())
+    }
+
     /// RFC 9370 wants each method once.
     fn check(&self, first: Option<KeyExchange>, proposal: &str) -> Result<(), Mistake> {
         let mut seen: Vec<KeyExchange> = first.into_iter().collect();
@@ -193,6 +210,18 @@ impl EspEncryption {
     }
 }
 
+impl EspEncryption {
+    /// The algorithm of AH that bears the same name.
+    const fn as_ah(self) -> Option<AhIntegrity> {
+        match self {
+            Self::Aes128Gmac => Some(AhIntegrity::Aes128Gmac),
+            Self::Aes192Gmac => Some(AhIntegrity::Aes192Gmac),
+            Self::Aes256Gmac => Some(AhIntegrity::Aes256Gmac),
+            _ => None,
+        }
+    }
+}
+
 /// How a child SA whose cipher does not do so itself authenticates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EspIntegrity {
@@ -221,7 +250,7 @@ pub struct IkeProposal {
     pub additional: AdditionalKeyExchanges,
 }
 
-/// What a child SA may use.
+/// What a child SA of ESP may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EspProposal {
     /// How it encrypts.
@@ -234,6 +263,52 @@ pub struct EspProposal {
     pub additional: AdditionalKeyExchanges,
     /// Extended sequence numbers (RFC 4303 2.2.1).
     pub esn: bool,
+}
+
+/// How a child SA of AH authenticates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AhIntegrity {
+    /// An HMAC.
+    Hmac(EspIntegrity),
+    /// AES-GMAC with a 128-bit key (RFC 4543 4).
+    Aes128Gmac,
+    /// AES-GMAC with a 192-bit key (RFC 4543 4).
+    Aes192Gmac,
+    /// AES-GMAC with a 256-bit key (RFC 4543 4).
+    Aes256Gmac,
+}
+
+impl AhIntegrity {
+    fn word(self) -> Word {
+        match self {
+            Self::Hmac(hmac) => Word::EspIntegrity(hmac),
+            Self::Aes128Gmac => Word::EspEncryption(EspEncryption::Aes128Gmac),
+            Self::Aes192Gmac => Word::EspEncryption(EspEncryption::Aes192Gmac),
+            Self::Aes256Gmac => Word::EspEncryption(EspEncryption::Aes256Gmac),
+        }
+    }
+}
+
+/// What a child SA of AH may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AhProposal {
+    /// How it authenticates.
+    pub integrity: AhIntegrity,
+    /// A fresh key exchange at every rekey (perfect forward secrecy), if any.
+    pub key_exchange: Option<KeyExchange>,
+    /// Those that follow it.
+    pub additional: AdditionalKeyExchanges,
+    /// Extended sequence numbers (RFC 4302 2.5.1).
+    pub esn: bool,
+}
+
+/// What a child SA may use: all of a child's are of one protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ChildProposal {
+    /// Of ESP.
+    Esp(EspProposal),
+    /// Of AH.
+    Ah(AhProposal),
 }
 
 /// What one keyword of a proposal stands for; of some, one thing for IKE and another for ESP.
@@ -262,6 +337,13 @@ impl Word {
             self,
             Self::EspEncryption(_) | Self::EspIntegrity(_) | Self::KeyExchange(_) | Self::Esn(_)
         )
+    }
+
+    fn is_for_ah(&self) -> bool {
+        match self {
+            Self::EspEncryption(encryption) => encryption.as_ah().is_some(),
+            other => other.is_for_esp(),
+        }
     }
 
     /// How it is written.
@@ -520,15 +602,59 @@ pub(crate) fn esp(written: &str) -> Result<EspWords, Mistake> {
         }
         _ => {}
     }
-    additional.check(key_exchange, written)?;
-    if key_exchange.is_none() && !additional.is_empty() {
-        return Err(Mistake::new(format!(
-            "`{written}` lacks the first key exchange, which the additional ones follow"
-        ))
-        .help(format!("write it like `{name}-x25519-ke1_mlkem768`")));
-    }
+    additional.check_for_child(key_exchange, written, name)?;
     Ok(EspWords {
         encryption,
+        integrity,
+        key_exchange,
+        additional,
+        esn,
+    })
+}
+
+/// What the words of a proposal for AH say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AhWords {
+    pub integrity: AhIntegrity,
+    pub key_exchange: Option<KeyExchange>,
+    pub additional: AdditionalKeyExchanges,
+    /// Whether extended sequence numbers are named, and how.
+    pub esn: Option<bool>,
+}
+
+/// Reads a proposal for AH.
+pub(crate) fn ah(written: &str) -> Result<AhWords, Mistake> {
+    let (mut integrity, mut key_exchange, mut esn) = (None, None, None);
+    let mut additional = AdditionalKeyExchanges::default();
+    for part in written.split('-') {
+        if let Some(taken) = additional.take(part, written) {
+            taken?;
+            continue;
+        }
+        let algorithm = match word(part, Word::is_for_ah)? {
+            Word::EspEncryption(value) => value.as_ah(),
+            Word::EspIntegrity(value) => Some(AhIntegrity::Hmac(value)),
+            Word::KeyExchange(value) => {
+                put(&mut key_exchange, value, "the key exchange", written)?;
+                None
+            }
+            Word::Esn(value) => {
+                put(&mut esn, value, "sequence numbers", written)?;
+                None
+            }
+            Word::Encryption(_) | Word::Hash(_) | Word::Prf(_) => None,
+        };
+        if let Some(algorithm) = algorithm {
+            put(&mut integrity, algorithm, "integrity", written)?;
+        }
+    }
+    let integrity = integrity.ok_or_else(|| {
+        Mistake::new(format!("`{written}` lacks its integrity"))
+            .help("write it like `sha256-x25519`")
+    })?;
+    let name = integrity.word().name();
+    additional.check_for_child(key_exchange, written, name)?;
+    Ok(AhWords {
         integrity,
         key_exchange,
         additional,
@@ -583,6 +709,25 @@ impl fmt::Display for IkeProposal {
             Prf::HmacSha512 => "-prfsha512",
         })?;
         write!(f, "-{}{}", self.key_exchange, self.additional)
+    }
+}
+
+impl fmt::Display for ChildProposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Esp(proposal) => proposal.fmt(f),
+            Self::Ah(proposal) => proposal.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for AhProposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.integrity.word().name())?;
+        if let Some(key_exchange) = self.key_exchange {
+            write!(f, "-{key_exchange}{}", self.additional)?;
+        }
+        f.write_str(if self.esn { "-esn" } else { "-noesn" })
     }
 }
 

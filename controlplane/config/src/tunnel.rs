@@ -3,8 +3,9 @@
 use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use crate::{
-    EspProposal, FileContext, IkeProposal, Selector, authentication, identity,
-    model::{Child, Df, Identity, Ike, Lifetime, Start, Tunnel},
+    AhProposal, ChildProposal, EspProposal, FileContext, IkeProposal, Selector, authentication,
+    identity,
+    model::{Child, Df, Identity, Ike, Lifetime, Mode, Start, Tfc, TfcSize, Tunnel},
     node::Key,
     problem::{Mistake, Place, Problems},
     proposal, quantity,
@@ -23,6 +24,12 @@ pub(crate) const DEFAULT_IKE_WORDS: &str = "aes256gcm16-sha384-x25519-ke1_mlkem7
 /// ask by name.
 pub(crate) const DEFAULT_ESP_WORDS: &str = "aes256gcm16-x25519, aes256gcm16, aes128gcm16-x25519, aes128gcm16, \
     chacha20poly1305-x25519, chacha20poly1305, aes256-sha512, aes256-sha256, aes128-sha256";
+/// The same for a child of AH: what RFC 8221 6 says MUST or SHOULD of.
+const DEFAULT_AH_WORDS: &str = "sha256-x25519, sha256, sha512-x25519, sha512";
+/// Both, as the grammar tells them.
+pub(crate) const DEFAULT_CHILD_WORDS: &str = "aes256gcm16-x25519, aes256gcm16, aes128gcm16-x25519, aes128gcm16, \
+    chacha20poly1305-x25519, chacha20poly1305, aes256-sha512, aes256-sha256, aes128-sha256; with ah: sha256-x25519, sha256, \
+    sha512-x25519, sha512";
 
 const IKE_REKEY: Duration = Duration::from_secs(4 * 3600);
 const CHILD_REKEY: Duration = Duration::from_secs(3600);
@@ -262,11 +269,18 @@ fn read_child(
 ) -> Option<(Child, Vec<Place>)> {
     let local = section.values("local", problems, selector::selector);
     let remote = section.values("remote", problems, selector::selector);
+    let ah = section.word("protocol", problems) == Some(1);
     let child = Child {
         name: key.name.clone(),
         local: Vec::new(),
         remote: Vec::new(),
-        proposals: read_esp_proposals(section, problems),
+        proposals: read_proposals(section, ah, problems),
+        mode: match section.word("mode", problems) {
+            Some(1) => Mode::Transport,
+            Some(2) => Mode::TransportIfPossible,
+            _ => Mode::Tunnel,
+        },
+        tfc: read_tfc(section, ah, problems),
         lifetime: read_lifetime(section, CHILD_REKEY, problems),
         bytes: read_limit(
             section,
@@ -312,12 +326,90 @@ fn number_or(section: &Reader<'_>, name: &str, otherwise: u32, problems: &mut Pr
         .unwrap_or(otherwise)
 }
 
-fn read_esp_proposals(section: &Reader<'_>, problems: &mut Problems<'_>) -> Vec<EspProposal> {
-    let esn: &[bool] = match section.value("esn", problems, esn) {
+/// Reads what hides sizes and numbers, which only ESP's tunnel mode does.
+///
+/// RFC 4303 2.7: TFC padding needs "the (inner) packet's length", which a tunnelled packet's own header states.
+fn read_tfc(section: &Reader<'_>, ah: bool, problems: &mut Problems<'_>) -> Tfc {
+    let Some(tfc) = section.section("tfc", problems) else {
+        return Tfc::default();
+    };
+    let transport = section.word("mode", problems).is_some_and(|mode| mode != 0);
+    if (ah || transport)
+        && let Some(place) = section.place("tfc")
+    {
+        let what = "only ESP in tunnel mode hides the size and the number of packets";
+        let help = "leave `tfc` out, or take `protocol: esp` and `mode: tunnel`";
+        problems.error(place, Mistake::new(what).help(help));
+    }
+    let number = |name, problems: &mut Problems<'_>| {
+        let number = tfc.number(name, problems).unwrap_or(0);
+        u16::try_from(number).unwrap_or(u16::MAX)
+    };
+    Tfc {
+        size: tfc.value("size", problems, tfc_size),
+        multiple: number("multiple", problems),
+        dummies: number("dummies", problems),
+    }
+}
+
+fn tfc_size(words: &str) -> Result<TfcSize, Mistake> {
+    if words == "mtu" {
+        return Ok(TfcSize::Mtu);
+    }
+    let bytes = quantity::number(words, 28, 65_000)
+        .map_err(|mistake| mistake.help("write a number of bytes from 28 to 65000, or `mtu`"))?;
+    Ok(TfcSize::Bytes(u16::try_from(bytes).unwrap_or(u16::MAX)))
+}
+
+fn read_proposals(
+    section: &Reader<'_>,
+    ah: bool,
+    problems: &mut Problems<'_>,
+) -> Vec<ChildProposal> {
+    if ah {
+        let proposals = read_ah_proposals(section, problems);
+        proposals.into_iter().map(ChildProposal::Ah).collect()
+    } else {
+        let proposals = read_esp_proposals(section, problems);
+        proposals.into_iter().map(ChildProposal::Esp).collect()
+    }
+}
+
+fn read_ah_proposals(section: &Reader<'_>, problems: &mut Problems<'_>) -> Vec<AhProposal> {
+    let esn = read_esn(section, problems);
+    let written = section.values("proposals", problems, proposal::ah);
+    let written = written.map_or_else(default_ah_proposals, first_of_each);
+    let mut proposals = Vec::new();
+    for words in written {
+        let own = words.esn.map(|esn| [esn]);
+        for esn in own.as_ref().map_or(esn, |own| own.as_slice()) {
+            proposals.push(AhProposal {
+                integrity: words.integrity,
+                key_exchange: words.key_exchange,
+                additional: words.additional,
+                esn: *esn,
+            });
+        }
+    }
+    proposals
+}
+
+fn default_ah_proposals() -> Vec<proposal::AhWords> {
+    let words = DEFAULT_AH_WORDS.split(", ");
+    words.filter_map(|words| proposal::ah(words).ok()).collect()
+}
+
+/// Extended sequence numbers, as they are offered by proposals that do not say.
+fn read_esn(section: &Reader<'_>, problems: &mut Problems<'_>) -> &'static [bool] {
+    match section.value("esn", problems, esn) {
         Some(Esn::Require) => &[true],
         Some(Esn::Off) => &[false],
         Some(Esn::Prefer) | None => &[true, false],
-    };
+    }
+}
+
+fn read_esp_proposals(section: &Reader<'_>, problems: &mut Problems<'_>) -> Vec<EspProposal> {
+    let esn = read_esn(section, problems);
     let written = section.values("proposals", problems, proposal::esp);
     for (words, place) in written.iter().flatten() {
         if !words.encryption.hides() {
@@ -485,6 +577,12 @@ mod tests {
             DEFAULT_ESP_WORDS
                 .split(", ")
                 .all(|words| proposal::esp(words).is_ok())
+        );
+        let all = DEFAULT_AH_WORDS.split(", ");
+        assert!(all.clone().all(|words| proposal::ah(words).is_ok()));
+        assert_eq!(
+            DEFAULT_CHILD_WORDS,
+            format!("{DEFAULT_ESP_WORDS}; with ah: {DEFAULT_AH_WORDS}")
         );
     }
 }

@@ -74,6 +74,68 @@ fn words_of_strongswan_and_libreswan_lead_to_ours() {
 }
 
 #[test]
+fn modes_that_cannot_be_are_explained() {
+    let line = "        local: [";
+    let (first, what) = (
+        "        mode: transport\n        local: [",
+        "between the two gateways only",
+    );
+    expect(line, first, (14, 18), what, "192.0.2.1/32");
+    let hosts = "local: [192.0.2.1/32]\n        remote: [192.0.2.2/32]\n        mode: transport";
+    let text = minimal();
+    let child = text.find("        local: [").unwrap();
+    let text = format!("{}        {hosts}\n", &text[..child]);
+    let problems = parse(&text).expect_err("there is no TAP");
+    let words: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(problems.len(), 1, "{words:?}");
+    assert!(problems[0].what.contains("it has no TAP"), "{words:?}");
+    assert!(problems[0].help.as_deref().unwrap().contains("tap: esp0"));
+    let with_tap = text.replacen("dataplane:\n", "dataplane:\n  tap: esp0\n", 1);
+    assert!(parse(&with_tap).is_ok());
+    // Tunnel mode between the gateways themselves needs it too, or IKE would be sent into its own tunnel.
+    let tunnel = text.replacen("mode: transport", "mode: tunnel", 1);
+    assert!(parse(&tunnel).is_err());
+    assert!(parse(&with_tap.replacen("mode: transport", "mode: tunnel", 1)).is_ok());
+
+    let taken = minimal().replacen("dataplane:\n", "dataplane:\n  tap: eth1\n", 1);
+    let problems = parse(&taken).expect_err("eth1 is a port");
+    assert!(
+        problems[0].what.contains("eth1 is the port"),
+        "{}",
+        problems[0]
+    );
+}
+
+#[test]
+fn what_ah_and_padding_cannot_do_is_explained() {
+    let line = "        local: [";
+    let ah = |more: &str| format!("        protocol: ah\n        {more}\n        local: [");
+    expect(
+        line,
+        &ah("proposals: [aes256gcm16]"),
+        (13, 21),
+        "unknown algorithm `aes256gcm16`",
+        "sha256",
+    );
+    expect(
+        line,
+        &ah("proposals: [x25519]"),
+        (13, 21),
+        "lacks its integrity",
+        "`sha256-x25519`",
+    );
+    expect(
+        line,
+        &ah("tfc: { size: mtu }"),
+        (13, 9),
+        "only ESP in tunnel mode",
+        "`protocol: esp`",
+    );
+    let tfc = "        tfc: { size: 12 }\n        local: [";
+    expect(line, tfc, (12, 22), "12", "`mtu`");
+}
+
+#[test]
 fn what_is_missing_is_told_where_it_belongs() {
     expect(
         "address: 192.0.2.2",

@@ -7,7 +7,7 @@ mod common;
 use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use common::{minimal, parse};
-use esplanade_config::{Config, Identity, Polling, Role, Start, diff, schema};
+use esplanade_config::{Config, Identity, Mode, Polling, Role, Start, Tfc, TfcSize, diff, schema};
 
 #[test]
 fn only_interfaces_addresses_key_and_subnets_are_required() {
@@ -91,10 +91,47 @@ tunnels:
         required.tunnels[0].children[0]
             .proposals
             .iter()
-            .all(|proposal| proposal.esn)
+            .all(|proposal| proposal.to_string().ends_with("-esn"))
     );
     assert_eq!(child.bytes.unwrap().expire, (1 << 30) + (1 << 30) / 10);
     assert_eq!(child.packets.unwrap().rekey, 900_000);
+}
+
+#[test]
+fn ah_modes_and_padding_have_their_meaning() {
+    let text = minimal().replacen("dataplane:\n", "dataplane:\n  tap: esp0\n", 1);
+    let child = text.find("        local: [").unwrap();
+    let with = |more: &str| {
+        let text = format!(
+            "{}        local: [192.0.2.1/32]\n        remote: [192.0.2.2/32]\n{more}",
+            &text[..child]
+        );
+        parse(&text).unwrap()
+    };
+    let config = with("        protocol: ah\n        mode: transport-if-possible\n");
+    let tap = config.dataplane.tap().unwrap();
+    assert_eq!((tap.interface.as_str(), tap.role), ("esp0", Role::Host));
+    assert_eq!(config.dataplane.ports.len(), 3);
+    let child = &config.tunnels[0].children[0];
+    assert_eq!(child.mode, Mode::TransportIfPossible);
+    let proposals: Vec<String> = child.proposals.iter().map(ToString::to_string).collect();
+    assert_eq!(proposals[..2], ["sha256-x25519-esn", "sha256-x25519-noesn"]);
+    let config =
+        with("        protocol: ah\n        proposals: [aes128gmac-esn, sha1]\n        esn: off\n");
+    let proposals = config.tunnels[0].children[0].proposals.iter();
+    let proposals: Vec<String> = proposals.map(ToString::to_string).collect();
+    assert_eq!(proposals, ["aes128gmac-esn", "sha1-noesn"]);
+
+    let config = with("        tfc: { size: 1200, multiple: 64, dummies: 10 }\n");
+    let expected = Tfc {
+        size: Some(TfcSize::Bytes(1200)),
+        multiple: 64,
+        dummies: 10,
+    };
+    assert_eq!(config.tunnels[0].children[0].tfc, expected);
+    let config = with("        tfc: { size: mtu }\n");
+    assert_eq!(config.tunnels[0].children[0].tfc.size, Some(TfcSize::Mtu));
+    assert!(parse(&minimal()).unwrap().dataplane.tap().is_none());
 }
 
 /// The two gateways of the examples load once their key exists, and describe the two ends of the same tunnel.

@@ -6,11 +6,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::config::TrafficSelector;
+use crate::config::{Mode, TrafficSelector};
 use crate::error::{CloseReason, RemovalReason};
 use crate::event::{ChildSa, ChildSaView, Event, UdpPorts};
 use crate::gateway::{Gateway, SaKey};
 use crate::suite::ChildProposal;
+use crate::wire::proposal::protocol;
 
 /// What a child SA is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +40,7 @@ impl ChildState {
     }
 }
 
-/// A pair of ESP SAs.
+/// A pair of SAs.
 #[derive(Clone, Debug)]
 pub(crate) struct Child {
     pub(crate) peer: Arc<str>,
@@ -49,6 +50,7 @@ pub(crate) struct Child {
     pub(crate) inbound: u32,
     pub(crate) outbound: u32,
     pub(crate) suite: Option<ChildProposal>,
+    pub(crate) mode: Mode,
     pub(crate) remote: IpAddr,
     pub(crate) encapsulation: Option<UdpPorts>,
     pub(crate) local_ts: Vec<TrafficSelector>,
@@ -73,6 +75,13 @@ pub(crate) struct Child {
 }
 
 impl Child {
+    /// The Protocol ID of RFC 7296 3.3.1. Only an adopted child has no suite, and none of those has an
+    /// IKE SA on which it would be named.
+    pub(crate) fn protocol(&self) -> u8 {
+        self.suite
+            .map_or(protocol::ESP, |suite| suite.protection.protocol())
+    }
+
     fn due(&self) -> Option<Instant> {
         let rekey = self
             .rekey_at
@@ -185,11 +194,11 @@ impl ChildTable {
     }
 
     /// The child of an IKE SA with this SPI of the peer's.
-    pub(crate) fn by_outbound(&self, owner: SaKey, outbound: u32) -> Option<&Child> {
+    pub(crate) fn by_outbound(&self, owner: SaKey, protocol: u8, outbound: u32) -> Option<&Child> {
         self.by_owner
             .range((owner, 0)..=(owner, u32::MAX))
             .filter_map(|&(_, inbound)| self.get(inbound))
-            .find(|child| child.outbound == outbound)
+            .find(|child| child.outbound == outbound && child.protocol() == protocol)
     }
 
     /// Gives the children of one IKE SA to another (RFC 7296 2.8: it
@@ -221,6 +230,7 @@ impl ChildTable {
             inbound: child.inbound,
             outbound: child.outbound,
             suite: child.suite.map(|s| s.to_string()),
+            mode: child.mode,
             remote: child.remote,
             encapsulation: child.encapsulation,
             local_ts: child.local_ts.clone(),

@@ -1,13 +1,14 @@
 //! What the endpoint is told: bounds and timers of the whole gateway, and its peers.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
 pub use crate::identity::Identity;
 pub use crate::secret::Secret;
 pub use crate::suite::{
-    AdditionalKex, ChildProposal, Encryption, Esp, EspEncryption, EspIntegrity, IkeProposal,
-    Integrity, KeyExchangeMethod, Prf, ProposalError,
+    AdditionalKex, AhIntegrity, ChildProposal, Encryption, Esp, EspEncryption, EspIntegrity,
+    IkeProposal, Integrity, KeyExchangeMethod, Prf, ProposalError, Protection,
 };
 pub use crate::wire::ts::TrafficSelector;
 
@@ -163,6 +164,37 @@ impl PeerConfig {
     }
 }
 
+/// What the packets of a child SA hold (RFC 4301 4.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Whole packets, behind an outer header.
+    #[default]
+    Tunnel,
+    /// What a packet between the two ends themselves carries behind its header.
+    Transport,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tunnel => "tunnel",
+            Self::Transport => "transport",
+        })
+    }
+}
+
+/// Which mode a child is to have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WantedMode {
+    /// Tunnel mode.
+    #[default]
+    Tunnel,
+    /// Transport mode, and nothing else.
+    Transport,
+    /// Transport mode, or tunnel mode with a peer that does not want it.
+    TransportIfPossible,
+}
+
 /// One tunnel to a peer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChildConfig {
@@ -174,6 +206,9 @@ pub struct ChildConfig {
     pub remote_ts: Vec<TrafficSelector>,
     /// Suites in order of preference; see [`ChildProposal::defaults`].
     pub proposals: Vec<ChildProposal>,
+    /// Tunnel or transport mode. In transport mode, each selector is of one address: that of its
+    /// end of the IKE SA (RFC 7296 2.23.1).
+    pub mode: WantedMode,
     /// Age at which the child SA is rekeyed (up to a tenth earlier, at random); a tenth later it
     /// is deleted if no rekey has succeeded.
     pub lifetime: Duration,
@@ -193,6 +228,7 @@ impl ChildConfig {
             local_ts,
             remote_ts,
             proposals: ChildProposal::defaults(),
+            mode: WantedMode::Tunnel,
             lifetime: Duration::from_secs(3600),
             start: true,
         }

@@ -148,6 +148,16 @@ pub enum Refusal {
         /// The child.
         child: String,
     },
+    /// The peer wants tunnel mode for a child that is to have transport mode.
+    TransportRefused {
+        /// The child.
+        child: String,
+    },
+    /// AH, whose ICV covers the addresses, and a NAT on the way (RFC 3715 2.1).
+    AhThroughNat {
+        /// The child.
+        child: String,
+    },
     /// The peer asks for a key exchange group that we did not propose.
     GroupNotOurs {
         /// The group's number.
@@ -270,6 +280,14 @@ impl fmt::Display for Refusal {
                 f,
                 "the peer answered with selectors for child `{child}` that go beyond those we asked for"
             ),
+            Self::TransportRefused { child } => write!(
+                f,
+                "the peer wants tunnel mode for child `{child}`, which is to have transport mode; `mode: transport-if-possible` would take either"
+            ),
+            Self::AhThroughNat { child } => write!(
+                f,
+                "child `{child}` is one of AH, which authenticates addresses, and there is a NAT on the way that changes them: use ESP"
+            ),
             Self::GroupNotOurs { group } => write!(
                 f,
                 "the peer asks for key exchange group {group}, which is in none of our proposals"
@@ -370,6 +388,8 @@ pub enum RemovalReason {
     Expired,
     /// Its IKE SA is gone.
     IkeClosed(CloseReason),
+    /// It has not the mode that it is to have.
+    OtherMode,
     /// The peer does not know it (any more).
     UnknownToPeer,
     /// The dataplane that held it is gone.
@@ -385,6 +405,7 @@ impl fmt::Display for RemovalReason {
             Self::DeletedByPeer => f.write_str("deleted by the peer"),
             Self::Expired => f.write_str("its lifetime ended without a rekey"),
             Self::IkeClosed(reason) => write!(f, "its IKE SA is gone: {reason}"),
+            Self::OtherMode => f.write_str("it has not the mode that it is to have"),
             Self::UnknownToPeer => f.write_str("the peer does not know it"),
             Self::DataplaneLost => f.write_str("the dataplane that held it is gone"),
         }

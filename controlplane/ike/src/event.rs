@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use crate::config::{Esp, Secret, TrafficSelector};
+use crate::config::{Mode, Protection, Secret, TrafficSelector};
 use crate::error::{CloseReason, Refusal, RemovalReason};
 
 /// Where a datagram goes from and to. A local port of 4500 means the NAT-T socket.
@@ -60,7 +60,7 @@ pub enum Event {
         /// Why.
         reason: CloseReason,
     },
-    /// A pair of ESP SAs is to be installed.
+    /// A pair of SAs is to be installed.
     ChildInstalled(Box<ChildSa>),
     /// From now on the outbound half of this child SA is the one to use.
     OutboundSelected {
@@ -93,7 +93,17 @@ pub enum Event {
     },
 }
 
-/// A pair of ESP SAs, in tunnel mode.
+/// The addresses with which a peer behind a NAT makes its packets of transport mode, for the
+/// checksums within (RFC 7296 2.23.1, RFC 3948 3.1.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Original {
+    /// Ours, as the peer knows it.
+    pub local: std::net::IpAddr,
+    /// The peer's own.
+    pub remote: std::net::IpAddr,
+}
+
+/// A pair of SAs.
 #[derive(Clone, Debug)]
 pub struct ChildSa {
     /// The peer's name.
@@ -105,13 +115,20 @@ pub struct ChildSa {
     /// The peer's SPI: we write it into the packets that we send.
     pub outbound: u32,
     /// What both do to packets.
-    pub esp: Esp,
+    pub protection: Protection,
     /// The keys of what we receive: the cipher's, and the salt or the integrity key behind it.
     pub inbound_key: Secret,
     /// The keys of what we send.
     pub outbound_key: Secret,
     /// Extended sequence numbers.
     pub esn: bool,
+    /// What its packets hold.
+    pub mode: Mode,
+    /// In transport mode through a NAT, what the peer's packets were before it.
+    pub original: Option<Original>,
+    /// Whether the peer takes padding behind the inner packet (RFC 4303 2.7): it has not sent
+    /// ESP_TFC_PADDING_NOT_SUPPORTED.
+    pub peer_takes_tfc_padding: bool,
     /// Our outer address.
     pub local: std::net::IpAddr,
     /// The peer's outer address.
@@ -140,6 +157,8 @@ pub struct AdoptedChild {
     pub inbound: u32,
     /// The peer's SPI.
     pub outbound: u32,
+    /// What its packets hold.
+    pub mode: Mode,
     /// The peer's outer address.
     pub remote: std::net::IpAddr,
     /// ESP goes in UDP with these ports.
@@ -192,6 +211,8 @@ pub struct ChildSaView {
     pub outbound: u32,
     /// The suite; `None` for an adopted SA, whose suite only the dataplane knows.
     pub suite: Option<String>,
+    /// What its packets hold.
+    pub mode: Mode,
     /// The peer's outer address.
     pub remote: std::net::IpAddr,
     /// ESP goes in UDP with these ports.

@@ -25,9 +25,11 @@ mod secret;
 mod suite;
 pub mod wire;
 
-pub use config::{ChildConfig, PeerConfig, Settings};
+pub use config::{ChildConfig, Mode, PeerConfig, Settings, WantedMode};
 pub use counters::{Counter, Counters};
 pub use endpoint::{Endpoint, SpiAllocator};
 pub use error::{CloseReason, CommandError, Refusal, RemovalReason, Subject};
-pub use event::{AdoptedChild, ChildSa, ChildSaView, Event, IkeSaView, Path, Transmit, UdpPorts};
+pub use event::{
+    AdoptedChild, ChildSa, ChildSaView, Event, IkeSaView, Original, Path, Transmit, UdpPorts,
+};
 pub use provider::{Provider, SystemProvider};

@@ -2,8 +2,8 @@
 //! from the peer's offer to the one suite that is taken.
 
 use crate::suite::{
-    AdditionalKex, ChildProposal, Encryption, EspEncryption, EspIntegrity, IkeProposal, Integrity,
-    KeyExchangeMethod, Prf,
+    AdditionalKex, AhIntegrity, ChildProposal, Encryption, EspEncryption, EspIntegrity,
+    IkeProposal, Integrity, KeyExchangeMethod, Prf, Protection,
 };
 use crate::wire::proposal::{Proposal, Transform, protocol, transform};
 
@@ -50,10 +50,17 @@ impl Wanted {
 
 /// A suite that is a list of transforms.
 trait Suite: Copy {
+    /// The Protocol ID of its proposals.
+    fn protocol(self) -> u8;
+
     fn wanted(self) -> Vec<Wanted>;
 }
 
 impl Suite for IkeProposal {
+    fn protocol(self) -> u8 {
+        protocol::IKE
+    }
+
     fn wanted(self) -> Vec<Wanted> {
         let (encryption, integrity) = (self.encryption, self.integrity);
         let mut wanted = vec![
@@ -75,27 +82,39 @@ impl Suite for IkeProposal {
 }
 
 impl Suite for ChildProposal {
+    fn protocol(self) -> u8 {
+        self.protection.protocol()
+    }
+
     fn wanted(self) -> Vec<Wanted> {
-        let (encryption, integrity) = (self.esp.encryption, self.esp.integrity);
+        let mut wanted = match self.protection {
+            Protection::Esp(esp) => vec![
+                Wanted::new(
+                    transform::ENCRYPTION,
+                    esp.encryption.id(),
+                    esp.encryption.key_bits(),
+                ),
+                // RFC 7296 3.3: "Combined-mode ciphers (...) MUST either offer no integrity
+                // algorithm or a single integrity algorithm of "NONE""
+                esp.integrity
+                    .map_or(Wanted::none(transform::INTEGRITY), |i| {
+                        Wanted::new(transform::INTEGRITY, i.id(), None)
+                    }),
+            ],
+            // RFC 7296 3.3.3: AH has INTEG and ESN for mandatory types, D-H for an optional one.
+            Protection::Ah(integrity) => {
+                vec![Wanted::new(transform::INTEGRITY, integrity.id(), None)]
+            }
+        };
         let esn = transform::ESN;
-        let mut wanted = vec![
-            Wanted::new(
-                transform::ENCRYPTION,
-                encryption.id(),
-                encryption.key_bits(),
-            ),
-            // RFC 7296 3.3: "Combined-mode ciphers (...) MUST either offer no integrity algorithm
-            // or a single integrity algorithm of "NONE""
-            integrity.map_or(Wanted::none(transform::INTEGRITY), |i| {
-                Wanted::new(transform::INTEGRITY, i.id(), None)
-            }),
+        wanted.extend([
             Wanted::method(transform::KEY_EXCHANGE, self.kex),
             if self.esn {
                 Wanted::new(esn, 1, None)
             } else {
                 Wanted::none(esn)
             },
-        ];
+        ]);
         wanted.extend(Wanted::additional(&self.additional));
         wanted
     }
@@ -125,7 +144,7 @@ fn choose(theirs: &Proposal, suite: impl Suite) -> Option<Vec<Transform>> {
     Some(chosen)
 }
 
-fn emit(suite: impl Suite, number: usize, protocol: u8, spi: &[u8]) -> Proposal {
+fn emit(suite: impl Suite, number: usize, spi: &[u8]) -> Proposal {
     let transforms = suite
         .wanted()
         .iter()
@@ -136,7 +155,7 @@ fn emit(suite: impl Suite, number: usize, protocol: u8, spi: &[u8]) -> Proposal 
     let number = u8::try_from(number).unwrap_or(u8::MAX);
     Proposal {
         number,
-        protocol,
+        protocol: suite.protocol(),
         spi: spi.to_vec(),
         transforms,
     }
@@ -147,7 +166,7 @@ pub(crate) fn ike_offer(suites: &[IkeProposal], spi: &[u8]) -> Vec<Proposal> {
     suites
         .iter()
         .enumerate()
-        .map(|(at, s)| emit(*s, at + 1, protocol::IKE, spi))
+        .map(|(at, s)| emit(*s, at + 1, spi))
         .collect()
 }
 
@@ -157,7 +176,7 @@ pub(crate) fn child_offer(suites: &[ChildProposal], spi: u32) -> Vec<Proposal> {
     suites
         .iter()
         .enumerate()
-        .map(|(at, s)| emit(*s, at + 1, protocol::ESP, &spi))
+        .map(|(at, s)| emit(*s, at + 1, &spi))
         .collect()
 }
 
@@ -184,13 +203,9 @@ impl<S> Selected<S> {
     }
 }
 
-fn select<S: Suite>(
-    theirs: &[Proposal],
-    ours: &[S],
-    protocol: u8,
-    spi_len: usize,
-) -> Option<Selected<S>> {
+fn select<S: Suite>(theirs: &[Proposal], ours: &[S], spi_len: usize) -> Option<Selected<S>> {
     ours.iter().find_map(|&suite| {
+        let protocol = suite.protocol();
         theirs
             .iter()
             .filter(|p| p.protocol == protocol && p.spi.len() == spi_len)
@@ -215,8 +230,7 @@ pub(crate) fn select_ike(
     group: u16,
 ) -> Option<Selected<IkeProposal>> {
     let (first, rest): (Vec<_>, Vec<_>) = ours.iter().partition(|s| s.kex.id() == group);
-    select(theirs, &first, protocol::IKE, spi_len)
-        .or_else(|| select(theirs, &rest, protocol::IKE, spi_len))
+    select(theirs, &first, spi_len).or_else(|| select(theirs, &rest, spi_len))
 }
 
 /// Whether a child SA is negotiated with a key exchange of its own.
@@ -264,13 +278,12 @@ pub(crate) fn select_child(
                     t.kind != transform::KEY_EXCHANGE && !transform::is_additional(t.kind)
                 });
             }
-            select(&theirs, &ours, protocol::ESP, 4)
+            select(&theirs, &ours, 4)
         }
         ChildExchange::OnItsOwn(group) => {
             let same = |s: &&ChildProposal| s.kex.map(KeyExchangeMethod::id) == group;
             let (first, rest): (Vec<_>, Vec<_>) = ours.iter().partition(same);
-            select(theirs, &first, protocol::ESP, 4)
-                .or_else(|| select(theirs, &rest, protocol::ESP, 4))
+            select(theirs, &first, 4).or_else(|| select(theirs, &rest, 4))
         }
     }
 }
@@ -278,14 +291,9 @@ pub(crate) fn select_child(
 /// The peer's answer to our offer: one proposal with one transform of each type, one of ours.
 /// RFC 7296 2.7: "The initiator of an exchange MUST check that the accepted offer is consistent
 /// with one of its proposals".
-fn accepted<S: Suite>(
-    answer: &[Proposal],
-    ours: &[S],
-    protocol: u8,
-    spi_len: usize,
-) -> Option<Selected<S>> {
+fn accepted<S: Suite>(answer: &[Proposal], ours: &[S], spi_len: usize) -> Option<Selected<S>> {
     let [proposal] = answer else { return None };
-    let selected = select(answer, ours, protocol, spi_len)?;
+    let selected = select(answer, ours, spi_len)?;
     (selected.transforms.len() == proposal.transforms.len()).then_some(selected)
 }
 
@@ -295,7 +303,7 @@ pub(crate) fn accepted_ike(
     ours: &[IkeProposal],
     spi_len: usize,
 ) -> Option<Selected<IkeProposal>> {
-    accepted(answer, ours, protocol::IKE, spi_len)
+    accepted(answer, ours, spi_len)
 }
 
 /// The peer's answer to our offer for a child SA.
@@ -304,7 +312,7 @@ pub(crate) fn accepted_child(
     ours: &[ChildProposal],
     exchange: ChildExchange,
 ) -> Option<Selected<ChildProposal>> {
-    accepted(answer, &suites_for(ours, exchange), protocol::ESP, 4)
+    accepted(answer, &suites_for(ours, exchange), 4)
 }
 
 /// Renders proposals for an operator.
@@ -328,7 +336,7 @@ fn describe_one(proposal: &Proposal) -> String {
         .collect();
     match proposal.protocol {
         protocol::IKE | protocol::ESP => parts.join("-"),
-        protocol::AH => format!("AH with {}", parts.join("-")),
+        protocol::AH => format!("ah-{}", parts.join("-")),
         other => format!("protocol {other}"),
     }
 }
@@ -342,6 +350,9 @@ fn describe_transform(t: &Transform, protocol: u8) -> Option<String> {
         transform::ENCRYPTION => Encryption::from_wire(t.id, bits).map(|a| a.name().to_owned()),
         transform::PRF => Prf::from_wire(t.id, bits).map(|a| format!("prf{a}")),
         transform::INTEGRITY if t.id == 0 => return None,
+        transform::INTEGRITY if protocol == protocol::AH => {
+            AhIntegrity::from_wire(t.id, bits).map(|a| a.name().to_owned())
+        }
         transform::INTEGRITY if protocol != protocol::IKE => {
             EspIntegrity::from_wire(t.id, bits).map(|a| a.name().to_owned())
         }
@@ -388,7 +399,7 @@ mod tests {
 
     #[test]
     fn many_transforms_in_one_proposal_are_sifted() {
-        let mut offer = emit(ike("aes256-sha256-x25519"), 3, protocol::IKE, &[]);
+        let mut offer = emit(ike("aes256-sha256-x25519"), 3, &[]);
         offer.transforms.splice(
             0..0,
             [
@@ -540,6 +551,28 @@ mod tests {
             .transforms
             .push(Transform::new(INTEGRITY, 12, None));
         assert!(select_child(&offer, &ours, own).is_none());
+    }
+
+    #[test]
+    fn ah_is_offered_with_integrity_and_esn() {
+        let own = ChildExchange::OnItsOwn(None);
+        let ours = [child("ah-sha256-esn"), child("ah-aes128gmac")];
+        let offer = child_offer(&ours, 7);
+        let kinds = |p: &Proposal| {
+            let kinds = p.transforms.iter().map(|t| (t.kind, t.id));
+            (p.protocol, kinds.collect::<Vec<_>>())
+        };
+        use transform::{ESN, INTEGRITY};
+        assert_eq!(kinds(&offer[0]), (2, vec![(INTEGRITY, 12), (ESN, 1)]));
+        assert_eq!(kinds(&offer[1]), (2, vec![(INTEGRITY, 9), (ESN, 0)]));
+        assert_eq!(describe(&offer), ["ah-sha256-esn", "ah-aes128gmac"]);
+        let selected = select_child(&offer, &ours[1..], own).unwrap();
+        let answer = selected.answer(&[0; 4]);
+        assert_eq!(accepted_child(&answer, &ours, own).unwrap().suite, ours[1]);
+        // Neither takes the other's, though the integrity algorithm is one.
+        assert!(select_child(&offer, &[child("null-sha256-esn")], own).is_none());
+        let esp = child_offer(&[child("null-sha256-esn")], 7);
+        assert!(select_child(&esp, &ours, own).is_none());
     }
 
     #[test]

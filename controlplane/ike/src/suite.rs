@@ -1,6 +1,8 @@
 //! The algorithms that we negotiate, their transform numbers (IANA "IKEv2 parameters") and the
 //! names by which an operator writes them: `aes256gcm16-sha384-x25519`.
 
+use crate::wire::proposal::protocol;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -208,7 +210,7 @@ impl EspIntegrity {
     }
 }
 
-/// How the packets of a child SA are protected.
+/// What ESP does to packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Esp {
     /// How they are encrypted.
@@ -341,6 +343,93 @@ impl fmt::Display for AdditionalKex {
     }
 }
 
+algorithms! {
+    /// Integrity of a child SA of AH (transform type 3 of AH).
+    AhIntegrity {
+        /// HMAC-SHA2-512, truncated to 256 bits (RFC 4868).
+        HmacSha512 = 14, None, "sha512";
+        /// HMAC-SHA2-384, truncated to 192 bits (RFC 4868).
+        HmacSha384 = 13, None, "sha384";
+        /// HMAC-SHA2-256, truncated to 128 bits (RFC 4868).
+        HmacSha256 = 12, None, "sha256";
+        /// AES-GMAC with a 256-bit key (RFC 4543 5.4, which numbers each length by itself).
+        Aes256Gmac = 11, None, "aes256gmac";
+        /// AES-GMAC with a 192-bit key (RFC 4543).
+        Aes192Gmac = 10, None, "aes192gmac";
+        /// AES-GMAC with a 128-bit key (RFC 4543).
+        Aes128Gmac = 9, None, "aes128gmac";
+        /// HMAC-SHA-1, truncated to 96 bits (RFC 2404).
+        HmacSha1 = 2, None, "sha1";
+    }
+}
+
+impl AhIntegrity {
+    /// Octets of keying material (RFC 4868 2.1.1, RFC 2404 3; RFC 4543 5.4: the key and a salt).
+    const fn keymat_len(self) -> usize {
+        match self {
+            Self::HmacSha512 => 64,
+            Self::HmacSha384 => 48,
+            Self::HmacSha256 => 32,
+            Self::Aes256Gmac => 36,
+            Self::Aes192Gmac => 28,
+            Self::Aes128Gmac | Self::HmacSha1 => 20,
+        }
+    }
+}
+
+/// How the packets of a child SA are protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protection {
+    /// By ESP (RFC 4303).
+    Esp(Esp),
+    /// By AH (RFC 4302).
+    Ah(AhIntegrity),
+}
+
+impl Protection {
+    /// Octets of keying material of one direction.
+    pub fn keymat_len(self) -> usize {
+        match self {
+            Self::Esp(esp) => esp.keymat_len(),
+            Self::Ah(integrity) => integrity.keymat_len(),
+        }
+    }
+
+    /// The numbers of its transforms, as [`Esp::numbers`] has them; AH's encryption is 0, which is
+    /// reserved.
+    pub fn numbers(self) -> (u16, u16, u16) {
+        match self {
+            Self::Esp(esp) => esp.numbers(),
+            Self::Ah(integrity) => (0, 0, integrity.id()),
+        }
+    }
+
+    /// What has these [`numbers`](Self::numbers), if we know it.
+    pub fn from_numbers(numbers: (u16, u16, u16)) -> Option<Self> {
+        match numbers {
+            (0, 0, integrity) => AhIntegrity::from_wire(integrity, None).map(Self::Ah),
+            numbers => Esp::from_numbers(numbers).map(Self::Esp),
+        }
+    }
+
+    /// The Protocol ID of RFC 7296 3.3.1.
+    pub(crate) const fn protocol(self) -> u8 {
+        match self {
+            Self::Esp(_) => protocol::ESP,
+            Self::Ah(_) => protocol::AH,
+        }
+    }
+}
+
+impl fmt::Display for Protection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Esp(esp) => esp.fmt(f),
+            Self::Ah(integrity) => write!(f, "ah-{integrity}"),
+        }
+    }
+}
+
 /// One suite offered for an IKE SA. Several are offered in order of preference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct IkeProposal {
@@ -405,8 +494,8 @@ impl fmt::Display for IkeProposal {
 /// One suite offered for a child SA. Several are offered in order of preference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ChildProposal {
-    /// What ESP does to packets.
-    pub esp: Esp,
+    /// What is done to packets. All proposals of a child are of ESP, or all are of AH.
+    pub protection: Protection,
     /// The key exchange that gives the child keys of its own (perfect forward secrecy). It cannot
     /// be had for the child that comes with IKE_AUTH, only for those made or rekeyed later.
     pub kex: Option<KeyExchangeMethod>,
@@ -433,7 +522,7 @@ impl ChildProposal {
         .into_iter()
         .flat_map(|esp| {
             [true, false].map(|esn| Self {
-                esp,
+                protection: Protection::Esp(esp),
                 kex: None,
                 additional: AdditionalKex::default(),
                 esn,
@@ -445,7 +534,7 @@ impl ChildProposal {
 
 impl fmt::Display for ChildProposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.esp)?;
+        write!(f, "{}", self.protection)?;
         if let Some(kex) = self.kex {
             write!(f, "-{kex}{}", self.additional)?;
         }
@@ -503,10 +592,7 @@ impl FromStr for IkeProposal {
 
     /// Reads `encryption-hash-kex` or `encryption-integrity-prfhash-kex`.
     fn from_str(text: &str) -> Result<Self, ProposalError> {
-        let missing = |missing| ProposalError::Missing {
-            proposal: text.to_owned(),
-            missing,
-        };
+        let missing = |missing| missing_from(text, missing);
         let (mut encryption, mut hash, mut prf, mut kex) = (None, None, None, None);
         let mut additional = AdditionalKex::default();
         for part in text.split('-') {
@@ -567,27 +653,21 @@ impl FromStr for IkeProposal {
 impl FromStr for ChildProposal {
     type Err = ProposalError;
 
-    /// Reads `encryption[-integrity][-kex][-esn]`.
+    /// Reads `encryption[-integrity][-kex][-esn]`, or `ah-integrity[-kex][-esn]`.
     fn from_str(text: &str) -> Result<Self, ProposalError> {
-        let missing = |missing| ProposalError::Missing {
-            proposal: text.to_owned(),
-            missing,
-        };
-        let (mut encryption, mut integrity, mut kex, mut esn) = (None, None, None, false);
-        let mut additional = AdditionalKex::default();
+        if let Some(rest) = text.strip_prefix("ah-") {
+            return read_ah(text, rest);
+        }
+        let missing = |missing| missing_from(text, missing);
+        let (mut encryption, mut integrity) = (None, None);
+        let mut common = Common::default();
         for part in text.split('-') {
             let surplus = if let Some(e) = named(EspEncryption::ALL, EspEncryption::name, part) {
                 encryption.replace(e).is_some()
             } else if let Some(i) = named(EspIntegrity::ALL, EspIntegrity::name, part) {
                 integrity.replace(i).is_some()
-            } else if let Some(k) = method_named(part) {
-                kex.replace(k).is_some()
-            } else if let Some((place, k)) = AdditionalKex::word(part) {
-                additional.put(place, k).is_some()
-            } else if part == "esn" {
-                std::mem::replace(&mut esn, true)
             } else {
-                return Err(ProposalError::Unknown(part.to_owned()));
+                common.read(part)?
             };
             if surplus {
                 return Err(ProposalError::Surplus(part.to_owned()));
@@ -605,19 +685,77 @@ impl FromStr for ChildProposal {
             encryption,
             integrity,
         };
+        common.proposal(text, Protection::Esp(esp))
+    }
+}
+
+/// What the proposals of ESP and AH have in common.
+#[derive(Default)]
+struct Common {
+    kex: Option<KeyExchangeMethod>,
+    additional: AdditionalKex,
+    esn: bool,
+}
+
+impl Common {
+    /// Takes a part of a proposal. Gives whether there was such a one before.
+    fn read(&mut self, part: &str) -> Result<bool, ProposalError> {
+        if let Some(method) = method_named(part) {
+            Ok(self.kex.replace(method).is_some())
+        } else if let Some((place, method)) = AdditionalKex::word(part) {
+            Ok(self.additional.put(place, method).is_some())
+        } else if part == "esn" {
+            Ok(std::mem::replace(&mut self.esn, true))
+        } else {
+            Err(ProposalError::Unknown(part.to_owned()))
+        }
+    }
+
+    fn proposal(self, text: &str, protection: Protection) -> Result<ChildProposal, ProposalError> {
+        let Self {
+            kex,
+            additional,
+            esn,
+        } = self;
         if let Some(twice) = additional.repeated(kex) {
             return Err(ProposalError::Surplus(twice.name().to_owned()));
         }
         if kex.is_none() && !additional.is_empty() {
-            return Err(missing("first key exchange (such as x25519)"));
+            return Err(missing_from(text, "first key exchange (such as x25519)"));
         }
-        Ok(Self {
-            esp,
+        Ok(ChildProposal {
+            protection,
             kex,
             additional,
             esn,
         })
     }
+}
+
+fn missing_from(proposal: &str, missing: &'static str) -> ProposalError {
+    ProposalError::Missing {
+        proposal: proposal.to_owned(),
+        missing,
+    }
+}
+
+/// Reads what follows `ah-`.
+fn read_ah(text: &str, rest: &str) -> Result<ChildProposal, ProposalError> {
+    let mut integrity = None;
+    let mut common = Common::default();
+    for part in rest.split('-') {
+        let surplus = if let Some(i) = named(AhIntegrity::ALL, AhIntegrity::name, part) {
+            integrity.replace(i).is_some()
+        } else {
+            common.read(part)?
+        };
+        if surplus {
+            return Err(ProposalError::Surplus(part.to_owned()));
+        }
+    }
+    let integrity =
+        integrity.ok_or_else(|| missing_from(text, "integrity algorithm (such as sha256)"))?;
+    common.proposal(text, Protection::Ah(integrity))
 }
 
 #[cfg(test)]
@@ -665,13 +803,28 @@ mod tests {
                     encryption: *encryption,
                     integrity: *integrity,
                 };
-                assert_eq!(Esp::from_numbers(esp.numbers()), Some(esp));
+                let esp = Protection::Esp(esp);
+                assert_eq!(Protection::from_numbers(esp.numbers()), Some(esp));
                 let read: ChildProposal = esp.to_string().parse().unwrap();
-                assert_eq!(read.esp, esp);
+                assert_eq!(read.protection, esp);
             }
         }
-        for none in [(12, 128, 0), (20, 128, 12), (20, 0, 0), (28, 256, 0)] {
-            assert_eq!(Esp::from_numbers(none), None, "{none:?}");
+        for integrity in AhIntegrity::ALL {
+            let ah = Protection::Ah(*integrity);
+            assert_eq!(Protection::from_numbers(ah.numbers()), Some(ah));
+            let read: ChildProposal = ah.to_string().parse().unwrap();
+            assert_eq!(read.protection, ah);
+        }
+        let pfs: ChildProposal = "ah-sha256-x25519-esn".parse().unwrap();
+        assert_eq!(pfs.to_string(), "ah-sha256-x25519-esn");
+        for none in [
+            (12, 128, 0),
+            (20, 128, 12),
+            (20, 0, 0),
+            (28, 256, 0),
+            (0, 0, 0),
+        ] {
+            assert_eq!(Protection::from_numbers(none), None, "{none:?}");
         }
     }
 
@@ -686,9 +839,12 @@ mod tests {
             ("aes128-sha256", 48),    // RFC 3602, RFC 4868 2.1.1
             ("aes256-sha512", 96),    // RFC 3602, RFC 4868 2.1.1
             ("null-sha1", 20),        // RFC 2410, RFC 2404 3
+            ("ah-sha1", 20),          // RFC 2404 3
+            ("ah-sha384", 48),        // RFC 4868 2.1.1
+            ("ah-aes128gmac", 20),    // RFC 4543 5.4
         ] {
             let proposal: ChildProposal = name.parse().unwrap();
-            assert_eq!(proposal.esp.keymat_len(), octets, "{name}");
+            assert_eq!(proposal.protection.keymat_len(), octets, "{name}");
         }
     }
 
@@ -713,5 +869,8 @@ mod tests {
         assert!(error("aes128gcm16-sha256").contains("does not belong"));
         assert!(error("sha256").contains("names no encryption"));
         assert!(error("aes128gcm16-ke1_mlkem768").contains("names no first key exchange"));
+        assert!(error("ah-x25519").contains("names no integrity"));
+        assert!(error("ah-sha256-sha1").contains("comes twice"));
+        assert!(error("ah-aes256gcm16").contains("no algorithm known"));
     }
 }

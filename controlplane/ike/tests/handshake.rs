@@ -71,7 +71,7 @@ fn every_cipher_of_esp_is_agreed_and_rekeyed() {
         link.agree(1);
         for sa in link.sides[A].dataplane.installed.values() {
             assert_eq!(sa.inbound_key.expose().len(), key, "{suite}");
-            assert!(suite.starts_with(&sa.esp.to_string()), "{suite}");
+            assert!(suite.starts_with(&sa.protection.to_string()), "{suite}");
         }
     }
 }

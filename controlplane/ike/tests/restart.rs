@@ -24,6 +24,7 @@ fn found(link: &Link, side: usize) -> Vec<AdoptedChild> {
         child: sa.child.clone(),
         inbound: sa.inbound,
         outbound: sa.outbound,
+        mode: sa.mode,
         remote: sa.remote,
         encapsulation: sa.encapsulation,
         selected: dataplane.selected.get(&sa.child) == Some(&sa.inbound),

@@ -236,7 +236,11 @@ pub struct Sa {
     pub selected: bool,
     /// The worker that owns it.
     pub worker: u16,
-    /// What it does to packets, as a proposal names it: `aes256gcm16`, `aes128-sha256`.
+    /// `esp` or `ah`.
+    pub protocol: String,
+    /// `tunnel` or `transport`.
+    pub mode: String,
+    /// What it does to packets, as a proposal names it: `aes256gcm16`, `aes128-sha256`, `ah-sha256`.
     pub algorithm: String,
     /// Packets carried.
     pub packets: u64,

@@ -149,6 +149,8 @@ fn sas_show_traffic_and_the_one_in_use() {
         remote: "192.0.2.2".into(),
         selected,
         worker: 0,
+        protocol: "esp".into(),
+        mode: "tunnel".into(),
         algorithm: "aes128-sha256".into(),
         packets: 12,
         bytes: 1800,
@@ -162,9 +164,9 @@ fn sas_show_traffic_and_the_one_in_use() {
     assert_eq!(
         report(&Report::Sas(vec![sa("out", true, Some(250)), sa("in", false, None)])),
         "\
-CHILD            SPI         STATE         LOCAL      REMOTE     ALGORITHM      WORKER  PACKETS  BYTES  SEQUENCE  REPLAYED  FORGED        IDLE
-site-b/lan  out  0x00001abc  live, in use  192.0.2.1  192.0.2.2  aes128-sha256       0       12   1800        13         0       1      250 ms
-site-b/lan  in   0x00001abc  live          192.0.2.1  192.0.2.2  aes128-sha256       0       12   1800        13         0       1  never used
+CHILD            SPI         STATE         LOCAL      REMOTE     MODE        ALGORITHM      WORKER  PACKETS  BYTES  SEQUENCE  REPLAYED  FORGED        IDLE
+site-b/lan  out  0x00001abc  live, in use  192.0.2.1  192.0.2.2  esp tunnel  aes128-sha256       0       12   1800        13         0       1      250 ms
+site-b/lan  in   0x00001abc  live          192.0.2.1  192.0.2.2  esp tunnel  aes128-sha256       0       12   1800        13         0       1  never used
 "
     );
 }

@@ -9,8 +9,8 @@ use esplanade_channel::{
     self as channel, Command, DfPolicy, Direction, InboundSa, KeyMaterial, Label, Lifetime,
     OutboundSa, PolicyId, SaId, SaRecord, WorkerId,
 };
-use esplanade_config::{Child, Config, Df, Tunnel};
-use esplanade_ike::{AdoptedChild, ChildSa, UdpPorts, config::Esp};
+use esplanade_config::{Child, Config, Df, TfcSize, Tunnel};
+use esplanade_ike::{AdoptedChild, ChildSa, Mode, UdpPorts, config::Protection};
 
 use super::{
     policies::{self, ChildName, Narrowed, Selectors},
@@ -141,13 +141,18 @@ impl Children {
             Command::InstallInbound(InboundSa {
                 sa: inbound,
                 policy,
-                transform: transform(sa.esp),
+                transform: transform(sa.protection),
                 key: inbound_key,
                 esn: sa.esn,
                 window: child.replay_window,
                 local: sa.local,
                 remote: sa.remote,
                 encapsulation,
+                mode: mode(sa.mode),
+                original: sa.original.map(|original| channel::Original {
+                    local: original.local,
+                    remote: original.remote,
+                }),
                 owner,
                 lifetime: lifetime(child),
                 label,
@@ -156,12 +161,14 @@ impl Children {
                 sa: outbound,
                 spi: sa.outbound,
                 policy,
-                transform: transform(sa.esp),
+                transform: transform(sa.protection),
                 key: outbound_key,
                 esn: sa.esn,
                 local: sa.local,
                 remote: sa.remote,
                 encapsulation,
+                mode: mode(sa.mode),
+                tfc: tfc(child, sa),
                 owner,
                 lifetime: lifetime(child),
                 copy_dscp: child.copy_dscp,
@@ -319,6 +326,10 @@ impl Children {
                 child: name.1.clone(),
                 inbound: inbound.spi,
                 outbound: outbound.map_or(0, |record| record.spi),
+                mode: match inbound.mode {
+                    channel::Mode::Tunnel => Mode::Tunnel,
+                    channel::Mode::Transport => Mode::Transport,
+                },
                 remote: inbound.remote,
                 encapsulation: inbound.encapsulation.map(|ports| UdpPorts {
                     local: ports.local,
@@ -469,12 +480,44 @@ pub(super) fn find<'c>(
     Some((tunnel, child))
 }
 
-fn transform(esp: Esp) -> channel::Transform {
-    let (encryption, key_bits, integrity) = esp.numbers();
+fn transform(protection: Protection) -> channel::Transform {
+    let (encryption, key_bits, integrity) = protection.numbers();
     channel::Transform {
         encryption,
         key_bits,
         integrity,
+    }
+}
+
+fn mode(mode: Mode) -> channel::Mode {
+    match mode {
+        Mode::Tunnel => channel::Mode::Tunnel,
+        Mode::Transport => channel::Mode::Transport,
+    }
+}
+
+/// What a child's configuration wants of traffic flow confidentiality and its peer allows: dummy packets need no leave (RFC
+/// 4303 2.6: "a receiver MUST be prepared to discard").
+fn tfc(child: &Child, sa: &ChildSa) -> channel::Tfc {
+    let esplanade_config::Tfc {
+        size,
+        multiple,
+        dummies,
+    } = child.tfc;
+    if !sa.peer_takes_tfc_padding {
+        return channel::Tfc {
+            dummies,
+            ..channel::Tfc::default()
+        };
+    }
+    channel::Tfc {
+        size: match size {
+            None => 0,
+            Some(TfcSize::Bytes(bytes)) => bytes,
+            Some(TfcSize::Mtu) => channel::Tfc::MTU,
+        },
+        multiple,
+        dummies,
     }
 }
 

@@ -3,9 +3,9 @@
 use super::*;
 use esplanade_channel::{SaState, SaStatistics};
 use esplanade_config::{FileContext, NoFiles};
-use esplanade_ike::config::{EspEncryption, Secret, TrafficSelector};
+use esplanade_ike::config::{Esp, EspEncryption, Secret, TrafficSelector};
 
-const AES_256_GCM_16: Esp = Esp::combined(EspEncryption::Aes256Gcm16);
+const AES_256_GCM_16: Protection = Protection::Esp(Esp::combined(EspEncryption::Aes256Gcm16));
 
 fn config() -> Config {
     let text = "dataplane:
@@ -19,7 +19,7 @@ tunnels:
     remote: { address: 192.0.2.2, identity: b.example.org }
     authentication: { psk: { secret: \"correct horse battery staple\" } }
     children:
-      lan: { local: [10.1.0.0/16], remote: [10.2.0.0/16], replay-window: 4096 }
+      lan: { local: [10.1.0.0/16], remote: [10.2.0.0/16], replay-window: 4096, tfc: { size: mtu, dummies: 5 } }
 ";
     let context = FileContext {
         path: "test.yaml".into(),
@@ -57,10 +57,13 @@ fn child_sa(inbound: SaId, key: usize) -> ChildSa {
         child: "lan".into(),
         inbound: inbound.value(),
         outbound: 0xc0ff_ee00,
-        esp: AES_256_GCM_16,
+        protection: AES_256_GCM_16,
         inbound_key: Secret::new(vec![1; key]),
         outbound_key: Secret::new(vec![2; key]),
         esn: true,
+        mode: Mode::Tunnel,
+        original: None,
+        peer_takes_tfc_padding: true,
         local: "192.0.2.1".parse().unwrap(),
         remote: "192.0.2.2".parse().unwrap(),
         encapsulation: None,
@@ -94,9 +97,35 @@ fn record(sa: SaId, spi: u32, direction: Direction) -> SaRecord {
         local: "192.0.2.1".parse().unwrap(),
         remote: "192.0.2.2".parse().unwrap(),
         encapsulation: None,
+        mode: channel::Mode::Tunnel,
         esn: true,
         window: 1024,
         statistics: SaStatistics::default(),
+    }
+}
+
+#[test]
+fn a_peer_that_takes_no_padding_gets_dummies_only() {
+    for (takes, size) in [(true, channel::Tfc::MTU), (false, 0)] {
+        let (slots, mut children) = (slots(), Children::default());
+        children.reset(1);
+        let now = Instant::now();
+        let sa = ChildSa {
+            peer_takes_tfc_padding: takes,
+            ..child_sa(slots.take(now).unwrap(), 36)
+        };
+        let [_, outbound] = children
+            .install(&sa, &config(), &groups(), &slots, now)
+            .unwrap();
+        let Command::InstallOutbound(outbound) = outbound else {
+            panic!("{outbound:?}");
+        };
+        let expected = channel::Tfc {
+            size,
+            multiple: 0,
+            dummies: 5,
+        };
+        assert_eq!(outbound.tfc, expected);
     }
 }
 

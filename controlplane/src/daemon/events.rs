@@ -94,8 +94,8 @@ impl Gateway {
         };
         let (inbound, outbound) = (sa.inbound, sa.outbound);
         info!(
-            "{tunnel}/{child}: {what}, SPI {inbound:08x} in, {outbound:08x} out, {}",
-            sa.esp
+            "{tunnel}/{child}: {what}, SPI {inbound:08x} in, {outbound:08x} out, {} mode, {}",
+            sa.mode, sa.protection
         );
         self.tell_workers(&commands);
         self.troubles.remove(tunnel);

@@ -34,7 +34,7 @@ use super::{
     waiters::Waiters,
 };
 use crate::{
-    guard::{Guard, Standing, Wanted},
+    guard::{Guard, Own, Standing, Wanted},
     netlink::{self, Monitor, Tables},
 };
 
@@ -73,11 +73,35 @@ pub(super) fn wanted_guard(
         .iter()
         .filter(|port| port.role == Role::Outside);
     let (attached, elsewhere) = attached(tables, dataplane);
+    let own = dataplane
+        .tap()
+        .map(|tap| own(tables, &tap.interface, &pairs));
     Wanted {
+        own,
         pairs,
         attached,
         elsewhere,
         outside: outside.map(|port| port.interface.clone()).collect(),
+    }
+}
+
+/// What of these pairs the gateway itself has a part in, and the TAP that leads there.
+fn own(tables: &Tables, tap: &str, pairs: &BTreeSet<PrefixPair>) -> Own {
+    let link = tables.links.iter().find(|(_, link)| link.name == tap);
+    let addresses: Vec<IpAddr> = tables
+        .links
+        .values()
+        .flat_map(|link| &link.addresses)
+        .filter(|address| !address.is_loopback())
+        .copied()
+        .collect();
+    let sources = pairs.iter().filter_map(|(local, remote)| {
+        let source = addresses.iter().find(|address| local.contains(**address))?;
+        Some((*local, *remote, *source))
+    });
+    Own {
+        tap: link.filter(|(_, link)| link.up).map(|(index, _)| *index),
+        traffic: sources.collect(),
     }
 }
 
@@ -384,11 +408,24 @@ impl Gateway {
 
     /// The kernel's tables have changed.
     pub(super) async fn on_network(&mut self) {
+        self.raise_tap().await;
         self.follow_links();
         self.refresh();
         self.ask_next_hops();
         if let Err(error) = self.guard().await {
             warn!("the kernel's guard does not follow the networks of the inside ports: {error}");
+        }
+    }
+
+    /// Has the kernel use the TAP that a dataplane has made. It asks nobody for link addresses there.
+    async fn raise_tap(&self) {
+        let tap = self.running.tap().map(|tap| tap.interface.as_str());
+        let mut links = self.monitor.tables().links.iter();
+        let down = links.find(|(_, link)| Some(link.name.as_str()) == tap && !link.up);
+        if let Some((index, link)) = down
+            && let Err(error) = self.guard.raise(*index, &link.name).await
+        {
+            warn!("{error}");
         }
     }
 

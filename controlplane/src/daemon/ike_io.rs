@@ -136,6 +136,8 @@ fn open(address: IpAddr, port: u16) -> io::Result<std::net::UdpSocket> {
     }
     // The system's limit may make it smaller; a smaller buffer only loses bursts, which peers repeat.
     let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+    // Who may not mark has no routes of a TAP to skip either: they take the same right.
+    let _ = socket.set_mark(crate::guard::MARK);
     socket.set_nonblocking(true)?;
     socket.bind(&SocketAddr::new(address, port).into())?;
     Ok(socket.into())

@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use esplanade_channel::{self as channel, PortSetup, Setup, WorkerSetup};
 use esplanade_config::{self as config, Config, Start};
 use esplanade_ike::config::{
-    AdditionalKex, ChildConfig, ChildProposal, Encryption, Esp, EspEncryption, EspIntegrity,
-    Identity, IkeProposal, Integrity, KeyExchangeMethod, PeerConfig, Prf, Secret, TrafficSelector,
+    AdditionalKex, AhIntegrity, ChildConfig, ChildProposal, Encryption, Esp, EspEncryption,
+    EspIntegrity, Identity, IkeProposal, Integrity, KeyExchangeMethod, PeerConfig, Prf, Protection,
+    Secret, TrafficSelector, WantedMode,
 };
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ pub(super) fn setup(dataplane: &config::Dataplane) -> Setup {
     let role = |role| match role {
         config::Role::Inside => channel::Role::Inside,
         config::Role::Outside => channel::Role::Outside,
+        config::Role::Host => channel::Role::Host,
     };
     Setup {
         workers: dataplane
@@ -79,7 +81,12 @@ fn child(child: &config::Child) -> ChildConfig {
         name: child.name.clone(),
         local_ts: child.local.iter().map(selector).collect(),
         remote_ts: child.remote.iter().map(selector).collect(),
-        proposals: child.proposals.iter().map(esp_proposal).collect(),
+        proposals: child.proposals.iter().map(child_proposal).collect(),
+        mode: match child.mode {
+            config::Mode::Tunnel => WantedMode::Tunnel,
+            config::Mode::Transport => WantedMode::Transport,
+            config::Mode::TransportIfPossible => WantedMode::TransportIfPossible,
+        },
         lifetime: child.lifetime.rekey,
         start: child.start == Start::AtOnce,
     }
@@ -127,20 +134,45 @@ fn ike_proposal(proposal: &config::IkeProposal) -> IkeProposal {
     }
 }
 
-fn esp_proposal(proposal: &config::EspProposal) -> ChildProposal {
-    ChildProposal {
-        esp: Esp {
-            encryption: esp_encryption(proposal.encryption),
-            integrity: proposal.integrity.map(|integrity| match integrity {
-                config::EspIntegrity::HmacSha1 => EspIntegrity::HmacSha1,
-                config::EspIntegrity::HmacSha256 => EspIntegrity::HmacSha256,
-                config::EspIntegrity::HmacSha384 => EspIntegrity::HmacSha384,
-                config::EspIntegrity::HmacSha512 => EspIntegrity::HmacSha512,
+fn child_proposal(proposal: &config::ChildProposal) -> ChildProposal {
+    match proposal {
+        config::ChildProposal::Esp(proposal) => ChildProposal {
+            protection: Protection::Esp(Esp {
+                encryption: esp_encryption(proposal.encryption),
+                integrity: proposal.integrity.map(esp_integrity),
             }),
+            kex: proposal.key_exchange.map(method),
+            additional: additional(&proposal.additional),
+            esn: proposal.esn,
         },
-        kex: proposal.key_exchange.map(method),
-        additional: additional(&proposal.additional),
-        esn: proposal.esn,
+        config::ChildProposal::Ah(proposal) => ChildProposal {
+            protection: Protection::Ah(ah_integrity(proposal.integrity)),
+            kex: proposal.key_exchange.map(method),
+            additional: additional(&proposal.additional),
+            esn: proposal.esn,
+        },
+    }
+}
+
+fn esp_integrity(integrity: config::EspIntegrity) -> EspIntegrity {
+    match integrity {
+        config::EspIntegrity::HmacSha1 => EspIntegrity::HmacSha1,
+        config::EspIntegrity::HmacSha256 => EspIntegrity::HmacSha256,
+        config::EspIntegrity::HmacSha384 => EspIntegrity::HmacSha384,
+        config::EspIntegrity::HmacSha512 => EspIntegrity::HmacSha512,
+    }
+}
+
+fn ah_integrity(integrity: config::AhIntegrity) -> AhIntegrity {
+    use config::{AhIntegrity as Configured, EspIntegrity as Hmac};
+    match integrity {
+        Configured::Hmac(Hmac::HmacSha1) => AhIntegrity::HmacSha1,
+        Configured::Hmac(Hmac::HmacSha256) => AhIntegrity::HmacSha256,
+        Configured::Hmac(Hmac::HmacSha384) => AhIntegrity::HmacSha384,
+        Configured::Hmac(Hmac::HmacSha512) => AhIntegrity::HmacSha512,
+        Configured::Aes128Gmac => AhIntegrity::Aes128Gmac,
+        Configured::Aes192Gmac => AhIntegrity::Aes192Gmac,
+        Configured::Aes256Gmac => AhIntegrity::Aes256Gmac,
     }
 }
 

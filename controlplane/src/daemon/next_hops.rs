@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 use esplanade_channel::{PortId, Prefix};
@@ -73,6 +73,49 @@ pub(super) fn add(picture: &mut Picture, tables: &Tables, configured: &[config::
         if let Some(port) = ports.get(index) {
             picture.neighbors.insert((*port, *address), neighbor.mac);
         }
+    }
+    add_host(picture, tables, &ports, configured);
+}
+
+/// The source of ICMP errors to the gateway itself, which takes none from an address of its own: RFC 7600 4.8 has it for who
+/// has no other.
+const DUMMY_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+
+/// What is for the gateway itself goes to it by the TAP.
+fn add_host(
+    picture: &mut Picture,
+    tables: &Tables,
+    ports: &BTreeMap<u32, PortId>,
+    configured: &[config::Port],
+) {
+    let is_host = |port: &PortId| {
+        let port = configured.get(usize::from(port.0));
+        port.is_some_and(|port| port.role == config::Role::Host)
+    };
+    let Some((index, port)) = ports.iter().find(|(_, port)| is_host(port)) else {
+        return;
+    };
+    let Some(link) = tables.links.get(index) else {
+        return;
+    };
+    if let Some(facts) = picture.ports.get_mut(port) {
+        facts.address = Some(DUMMY_ADDRESS);
+    }
+    let addresses = tables.links.values().flat_map(|link| &link.addresses);
+    for address in addresses.filter(|address| address.is_ipv4() && !address.is_loopback()) {
+        let Some(prefix) = Prefix::new(*address, bits(*address)) else {
+            continue;
+        };
+        picture.neighbors.insert((*port, *address), link.mac);
+        picture.routes.insert(
+            prefix,
+            Route {
+                port: Some(*port),
+                gateway: None,
+                mtu: 0,
+                unreachable: false,
+            },
+        );
     }
 }
 

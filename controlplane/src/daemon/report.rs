@@ -6,7 +6,7 @@ use esplanade_channel::{
     self as channel, ControlChannel, Counter, Direction, PortCounter, PortId, SaRecord, SaState,
     Unit,
 };
-use esplanade_ike::{ChildSaView, IkeSaView, config::Esp};
+use esplanade_ike::{ChildSaView, IkeSaView, config::Protection};
 
 use super::{gateway::Gateway, links};
 use crate::api::{
@@ -202,6 +202,13 @@ fn sa(record: &SaRecord, now_ms: u64) -> Sa {
         ),
         selected: record.selected,
         worker: record.owner.0,
+        protocol: if record.transform.is_authentication() {
+            "ah"
+        } else {
+            "esp"
+        }
+        .to_owned(),
+        mode: record.mode.to_string(),
         algorithm: algorithm(record.transform),
         packets: statistics.packets,
         bytes: statistics.bytes,
@@ -222,10 +229,10 @@ fn algorithm(transform: channel::Transform) -> String {
         key_bits,
         integrity,
     } = transform;
-    let known = Esp::from_numbers((encryption, key_bits, integrity));
+    let known = Protection::from_numbers((encryption, key_bits, integrity));
     known.map_or_else(
         || format!("encryption({encryption}/{key_bits})-integrity({integrity})"),
-        |esp| esp.to_string(),
+        |known| known.to_string(),
     )
 }
 

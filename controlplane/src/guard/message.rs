@@ -12,7 +12,13 @@ use rtnetlink::packet_route::{
     rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
 };
 
-use super::{TABLE, part::Part};
+use super::{MARK, OWN_PREFERENCE, OWN_TABLE, TABLE, part::Part};
+
+/// Table and preference of the guard, and of the gateway's own traffic.
+const GUARD: (u32, u32) = (TABLE, TABLE);
+const OWN: (u32, u32) = (OWN_TABLE, OWN_PREFERENCE);
+/// Where the kernel has packets come from that the gateway itself sends.
+const LOOPBACK: &str = "lo";
 
 /// A route or a rule as the kernel has it.
 #[derive(Clone, Debug)]
@@ -27,16 +33,44 @@ impl Message {
     /// The message that has the kernel add a part.
     pub(super) fn new(part: &Part) -> Self {
         match part {
-            Part::Throw(prefix) => Self::Route(route(*prefix, RouteType::Throw)),
-            Part::Unreachable(prefix) => Self::Route(route(*prefix, RouteType::Unreachable)),
-            Part::Outgoing(prefix) => Self::Rule(rule(RuleAction::ToTable, *prefix)),
+            Part::Throw(prefix) => Self::Route(route(*prefix, RouteType::Throw, TABLE)),
+            Part::Unreachable(prefix) => Self::Route(route(*prefix, RouteType::Unreachable, TABLE)),
+            Part::OwnThrow(prefix) => Self::Route(route(*prefix, RouteType::Throw, OWN_TABLE)),
+            Part::Own {
+                remote,
+                tap,
+                source,
+            } => {
+                let mut route = route(*remote, RouteType::Unicast, OWN_TABLE);
+                route.header.scope = RouteScope::Link;
+                route.attributes.extend([
+                    RouteAttribute::Oif(*tap),
+                    RouteAttribute::PrefSource(route_address(*source)),
+                ]);
+                Self::Route(route)
+            }
+            Part::Outgoing(prefix) => Self::Rule(rule(RuleAction::ToTable, *prefix, GUARD)),
+            Part::OutgoingUnmarked(prefix) => {
+                let mut rule = rule(RuleAction::ToTable, *prefix, GUARD);
+                // A mark of 0 under this mask.
+                rule.attributes.push(RuleAttribute::FwMask(MARK));
+                Self::Rule(rule)
+            }
+            Part::OwnOutgoing(prefix) => {
+                let mut rule = rule(RuleAction::ToTable, *prefix, OWN);
+                rule.attributes.extend([
+                    RuleAttribute::Iifname(LOOPBACK.to_owned()),
+                    RuleAttribute::FwMask(MARK),
+                ]);
+                Self::Rule(rule)
+            }
             Part::Incoming {
                 interface,
                 remote,
                 local,
             } => {
                 // An ICMP error would go to whom the sender claimed to be.
-                let mut rule = rule(RuleAction::Blackhole, *remote);
+                let mut rule = rule(RuleAction::Blackhole, *remote, GUARD);
                 rule.header.dst_len = local.length();
                 rule.attributes.extend([
                     RuleAttribute::Destination(local.address()),
@@ -56,7 +90,7 @@ impl Message {
     }
 }
 
-fn route(prefix: Prefix, kind: RouteType) -> RouteMessage {
+fn route(prefix: Prefix, kind: RouteType, table: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(prefix);
     message.header.destination_prefix_length = prefix.length();
@@ -65,14 +99,26 @@ fn route(prefix: Prefix, kind: RouteType) -> RouteMessage {
     message.header.scope = RouteScope::Universe;
     message.header.kind = kind;
     message.attributes = vec![
-        RouteAttribute::Destination(match prefix.address() {
-            IpAddr::V4(address) => RouteAddress::Inet(address),
-            IpAddr::V6(address) => RouteAddress::Inet6(address),
-        }),
-        RouteAttribute::Table(TABLE),
+        RouteAttribute::Destination(route_address(prefix.address())),
+        RouteAttribute::Table(table),
         RouteAttribute::Priority(metric(prefix.address())),
     ];
     message
+}
+
+fn route_address(address: IpAddr) -> RouteAddress {
+    match address {
+        IpAddr::V4(address) => RouteAddress::Inet(address),
+        IpAddr::V6(address) => RouteAddress::Inet6(address),
+    }
+}
+
+fn ip_address(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
 }
 
 fn family(prefix: Prefix) -> AddressFamily {
@@ -104,15 +150,15 @@ fn unspecified(family: AddressFamily) -> Option<IpAddr> {
 
 /// A rule for what comes from a prefix. That of a blackhole looks nothing up in our table: it is named there to say whose
 /// the rule is.
-fn rule(action: RuleAction, from: Prefix) -> RuleMessage {
+fn rule(action: RuleAction, from: Prefix, (table, preference): (u32, u32)) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = family(from);
     message.header.table = RouteHeader::RT_TABLE_UNSPEC;
     message.header.action = action;
     message.header.src_len = from.length();
     message.attributes = vec![
-        RuleAttribute::Table(TABLE),
-        RuleAttribute::Priority(TABLE),
+        RuleAttribute::Table(table),
+        RuleAttribute::Priority(preference),
         RuleAttribute::Source(from.address()),
     ];
     message
@@ -121,15 +167,13 @@ fn rule(action: RuleAction, from: Prefix) -> RuleMessage {
 fn route_part(route: &RouteMessage) -> Option<Part> {
     let mut destination = unspecified(route.header.address_family)?;
     let mut found_metric = 0;
+    let (mut interface, mut preferred) = (None, None);
     for attribute in &route.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => {
-                destination = (*address).into();
-            }
-            RouteAttribute::Destination(RouteAddress::Inet6(address)) => {
-                destination = (*address).into();
-            }
+            RouteAttribute::Destination(address) => destination = ip_address(address)?,
             RouteAttribute::Priority(value) => found_metric = *value,
+            RouteAttribute::Oif(index) => interface = Some(*index),
+            RouteAttribute::PrefSource(address) => preferred = ip_address(address),
             _ => {}
         }
     }
@@ -138,9 +182,15 @@ fn route_part(route: &RouteMessage) -> Option<Part> {
         return None;
     }
     let prefix = Prefix::containing(destination, route.header.destination_prefix_length)?;
-    match route.header.kind {
-        RouteType::Throw => Some(Part::Throw(prefix)),
-        RouteType::Unreachable => Some(Part::Unreachable(prefix)),
+    match (table(route), route.header.kind, interface) {
+        (TABLE, RouteType::Throw, _) => Some(Part::Throw(prefix)),
+        (TABLE, RouteType::Unreachable, _) => Some(Part::Unreachable(prefix)),
+        (OWN_TABLE, RouteType::Throw, _) => Some(Part::OwnThrow(prefix)),
+        (OWN_TABLE, RouteType::Unicast, Some(tap)) => Some(Part::Own {
+            remote: prefix,
+            tap,
+            source: preferred?,
+        }),
         _ => None,
     }
 }
@@ -149,11 +199,13 @@ fn rule_part(rule: &RuleMessage) -> Option<Part> {
     let any = unspecified(rule.header.family)?;
     let (mut source, mut destination) = (any, any);
     let mut interface = None;
+    let mut unmarked = false;
     for attribute in &rule.attributes {
         match attribute {
             RuleAttribute::Source(address) => source = *address,
             RuleAttribute::Destination(address) => destination = *address,
             RuleAttribute::Iifname(name) => interface = Some(name.clone()),
+            RuleAttribute::FwMask(MARK) => unmarked = true,
             RuleAttribute::Priority(_)
             | RuleAttribute::Table(_)
             | RuleAttribute::Protocol(_)
@@ -171,9 +223,19 @@ fn rule_part(rule: &RuleMessage) -> Option<Part> {
     }
     let from = Prefix::containing(source, header.src_len)?;
     let to = Prefix::containing(destination, header.dst_len)?;
+    let own = is_of(rule, OWN);
     match (header.action, interface) {
-        (RuleAction::ToTable, None) if to.length() == 0 => Some(Part::Outgoing(from)),
-        (RuleAction::Blackhole, Some(interface)) => Some(Part::Incoming {
+        (RuleAction::ToTable, Some(interface)) => {
+            let ours = own && unmarked && interface == LOOPBACK && to.length() == 0;
+            ours.then_some(Part::OwnOutgoing(from))
+        }
+        _ if own => None,
+        (RuleAction::ToTable, None) if to.length() == 0 => Some(if unmarked {
+            Part::OutgoingUnmarked(from)
+        } else {
+            Part::Outgoing(from)
+        }),
+        (RuleAction::Blackhole, Some(interface)) if !unmarked => Some(Part::Incoming {
             interface,
             remote: from,
             local: to,
@@ -182,8 +244,13 @@ fn rule_part(rule: &RuleMessage) -> Option<Part> {
     }
 }
 
-/// Whether a route is of our table.
+/// Whether a route is of a table of ours.
 pub(super) fn is_our_route(route: &RouteMessage) -> bool {
+    [TABLE, OWN_TABLE].contains(&table(route))
+}
+
+/// The table of a route.
+pub(super) fn table(route: &RouteMessage) -> u32 {
     let attribute = route
         .attributes
         .iter()
@@ -191,13 +258,26 @@ pub(super) fn is_our_route(route: &RouteMessage) -> bool {
             RouteAttribute::Table(table) => Some(*table),
             _ => None,
         });
-    attribute.unwrap_or(route.header.table.into()) == TABLE
+    attribute.unwrap_or(route.header.table.into())
 }
 
-/// Whether a rule is of our preference, and to our table.
+/// Whether a rule is of a preference of ours, and to its table.
 pub(super) fn is_our_rule(rule: &RuleMessage) -> bool {
+    is_of(rule, GUARD) || is_of(rule, OWN)
+}
+
+/// The preference of a rule of ours.
+pub(super) fn preference(rule: &RuleMessage) -> u32 {
+    if is_of(rule, OWN) {
+        OWN_PREFERENCE
+    } else {
+        TABLE
+    }
+}
+
+fn is_of(rule: &RuleMessage, (table, preference): (u32, u32)) -> bool {
     let has = |wanted: &RuleAttribute| rule.attributes.contains(wanted);
-    has(&RuleAttribute::Priority(TABLE)) && has(&RuleAttribute::Table(TABLE))
+    has(&RuleAttribute::Priority(preference)) && has(&RuleAttribute::Table(table))
 }
 
 #[cfg(test)]
@@ -218,6 +298,14 @@ mod tests {
                 Part::Throw(near),
                 Part::Unreachable(far),
                 Part::Outgoing(near),
+                Part::OutgoingUnmarked(near),
+                Part::OwnOutgoing(near),
+                Part::OwnThrow(near),
+                Part::Own {
+                    remote: far,
+                    tap: 9,
+                    source: near.address(),
+                },
                 Part::Incoming {
                     interface: "eth2".to_owned(),
                     remote: far,

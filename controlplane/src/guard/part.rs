@@ -1,14 +1,14 @@
 //! What the guard consists of, and which parts of it are wanted.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use esplanade_config::Prefix;
 
-use super::{TABLE, Wanted};
+use super::{MARK, OWN_TABLE, Own, TABLE, Wanted};
 
 /// One thing that the guard puts into the kernel. In the order in which they are put there: no rule leads to a table
 /// that is not complete yet, and no network is let through before its parts are kept.
@@ -18,8 +18,21 @@ pub(super) enum Part {
     Unreachable(Prefix),
     /// A route that sends the lookup on to the main table.
     Throw(Prefix),
+    /// A route of the gateway's own traffic that sends the lookup on to the main table.
+    OwnThrow(Prefix),
+    /// A route of the gateway's own traffic, through the TAP.
+    Own {
+        remote: Prefix,
+        tap: u32,
+        source: IpAddr,
+    },
     /// A rule that has what comes from a local prefix looked up in our table.
     Outgoing(Prefix),
+    /// The same, but not for marked packets.
+    OutgoingUnmarked(Prefix),
+    /// A rule that has what the gateway sends from a local prefix looked up in the table of its own traffic, but not marked
+    /// packets.
+    OwnOutgoing(Prefix),
     /// A rule that drops what comes in by an outside interface as if from a remote prefix to a local one.
     Incoming {
         interface: String,
@@ -55,7 +68,10 @@ impl Part {
         parts.extend(remote.iter().map(|prefix| Self::Unreachable(*prefix)));
         for (local, remote) in &wanted.pairs {
             for local in rule_prefixes(*local) {
-                parts.insert(Self::Outgoing(local));
+                parts.insert(match wanted.own {
+                    None => Self::Outgoing(local),
+                    Some(_) => Self::OutgoingUnmarked(local),
+                });
                 for remote in rule_prefixes(*remote) {
                     parts.extend(wanted.outside.iter().map(|interface| Self::Incoming {
                         interface: interface.clone(),
@@ -65,6 +81,12 @@ impl Part {
                 }
             }
         }
+        parts.extend(
+            wanted
+                .own
+                .iter()
+                .flat_map(|own| own_parts(own, &wanted.attached)),
+        );
         parts
     }
 }
@@ -72,6 +94,39 @@ impl Part {
 /// IPv6's addresses of every link, attached wherever there is a link. No kernel forwards packets to these.
 const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0);
 const LINK_LOCAL_LENGTH: u8 = 10;
+
+/// The routes and rules of the gateway's own traffic, while there is a TAP.
+fn own_parts(own: &Own, attached: &BTreeSet<Prefix>) -> BTreeSet<Part> {
+    let Some(tap) = own.tap else {
+        return BTreeSet::new();
+    };
+    let mut routes = BTreeMap::new();
+    let mut parts = BTreeSet::new();
+    for (local, remote, source) in &own.traffic {
+        routes.entry(*remote).or_insert(*source);
+        let locals = rule_prefixes(*local);
+        parts.extend(locals.into_iter().map(Part::OwnOutgoing));
+        let covered = attached.iter().filter(|attached| {
+            remote.length() < attached.length() && remote.contains(attached.address())
+        });
+        parts.extend(covered.map(|attached| Part::OwnThrow(*attached)));
+    }
+    parts.extend(routes.into_iter().map(|(remote, source)| Part::Own {
+        remote,
+        tap,
+        source,
+    }));
+    // Who has not chosen a source address yet gets the route's.
+    let unchosen = own
+        .traffic
+        .iter()
+        .filter_map(|(_, remote, _)| match remote.address() {
+            IpAddr::V4(_) => Prefix::containing(Ipv4Addr::UNSPECIFIED, 32),
+            IpAddr::V6(_) => Prefix::containing(Ipv6Addr::UNSPECIFIED, 128),
+        });
+    parts.extend(unchosen.map(Part::OwnOutgoing));
+    parts
+}
 
 /// What the rules for a prefix are for. The kernel takes a rule for 0.0.0.0/0 or ::/0 for the same as any other of its
 /// preference, table and interface, so that becomes one for each half.
@@ -100,7 +155,22 @@ impl fmt::Display for Part {
         match self {
             Self::Throw(prefix) => write!(f, "throw {prefix}"),
             Self::Unreachable(prefix) => write!(f, "unreachable {prefix}"),
+            Self::OwnThrow(prefix) => write!(f, "throw {prefix} table {OWN_TABLE}"),
+            Self::Own {
+                remote,
+                tap,
+                source,
+            } => write!(f, "{remote} dev {tap} src {source} table {OWN_TABLE}"),
             Self::Outgoing(prefix) => write!(f, "from {prefix} lookup {TABLE}"),
+            Self::OutgoingUnmarked(prefix) => {
+                write!(f, "from {prefix} fwmark 0/{MARK:#x} lookup {TABLE}")
+            }
+            Self::OwnOutgoing(prefix) => {
+                write!(
+                    f,
+                    "from {prefix} iif lo fwmark 0/{MARK:#x} lookup {OWN_TABLE}"
+                )
+            }
             Self::Incoming {
                 interface,
                 remote,
@@ -167,7 +237,7 @@ mod tests {
             pairs: [(local, remote)].into(),
             attached: [local].into(),
             elsewhere: [part].into(),
-            outside: BTreeSet::new(),
+            ..Wanted::default()
         };
         let parts = Part::all(&wanted(any));
         assert!(parts.contains(&Part::Throw(local)));
@@ -222,6 +292,53 @@ mod tests {
                 "from ::/1 to 2001:db8:1::/48 iif wan blackhole",
                 "from 8000::/1 to 2001:db8:1::/48 iif wan blackhole",
             ]
+        );
+    }
+
+    #[test]
+    fn the_gateways_own_traffic_goes_by_the_tap_and_ike_does_not() {
+        let (near, any) = (prefix([10, 1, 0, 0], 16), prefix([0, 0, 0, 0], 0));
+        let (own, peer) = (prefix([192, 0, 2, 1], 32), prefix([192, 0, 2, 2], 32));
+        let wanted = |tap| Wanted {
+            pairs: [(near, any), (own, peer)].into(),
+            attached: [near].into(),
+            own: Some(Own {
+                tap,
+                traffic: [
+                    (near, any, [10, 1, 0, 1].into()),
+                    (own, peer, [192, 0, 2, 1].into()),
+                ]
+                .into(),
+            }),
+            ..Wanted::default()
+        };
+        let words = |tap| -> Vec<String> {
+            let parts = Part::all(&wanted(tap));
+            parts.iter().map(Part::to_string).collect()
+        };
+        let guard = [
+            "unreachable 0.0.0.0/0",
+            "unreachable 192.0.2.2/32",
+            "throw 10.1.0.0/16",
+        ];
+        let unmarked = [
+            "from 10.1.0.0/16 fwmark 0/0x4000000 lookup 4301",
+            "from 192.0.2.1/32 fwmark 0/0x4000000 lookup 4301",
+        ];
+        assert_eq!(words(None), [&guard[..], &unmarked].concat());
+        let routes = [
+            "throw 10.1.0.0/16 table 4302",
+            "0.0.0.0/0 dev 7 src 10.1.0.1 table 4302",
+            "192.0.2.2/32 dev 7 src 192.0.2.1 table 4302",
+        ];
+        let rules = [
+            "from 0.0.0.0/32 iif lo fwmark 0/0x4000000 lookup 4302",
+            "from 10.1.0.0/16 iif lo fwmark 0/0x4000000 lookup 4302",
+            "from 192.0.2.1/32 iif lo fwmark 0/0x4000000 lookup 4302",
+        ];
+        assert_eq!(
+            words(Some(7)),
+            [&guard[..], &routes, &unmarked, &rules].concat()
         );
     }
 

@@ -144,6 +144,10 @@ pub struct InboundSa {
     pub remote: IpAddr,
     /// RFC 3948: in UDP between these ports; `None` for plain ESP.
     pub encapsulation: Option<UdpPorts>,
+    /// What the peer's packets hold.
+    pub mode: Mode,
+    /// In transport mode through a NAT, the addresses that the peer's packets were made with.
+    pub original: Option<Original>,
     /// The worker that has the record.
     pub owner: WorkerId,
     /// When to tell, and when to stop.
@@ -173,6 +177,10 @@ pub struct OutboundSa {
     pub remote: IpAddr,
     /// RFC 3948: in UDP between these ports; `None` for plain ESP.
     pub encapsulation: Option<UdpPorts>,
+    /// What our packets hold.
+    pub mode: Mode,
+    /// What hides our packets' number and size, in ESP's tunnel mode.
+    pub tfc: Tfc,
     /// The worker that has the record.
     pub owner: WorkerId,
     /// When to tell, and when to stop.
@@ -191,9 +199,9 @@ pub struct OutboundSa {
 /// no more of it; what a dataplane does not have, it refuses ([`CommandError::NoSuchTransform`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Transform {
-    /// Of transform type 1: ENCR_AES_GCM_16 is 20.
+    /// Of transform type 1: ENCR_AES_GCM_16 is 20; 0, which is reserved there, for AH.
     pub encryption: u16,
-    /// The length of the cipher's key in bits; 0 where the transform has no such attribute.
+    /// The length of the cipher's key in bits; 0 where the transform has no such attribute, and with AH.
     pub key_bits: u16,
     /// Of transform type 3: AUTH_HMAC_SHA2_256_128 is 12; 0 for a cipher that authenticates by itself.
     pub integrity: u16,
@@ -213,6 +221,66 @@ impl Transform {
             integrity: 0,
         }
     }
+
+    /// AH with an integrity algorithm (RFC 4302).
+    pub const fn authentication(integrity: u16) -> Self {
+        Self {
+            encryption: 0,
+            key_bits: 0,
+            integrity,
+        }
+    }
+
+    /// Whether it is one of AH.
+    pub const fn is_authentication(self) -> bool {
+        self.encryption == 0
+    }
+}
+
+/// What the packets of an SA hold (RFC 4301 4.1).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Mode {
+    /// Whole packets, behind an outer header.
+    #[default]
+    Tunnel = 1,
+    /// What a packet between the two ends themselves carries behind its header.
+    Transport = 2,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Tunnel => "tunnel",
+            Self::Transport => "transport",
+        })
+    }
+}
+
+/// The addresses that the peer's packets in transport mode were made with, where a NAT changed them on the way: the checksums
+/// within are right for these (RFC 3948 3.1.2, RFC 7296 2.23.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Original {
+    /// Ours, as the peer knows it.
+    pub local: IpAddr,
+    /// The peer's own.
+    pub remote: IpAddr,
+}
+
+/// Traffic flow confidentiality (RFC 4303 2.6 and 2.7); the default is none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Tfc {
+    /// Inner packets are padded to at least so many bytes, as far as the path allows; [`Tfc::MTU`] as far as it does.
+    pub size: u16,
+    /// Inner packets are padded to a multiple of so many bytes; 0 for any length.
+    pub multiple: u16,
+    /// Dummy packets sent a second.
+    pub dummies: u16,
+}
+
+impl Tfc {
+    /// The size of every packet that fills the path.
+    pub const MTU: u16 = u16::MAX;
 }
 
 /// Key material of an SA, at most 96 octets (AES-256 with HMAC-SHA2-512); wiped when dropped, never printed.

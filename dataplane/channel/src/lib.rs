@@ -29,8 +29,8 @@ pub mod words;
 mod worker;
 
 pub use command::{
-    Command, CommandError, DfPolicy, InboundSa, KeyMaterial, Lifetime, OutboundSa, Policy,
-    PolicyAction, Selector, Transform, UdpPorts,
+    Command, CommandError, DfPolicy, InboundSa, KeyMaterial, Lifetime, Mode, Original, OutboundSa,
+    Policy, PolicyAction, Selector, Tfc, Transform, UdpPorts,
 };
 pub use control::{CommandSender, ControlChannel, Counters, EventError};
 pub use counter::{Counter, PortCounter, Severity, Unit};

@@ -1,6 +1,6 @@
 //! What of an SA can be read back: everything but its keys.
 
-use crate::{Label, PolicyId, SaId, Transform, UdpPorts, WorkerId};
+use crate::{Label, Mode, PolicyId, SaId, Transform, UdpPorts, WorkerId};
 use std::net::IpAddr;
 
 /// An SA as its owner last told of it.
@@ -30,6 +30,8 @@ pub struct SaRecord {
     pub remote: IpAddr,
     /// The ports of ESP in UDP; `None` for plain ESP.
     pub encapsulation: Option<UdpPorts>,
+    /// What its packets hold.
+    pub mode: Mode,
     /// Whether sequence numbers have 64 bits.
     pub esn: bool,
     /// The anti-replay window in packets.

@@ -244,7 +244,7 @@ pub(crate) fn read_header<W: Word>(
 }
 
 fn port_facts(word: u64) -> Option<PortFacts> {
-    let modes = [PortMode::Native, PortMode::Generic];
+    let modes = [PortMode::Native, PortMode::Generic, PortMode::Tap];
     let copies = [CopyMode::Copy, CopyMode::ZeroCopy];
     Some(PortFacts {
         mode: modes.into_iter().find(|m| *m as u64 == word & 0xff)?,

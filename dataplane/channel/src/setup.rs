@@ -206,6 +206,8 @@ pub enum Role {
     Inside = 1,
     /// ESP comes from here.
     Outside = 2,
+    /// The gateway's own packets come from here: a TAP of that name, which the dataplane makes.
+    Host = 3,
 }
 
 impl fmt::Display for Role {
@@ -213,6 +215,7 @@ impl fmt::Display for Role {
         f.pad(match self {
             Self::Inside => "inside",
             Self::Outside => "outside",
+            Self::Host => "host",
         })
     }
 }
@@ -266,6 +269,8 @@ pub enum PortMode {
     Native = 1,
     /// In the kernel's stack: slow, a last resort.
     Generic = 2,
+    /// No XDP at all: a TAP.
+    Tap = 3,
 }
 
 impl fmt::Display for PortMode {
@@ -273,6 +278,7 @@ impl fmt::Display for PortMode {
         f.pad(match self {
             Self::Native => "native",
             Self::Generic => "generic",
+            Self::Tap => "tap",
         })
     }
 }

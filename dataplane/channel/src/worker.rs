@@ -267,9 +267,9 @@ pub(crate) fn drain(eventfd: &OwnedFd) {
 mod tests {
     use super::*;
     use crate::{
-        Connection, ControlChannel, CopyMode, Direction, Epoch, Facts, Label, PolicyId, Polling,
-        PortFacts, PortMode, PortSetup, Role, Segment, Setup, Transform, UdpPorts, WorkerId,
-        WorkerSetup,
+        Connection, ControlChannel, CopyMode, Direction, Epoch, Facts, Label, Mode, PolicyId,
+        Polling, PortFacts, PortMode, PortSetup, Role, Segment, Setup, Transform, UdpPorts,
+        WorkerId, WorkerSetup,
     };
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use std::net::Ipv4Addr;
@@ -317,6 +317,7 @@ mod tests {
                 local: 4500,
                 remote: 4500,
             }),
+            mode: Mode::Transport,
             esn: true,
             window: 0,
             statistics: SaStatistics::default(),

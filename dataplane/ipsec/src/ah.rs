@@ -231,7 +231,9 @@ mod tests {
         let Ok(packet) = ipv4::Packet::new_checked(bytes) else {
             return Verdict::Forged;
         };
-        let covered = Covered::ipv4(packet.header()).unwrap();
+        let Ok(covered) = Covered::ipv4(packet.header()) else {
+            return Verdict::Forged;
+        };
         let Ok(ah) = Packet::new_checked(packet.payload()) else {
             return Verdict::Forged;
         };

@@ -39,6 +39,14 @@ impl Shape {
         }
     }
 
+    /// Nothing, for an SA that is not of ESP.
+    pub const NONE: Self = Self {
+        head: 0,
+        iv: 0,
+        icv: 0,
+        alignment: 1,
+    };
+
     /// What lies before the ciphertext in an outer IPv4 packet.
     #[inline]
     pub const fn head(self) -> usize {
@@ -61,6 +69,18 @@ impl Shape {
     #[inline]
     pub const fn trailer(self, inner: usize) -> Trailer {
         Trailer::to_align(inner, NEXT_IPV4, self.alignment as usize)
+    }
+
+    /// The trailer behind a payload of so many bytes, of another kind.
+    #[inline]
+    pub const fn trailer_of(self, payload: usize, next_header: u8) -> Trailer {
+        Trailer::to_align(payload, next_header, self.alignment as usize)
+    }
+
+    /// The length of UDP's, ESP's and the IV's part in front of the ciphertext.
+    #[inline]
+    pub const fn head_without_ip(self) -> usize {
+        self.head() - OUTER_IPV4
     }
 
     /// The bits of a length that is not aligned: alignments are powers of two.

@@ -4,9 +4,14 @@
 //! the rest, which events and statistics ask for.
 
 use crate::{
-    esp::Shape, id::SaId, replay::ReplayWindow, sequence::OutboundSequence, spd::PolicyId,
+    ah,
+    esp::{self, Shape},
+    id::SaId,
+    replay::ReplayWindow,
+    sequence::OutboundSequence,
+    spd::PolicyId,
 };
-use esplanade_crypto::Algorithm;
+use esplanade_crypto::{Algorithm, Integrity, IntegrityKey, OpeningKey, SealingKey};
 use esplanade_wire::ethernet::MacAddress;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -119,17 +124,131 @@ pub struct UdpPorts {
     pub remote: u16,
 }
 
+/// What the packets of an SA hold (RFC 4301 4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Whole packets.
+    Tunnel,
+    /// What packets between the SA's two ends carry behind their headers.
+    Transport,
+}
+
+/// What is done to the packets of an SA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protection {
+    /// ESP.
+    Esp(Algorithm),
+    /// AH.
+    Ah(Integrity),
+}
+
+/// What an inbound SA opens packets with.
+#[derive(Debug)]
+pub enum Opener {
+    /// ESP.
+    Esp(OpeningKey),
+    /// AH.
+    Ah(Box<IntegrityKey>),
+}
+
+impl Opener {
+    /// ESP's key; `None` for an SA of AH.
+    #[inline]
+    pub fn esp(&self) -> Option<&OpeningKey> {
+        match self {
+            Self::Esp(key) => Some(key),
+            Self::Ah(_) => None,
+        }
+    }
+
+    /// AH's key; `None` for an SA of ESP.
+    #[inline]
+    pub fn ah(&self) -> Option<&IntegrityKey> {
+        match self {
+            Self::Esp(_) => None,
+            Self::Ah(key) => Some(key),
+        }
+    }
+}
+
+/// What an outbound SA seals packets with.
+#[derive(Debug)]
+pub enum Sealer {
+    /// ESP.
+    Esp(SealingKey),
+    /// AH.
+    Ah(Box<IntegrityKey>),
+}
+
+impl Sealer {
+    /// ESP's key; `None` for an SA of AH.
+    #[inline]
+    pub fn esp(&self) -> Option<&SealingKey> {
+        match self {
+            Self::Esp(key) => Some(key),
+            Self::Ah(_) => None,
+        }
+    }
+
+    /// AH's key; `None` for an SA of ESP.
+    #[inline]
+    pub fn ah(&self) -> Option<&IntegrityKey> {
+        match self {
+            Self::Esp(_) => None,
+            Self::Ah(key) => Some(key),
+        }
+    }
+}
+
+/// The addresses that the peer's packets in transport mode were made with, before a NAT changed them (RFC 3948 3.1.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Original {
+    /// Ours, as the peer knows it.
+    pub local: IpAddr,
+    /// The peer's own.
+    pub remote: IpAddr,
+}
+
+/// Traffic flow confidentiality (RFC 4303 2.6, 2.7), in ESP's tunnel mode; all zero is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tfc {
+    /// Inner packets have at least so many bytes, as far as the path allows.
+    pub size: u16,
+    /// Inner packets have a multiple of so many bytes, 0 any length.
+    pub multiple: u16,
+    /// Dummy packets a second.
+    pub dummies: u16,
+}
+
+impl Tfc {
+    /// The length of an inner packet with its padding, which `inner_mtu` bounds. The packet fits into that itself.
+    #[inline]
+    pub fn padded(self, length: usize, inner_mtu: u16) -> usize {
+        let multiple = usize::from(self.multiple).max(1);
+        let padded = length.max(self.size.into()).next_multiple_of(multiple);
+        padded.min(inner_mtu.into()).max(length)
+    }
+
+    /// Whether inner packets are padded.
+    #[inline]
+    pub fn pads(self) -> bool {
+        self.size != 0 || self.multiple != 0
+    }
+}
+
 /// What packets do not need.
 #[derive(Debug, Clone)]
 pub struct ColdSa {
     /// The transform.
-    pub algorithm: Algorithm,
+    pub protection: Protection,
     /// The outer address at our end.
     pub local: IpAddr,
     /// The outer address at the peer's end.
     pub remote: IpAddr,
     /// UDP encapsulation, when a NAT was found.
     pub encapsulation: Option<UdpPorts>,
+    /// For an inbound SA in transport mode through a NAT, what its packets were before it.
+    pub original: Option<Original>,
     /// Its limits.
     pub lifetime: Lifetime,
     /// The operator's name for it, as the control plane gave it.
@@ -157,10 +276,12 @@ pub struct InboundSa {
     pub window: ReplayWindow,
     /// Its identifier and SPI.
     pub id: SaId,
-    /// How its packets are laid out.
+    /// How its packets of ESP are laid out; of no use for AH.
     pub shape: Shape,
     /// The outer destination of its packets.
     pub local: Ipv4Addr,
+    /// How its headers of AH are laid out; `None` for an SA of ESP.
+    pub ah: Option<ah::Shape>,
     /// The policy that the SA was made for; it serves the whole group.
     pub policy: PolicyId,
     /// Where its last packet left the gateway: a guess at where the next one will.
@@ -171,6 +292,8 @@ pub struct InboundSa {
     pub dirty: bool,
     /// What the control plane was told.
     pub announced: Announced,
+    /// What its packets hold.
+    pub mode: Mode,
     /// What it carried.
     pub usage: Usage,
     /// Packets refused as late or as duplicates.
@@ -227,8 +350,14 @@ pub struct OutboundSa {
     pub spi: u32,
     /// Its identifier.
     pub id: SaId,
-    /// How its packets are laid out.
+    /// How its packets of ESP are laid out; of no use for AH.
     pub shape: Shape,
+    /// How its headers of AH are laid out; `None` for an SA of ESP.
+    pub ah: Option<ah::Shape>,
+    /// What its packets hold.
+    pub mode: Mode,
+    /// What hides their number and size.
+    pub tfc: Tfc,
     /// UDP encapsulation.
     pub encapsulation: Option<UdpPorts>,
     /// What the next hop, when known, was resolved under.
@@ -259,6 +388,29 @@ pub struct OutboundSa {
 
 const _: () = assert!(size_of::<OutboundSa>() == 192);
 
+impl OutboundSa {
+    /// The largest packet that it carries over a path, header included; 0 when there is none.
+    pub fn inner_mtu(&self, path_mtu: u16) -> u16 {
+        let outer = esp::OUTER_IPV4;
+        match (self.ah, self.mode) {
+            (None, Mode::Tunnel) => self.shape.inner_mtu(path_mtu),
+            // The header of the packet itself is in front.
+            (None, Mode::Transport) => match self.shape.inner_mtu(path_mtu) {
+                0 => 0,
+                payload => payload.saturating_add(outer as u16),
+            },
+            (Some(ah), Mode::Tunnel) => ah.room(path_mtu, outer),
+            (Some(ah), Mode::Transport) => ah.room(path_mtu, 0),
+        }
+    }
+
+    /// Whether its packets go one by one: everything but ESP's tunnel mode without padding.
+    #[inline]
+    pub fn is_special(&self) -> bool {
+        self.mode == Mode::Transport || self.tfc.pads() || self.ah.is_some()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,6 +430,29 @@ mod tests {
         assert!(usage.count(100));
         assert_eq!(usage.assess(&lifetime), Age::Hard);
         assert!(usage.count(100));
+    }
+
+    #[test]
+    fn padding_grows_to_size_multiple_or_path_and_never_cuts() {
+        let tfc = |size, multiple| Tfc {
+            size,
+            multiple,
+            dummies: 0,
+        };
+        for (tfc, length, padded) in [
+            (Tfc::default(), 100, 100),
+            (tfc(500, 0), 100, 500),
+            (tfc(500, 0), 600, 600),
+            (tfc(0, 128), 100, 128),
+            (tfc(0, 128), 128, 128),
+            (tfc(500, 128), 1, 512),
+            (tfc(u16::MAX, 0), 100, 1400),
+            (tfc(0, 1000), 1100, 1400),
+            (tfc(0, 1000), 1400, 1400),
+        ] {
+            assert_eq!(tfc.padded(length, 1400), padded, "{tfc:?} {length}");
+        }
+        assert!(!Tfc::default().pads());
     }
 
     #[test]

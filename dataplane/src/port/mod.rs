@@ -2,14 +2,16 @@
 //!
 //! Every kind of port hands out the same [`RxFrame`] and [`TxFrame`], so that the pipeline knows no
 //! drivers. [`XdpPort`](xdp::XdpPort) is the real thing, [`MemoryPort`](memory::MemoryPort) joins
-//! two ends inside one process for tests, and a [`StagedPort`](staged::StagedPort) is served by hand for benches.
+//! two ends inside one process for tests, a [`TapPort`](tap::TapPort) is the way to the gateway itself, and a [`StagedPort`](staged::StagedPort) is served by hand for benches.
 
 mod frame;
 mod interface;
 pub mod memory;
 mod open;
 mod prefill;
+mod real;
 pub mod staged;
+pub mod tap;
 pub mod xdp;
 
 use arrayvec::ArrayVec;
@@ -18,6 +20,7 @@ use std::os::fd::BorrowedFd;
 pub use frame::{RxFrame, TxFrame};
 pub use interface::{Interface, InterfaceError};
 pub use open::{CopyMode, OpenError, Settings};
+pub use real::RealPort;
 
 /// The most packets that one burst holds.
 pub const BURST: usize = 64;

@@ -1,7 +1,11 @@
 //! From a setup to open ports: find the interfaces, attach the XDP program, bind a socket for each worker and
 //! port. What was opened closes again when a later step fails.
 
-use crate::port::{self, Interface, InterfaceError, OpenError, Settings, xdp::XdpPort};
+use crate::port::{
+    self, Interface, InterfaceError, OpenError, RealPort, Settings,
+    tap::{TapError, TapPort},
+    xdp::XdpPort,
+};
 use esplanade_bpf::{Mode, SteerError, Steering};
 use esplanade_channel as channel;
 
@@ -10,7 +14,7 @@ pub(super) struct Opened {
     /// The XDP program on its interfaces; dropping it detaches.
     pub steering: Steering,
     /// The ports of each worker, in the setup's order.
-    pub ports: Vec<Vec<XdpPort>>,
+    pub ports: Vec<Vec<RealPort>>,
     /// How each port came up, in the setup's order.
     pub facts: Vec<channel::PortFacts>,
 }
@@ -27,6 +31,9 @@ pub enum OpeningError {
     /// A socket.
     #[error(transparent)]
     Socket(#[from] OpenError),
+    /// The TAP.
+    #[error(transparent)]
+    Tap(#[from] TapError),
     /// Packets would arrive on queues that nobody owns, or workers would have nothing to do.
     #[error(
         "`{interface}` has {queues} receive queues and there are {workers} workers, each of which owns one queue of every \
@@ -51,14 +58,19 @@ pub enum OpeningError {
 pub(super) fn open(setup: &channel::Setup) -> Result<Opened, OpeningError> {
     let interfaces = interfaces(setup)?;
     let mut steering = Steering::load()?;
-    let mut ports: Vec<Vec<XdpPort>> = setup.workers.iter().map(|_| Vec::new()).collect();
+    let mut ports: Vec<Vec<RealPort>> = setup.workers.iter().map(|_| Vec::new()).collect();
     let mut facts = Vec::with_capacity(interfaces.len());
     for (index, (interface, asked)) in interfaces.iter().zip(&setup.ports).enumerate() {
         let port = index as u8;
         let role = match asked.role {
             channel::Role::Inside => esplanade_bpf::Role::Inside,
             channel::Role::Outside => esplanade_bpf::Role::Outside,
+            channel::Role::Host => {
+                facts.push(open_tap(&asked.interface, &mut ports)?);
+                continue;
+            }
         };
+        let Some(interface) = interface else { continue };
         let attached = steering.attach(interface.index, &interface.name, port, role)?;
         let generic = warn_if_generic(&interface.name, &attached.mode);
         let mut copy = channel::CopyMode::ZeroCopy;
@@ -73,7 +85,7 @@ pub(super) fn open(setup: &channel::Setup) -> Result<Opened, OpeningError> {
             if socket.copy_mode() == port::CopyMode::Copy {
                 copy = channel::CopyMode::Copy;
             }
-            worker.push(socket);
+            worker.push(RealPort::Xdp(socket));
         }
         facts.push(channel::PortFacts {
             mode: if generic {
@@ -92,16 +104,31 @@ pub(super) fn open(setup: &channel::Setup) -> Result<Opened, OpeningError> {
     })
 }
 
-/// Looks up every interface and checks that each of its queues will have a worker.
-fn interfaces(setup: &channel::Setup) -> Result<Vec<Interface>, OpeningError> {
+/// Opens a queue of the TAP for each worker.
+fn open_tap(name: &str, ports: &mut [Vec<RealPort>]) -> Result<channel::PortFacts, OpeningError> {
+    for worker in &mut *ports {
+        worker.push(RealPort::Tap(TapPort::open(name)?));
+    }
+    Ok(channel::PortFacts {
+        mode: channel::PortMode::Tap,
+        copy: channel::CopyMode::Copy,
+        queues: ports.len() as u16,
+    })
+}
+
+/// Looks up every interface but the TAP's, which is not there yet, and checks that each of its queues will have a worker.
+fn interfaces(setup: &channel::Setup) -> Result<Vec<Option<Interface>>, OpeningError> {
     let workers = setup.workers.len();
     setup
         .ports
         .iter()
         .map(|port| {
+            if port.role == channel::Role::Host {
+                return Ok(None);
+            }
             let interface = Interface::find(&port.interface)?;
             if interface.receive_queues as usize == workers {
-                Ok(interface)
+                Ok(Some(interface))
             } else {
                 Err(OpeningError::Queues {
                     interface: interface.name,

@@ -6,6 +6,7 @@ use super::{
     limit::TokenBucket,
     packet::{self, ETHERNET, Ip},
     reports::{EventSink, Reports},
+    single::dummies::Dummies,
     stopwatch::Stopwatch,
     tables::Tables,
     tally::Tally,
@@ -70,6 +71,8 @@ pub struct Core<P, E> {
     pub handoff: Handoff,
     /// Packets that wait for their next hop's link address.
     pub held: Held,
+    /// The SAs that send dummy packets.
+    pub dummies: Dummies,
     /// IVs for the SAs whose packets need one that nobody foresees.
     pub ivs: IvGenerator,
     /// SAs whose statistics changed since they were last published.
@@ -103,6 +106,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
             reports: Reports::default(),
             handoff,
             held: Held::default(),
+            dummies: Dummies::default(),
             ivs,
             dirty: Vec::with_capacity(sa_capacity as usize),
             stopwatch: Stopwatch::default(),
@@ -250,6 +254,13 @@ impl<P: Port, E: EventSink> Core<P, E> {
     #[inline]
     pub fn role(&self, port: u8) -> Option<Role> {
         self.roles.get(usize::from(port)).copied()
+    }
+
+    /// The identification of the next outer header.
+    #[inline]
+    pub fn next_identification(&mut self) -> u16 {
+        self.identification = self.identification.wrapping_add(1);
+        self.identification
     }
 
     /// Answers a packet with an ICMP error out of the port that it came from, if it may have one. It goes back to the

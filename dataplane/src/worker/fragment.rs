@@ -2,7 +2,7 @@
 
 use super::{
     core::{Batch, Core},
-    outbound::{Plain, Ready, Source, Way, enqueue},
+    outbound::{Plain, Ready, Source, Way, hand_on},
     packet::{self, ETHERNET},
     reports::EventSink,
 };
@@ -18,6 +18,10 @@ pub(super) fn cut<P: Port, E: EventSink>(
     number: usize,
     way: Way,
 ) -> bool {
+    // RFC 4303 3.3.4: transport mode is for whole packets.
+    if way.is_transport {
+        return false;
+    }
     let inner = plain
         .get(number)
         .and_then(|packet| packet.frame().get(ETHERNET..))
@@ -37,7 +41,7 @@ pub(super) fn cut<P: Port, E: EventSink>(
         let payload = inner.get(piece.payload()).unwrap_or_default();
         packet::write_fragment(&mut frame, piece.header(), payload);
         let source = Source::Built { frame, port };
-        enqueue(core, plain, ready, number, source, length, way);
+        hand_on(core, plain, ready, number, source, length, way);
     }
     true
 }

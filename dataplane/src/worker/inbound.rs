@@ -11,6 +11,7 @@ use super::{
     outbound::forward,
     packet::{self, ETHERNET, EspAt, Ip},
     reports::{EventSink, sa_id},
+    single,
     stopwatch::{Stage, Stopwatch},
     tables::Tables,
 };
@@ -22,7 +23,7 @@ use esplanade_ipsec::{
     esp,
     id::SaId,
     replay::{Candidate, Replayed},
-    sa::InboundSa,
+    sa::{InboundSa, Mode, Opener},
     sad::{Place, Whereabouts},
     spd::{Action, PolicyId, Probe},
 };
@@ -104,6 +105,9 @@ impl Inbound {
             Ok(ip) => ip,
             Err(why) => return core.drop(arrived, why.inbound_counter()),
         };
+        if ip.protocol == Protocol::AH {
+            return single::inbound::ah(core, arrived, &ip);
+        }
         let esp = match packet::find_esp(&arrived.frame, &ip) {
             Ok(Some(esp)) => esp,
             Ok(None) => return plain(core, arrived, &ip),
@@ -186,14 +190,37 @@ fn find_sa<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Sealed) {
             }
         }
         Whereabouts::Unknown { stale } => {
-            let reason = match core.tables.outbound.locate(packet.sa) {
-                Whereabouts::Unknown { .. } if stale => Counter::InNoStatesStale,
-                Whereabouts::Unknown { .. } => Counter::InNoStates,
-                _ => Counter::InStateInvalid,
-            };
+            let reason = unknown(core, packet.sa, stale);
             packet.drop(core, reason);
         }
     }
+}
+
+/// Why there is no SA of this SPI.
+#[cold]
+pub(super) fn unknown<P: Port, E: EventSink>(core: &Core<P, E>, sa: SaId, stale: bool) -> Counter {
+    match core.tables.outbound.locate(sa) {
+        Whereabouts::Unknown { .. } if stale => Counter::InNoStatesStale,
+        Whereabouts::Unknown { .. } => Counter::InNoStates,
+        _ => Counter::InStateInvalid,
+    }
+}
+
+/// Whether an SA takes packets, and packets to this address.
+#[inline]
+pub(super) fn finish_check(
+    events: &mut impl EventSink,
+    sa: &mut InboundSa,
+    destination: Ipv4Addr,
+) -> Result<(), Counter> {
+    if sa.expired {
+        remind_of_end(events, sa);
+        return Err(Counter::InStateExpired);
+    }
+    if destination != sa.local {
+        return Err(Counter::InStateMismatch);
+    }
+    Ok(())
 }
 
 /// What can be checked before authentication, and the frame to decrypt into.
@@ -210,12 +237,12 @@ fn check<P: Port, E: EventSink>(
     let Some(sa) = core.tables.inbound.records.get_mut(place) else {
         return packet.drop(core, Counter::InStateInvalid);
     };
-    if sa.expired {
-        remind_of_end(&mut core.events, sa);
-        return packet.drop(core, Counter::InStateExpired);
+    if let Err(reason) = finish_check(&mut core.events, sa, packet.outer_destination) {
+        return packet.drop(core, reason);
     }
-    if packet.outer_destination != sa.local {
-        return packet.drop(core, Counter::InStateMismatch);
+    // RFC 4301 4.4.2.1: an SA is of one protocol.
+    if sa.ah.is_some() {
+        return packet.drop(core, Counter::InNoStates);
     }
     let candidate = match sa.window.check(packet.esp.sequence) {
         Ok(candidate) => candidate,
@@ -229,6 +256,20 @@ fn check<P: Port, E: EventSink>(
     let Some(plaintext) = text.and_then(|text| sa.shape.opened_len(text)) else {
         return packet.drop(core, Counter::InHdrError);
     };
+    if sa.mode == Mode::Transport {
+        if let Some(arrived) = &packet.arrived {
+            let sealed = single::inbound::Sealed {
+                arrived,
+                esp: &packet.esp,
+                sa: packet.sa,
+                place,
+                candidate,
+                plaintext,
+            };
+            single::inbound::esp(core, sealed);
+        }
+        return;
+    }
     let target_port = sa.exit_port;
     // Without a frame there is no more to do, and the reason is counted.
     if let Some(target) = core.allocate(target_port, ETHERNET + plaintext) {
@@ -259,7 +300,7 @@ fn open(
     let mut untried = 0_u64;
     for (index, packet) in opening.iter_mut().enumerate() {
         let sa = inbound.records.get(packet.place);
-        let key = inbound.keys.get(packet.place);
+        let key = inbound.keys.get(packet.place).and_then(Opener::esp);
         if let (Some(sa), Some(key), Some(of)) = (sa, key, sealed.get(packet.packet))
             && let Some(job) = open_job(sa, key, of, packet)
         {
@@ -318,43 +359,29 @@ fn make_room(verdicts: &mut [Verdict; BURST], untried: u64) {
     }
 }
 
-/// RFC 4303 3.4.3: "The receive window is updated only if the integrity verification succeeds."
+/// What is authentic is taken out of its trailer.
 #[inline]
 fn commit<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Opening, verdict: Verdict) {
     let (id, place) = (packet.sa, packet.place);
-    let (Some(sa), Some(candidate), Some(target)) = (
-        core.tables.inbound.records.get_mut(place),
-        packet.candidate.take(),
-        &packet.target,
-    ) else {
+    let (Some(candidate), Some(target)) = (packet.candidate.take(), &packet.target) else {
         return packet.drop(core, Counter::InStateInvalid);
     };
-    if verdict != Verdict::Authentic {
-        sa.forged += 1;
-        Core::<P, E>::touch(&mut core.dirty, &mut sa.dirty, id);
-        return packet.drop(core, Counter::InStateProtoError);
-    }
-    if let Err(why) = sa.window.commit(candidate) {
-        let reason = replayed(core, place, why);
+    if let Err(reason) = authentic(core, id, place, candidate, verdict) {
         return packet.drop(core, reason);
     }
-    if !sa.announced.first_packet {
-        announce_first(&mut core.events, sa);
-    }
-    sa.used_ms = core.now_ms;
-    Core::<P, E>::touch(&mut core.dirty, &mut sa.dirty, id);
     let text = target
         .get(ETHERNET..ETHERNET + packet.plaintext)
         .unwrap_or_default();
     let (payload, inner) = take_apart(text);
-    if sa.usage.count(payload) {
-        let (usage, announced) = (&mut sa.usage, &mut sa.announced);
-        sa.expired |= grow_old(&mut core.events, id, usage, &sa.cold, announced);
-    }
+    account(core, id, place, payload);
+    let policy = core.tables.inbound.records.get(place).map(|sa| sa.policy);
+    let inner = policy
+        .ok_or(Counter::InStateInvalid)
+        .and_then(|policy| Ok((policy, inner?)));
     match inner {
-        Ok(ip) => {
+        Ok((policy, ip)) => {
             packet.inner = Some(Inner {
-                policy: sa.policy,
+                policy,
                 probe: core.tables.spd.probe(&ip.flow_in()),
                 ip,
             });
@@ -363,10 +390,50 @@ fn commit<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Opening, ve
     }
 }
 
-#[cold]
-fn announce_first(events: &mut impl EventSink, sa: &mut InboundSa) {
-    if let Some(sa_id) = sa_id(sa.id) {
-        sa.announced.first_packet = events.send(&Event::FirstPacket { sa: sa_id });
+/// RFC 4303 3.4.3: "The receive window is updated only if the integrity verification succeeds." Gives the reason to drop the
+/// packet otherwise.
+#[inline]
+pub(super) fn authentic<P: Port, E: EventSink>(
+    core: &mut Core<P, E>,
+    id: SaId,
+    place: Place,
+    candidate: Candidate,
+    verdict: Verdict,
+) -> Result<(), Counter> {
+    let records = &mut core.tables.inbound.records;
+    let sa = records.get_mut(place).ok_or(Counter::InStateInvalid)?;
+    if verdict != Verdict::Authentic {
+        sa.forged += 1;
+        Core::<P, E>::touch(&mut core.dirty, &mut sa.dirty, id);
+        return Err(Counter::InStateProtoError);
+    }
+    if let Err(why) = sa.window.commit(candidate) {
+        return Err(replayed(core, place, why));
+    }
+    if !sa.announced.first_packet
+        && let Some(sa_id) = sa_id(id)
+    {
+        sa.announced.first_packet = core.events.send(&Event::FirstPacket { sa: sa_id });
+    }
+    sa.used_ms = core.now_ms;
+    Core::<P, E>::touch(&mut core.dirty, &mut sa.dirty, id);
+    Ok(())
+}
+
+/// Counts the bytes of an authentic packet with its SA, and looks at what that brings to an end.
+#[inline]
+pub(super) fn account<P: Port, E: EventSink>(
+    core: &mut Core<P, E>,
+    id: SaId,
+    place: Place,
+    payload: usize,
+) {
+    let Some(sa) = core.tables.inbound.records.get_mut(place) else {
+        return;
+    };
+    if sa.usage.count(payload) {
+        let (usage, announced) = (&mut sa.usage, &mut sa.announced);
+        sa.expired |= grow_old(&mut core.events, id, usage, &sa.cold, announced);
     }
 }
 
@@ -381,20 +448,18 @@ fn take_apart(text: &[u8]) -> (usize, Result<Ip, Counter>) {
         esp::NEXT_IPV4 => packet::read(text.get(..payload).unwrap_or_default())
             .map_err(|_| Counter::InTrailerError),
         esp::NEXT_NONE => Err(Counter::InDummy),
-        next if is_transport(Protocol(next)) => Err(Counter::InStateModeError),
-        _ => Err(Counter::InNextHeader),
+        next => Err(packet::not_of_tunnel_mode(Protocol(next))),
     };
     (payload, inner)
 }
 
-/// Whether a next header is one of transport mode.
-fn is_transport(next: Protocol) -> bool {
-    next.has_ports() || next == Protocol::ICMP
-}
-
 /// Counts a replay with its SA, and gives the counter that it is dropped under: late or duplicate.
 #[cold]
-fn replayed<P: Port, E: EventSink>(core: &mut Core<P, E>, place: Place, why: Replayed) -> Counter {
+pub(super) fn replayed<P: Port, E: EventSink>(
+    core: &mut Core<P, E>,
+    place: Place,
+    why: Replayed,
+) -> Counter {
     if let Some(sa) = core.tables.inbound.records.get_mut(place) {
         sa.replayed += 1;
         Core::<P, E>::touch(&mut core.dirty, &mut sa.dirty, sa.id);
@@ -436,15 +501,11 @@ fn admit<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Opening) {
 }
 
 #[inline]
-fn one_hop_on(target: &mut TxFrame, inner: &Ip, outer_ecn: Ecn) -> Result<(), Counter> {
+pub(super) fn one_hop_on(target: &mut TxFrame, inner: &Ip, outer_ecn: Ecn) -> Result<(), Counter> {
     let ecn = Ecn::decapsulate(outer_ecn, inner.ecn).ok_or(Counter::InEcnError)?;
-    if inner.ttl <= 1 {
-        return Err(Counter::InTtlExpired);
-    }
     if ecn != inner.ecn {
         packet::set_ecn(target, ecn);
     }
-    packet::decrement_ttl(target);
     Ok(())
 }
 
@@ -488,8 +549,13 @@ fn leave_with<P: Port, E: EventSink>(
             return core.strand(packet, why);
         }
     };
-    let reason = if core.role(next_hop.port) != Some(Role::Inside) {
+    let role = core.role(next_hop.port);
+    // What is for the gateway itself is not forwarded.
+    let forwarded = role != Some(Role::Host);
+    let reason = if role.is_none_or(|role| role == Role::Outside) {
         Some(Counter::InHairpin)
+    } else if forwarded && inner.ttl <= 1 {
+        Some(Counter::InTtlExpired)
     } else if inner.length > usize::from(next_hop.mtu) {
         Some(Counter::PacketTooBig)
     } else {
@@ -498,6 +564,9 @@ fn leave_with<P: Port, E: EventSink>(
     if let Some(reason) = reason {
         core.tally.one(reason);
         return core.discard(port, target);
+    }
+    if forwarded {
+        packet::decrement_ttl(&mut target);
     }
     if inner.is_syn {
         clamp(core, sa, next_hop.port, &mut target, inner);

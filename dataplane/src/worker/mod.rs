@@ -14,6 +14,7 @@ mod packet;
 mod publish;
 mod reports;
 mod rest;
+mod single;
 mod stopwatch;
 mod tables;
 mod tally;
@@ -185,6 +186,7 @@ impl<P: Port> Worker<P> {
         self.core.stopwatch.start();
         let commands = self.obey();
         let packets = self.receive() + self.borrow();
+        single::dummies::send_due(&mut self.core);
         self.drop_late();
         for lent in self.core.handoff.take_back() {
             if let Some(port) = self.core.ports.get_mut(usize::from(lent.port)) {
@@ -304,7 +306,7 @@ impl<P: Port> Worker<P> {
     #[inline]
     fn enter(&mut self, arrived: Arrived) {
         match self.core.role(arrived.port) {
-            Some(Role::Inside) => self.outbound.enter(&mut self.core, arrived),
+            Some(Role::Inside | Role::Host) => self.outbound.enter(&mut self.core, arrived),
             Some(Role::Outside) => self.inbound.enter(&mut self.core, arrived),
             None => self.core.drop(arrived, Counter::InNotOurs),
         }

@@ -10,6 +10,7 @@ use super::{
     held::Packet,
     packet::{self, ETHERNET, Ip, Outer},
     reports::{EventSink, sa_id},
+    single,
     stopwatch::Stage,
 };
 use crate::{
@@ -17,11 +18,11 @@ use crate::{
     port::{Port, TxFrame},
 };
 use arrayvec::ArrayVec;
-use esplanade_channel::{Counter, Event, PolicyId};
+use esplanade_channel::{Counter, Event, PolicyId, Role};
 use esplanade_crypto::{Aad, Iv, IvGenerator, SealJob, SealingKey, seal_batch};
 use esplanade_ipsec::{
     id::SaId,
-    sa::{NextHop, OutboundSa},
+    sa::{Mode, NextHop, OutboundSa, Sealer},
     sad::{Place, Whereabouts},
     sequence::SequenceNumber,
     spd::{Action, Decision, Probe},
@@ -33,7 +34,7 @@ use esplanade_wire::icmpv4;
 pub(super) struct Plain {
     /// `None` once the packet has left the stages by another door.
     arrived: Option<Arrived>,
-    ip: Ip,
+    pub(super) ip: Ip,
     probe: Probe,
     /// The policy, when it says protect.
     decision: Option<Decision>,
@@ -94,11 +95,15 @@ pub(super) struct Way {
     pub(super) next_hop: NextHop,
     /// The largest inner packet.
     pub(super) inner_mtu: u16,
+    /// The packets go one by one, or are padded.
+    pub(super) special: bool,
+    /// They go in transport mode.
+    pub(super) is_transport: bool,
 }
 
 /// Why an SA's packets cannot go.
 #[derive(Debug)]
-enum NoWay {
+pub(super) enum NoWay {
     /// The SA does not send.
     Sa(Counter),
     /// Its peer cannot be reached, for now or for good.
@@ -251,8 +256,10 @@ fn fit<P: Port, E: EventSink>(
         Err(NoWay::Sa(reason)) => return packet.drop(core, reason),
         Err(NoWay::Peer(why)) => return packet.strand(core, why),
     };
-    // RFC 4301 5.1.2.1 (2): "The TTL in the inner header is decremented by the encapsulator prior to forwarding".
-    if ip.ttl <= 1 {
+    // RFC 4301 5.1.2.1 (2): "The TTL in the inner header is decremented by the encapsulator prior to forwarding and (...) if
+    // it forwards the packet": the gateway's own packets are not forwarded.
+    let own = core.role(arrived.port) == Some(Role::Host);
+    if ip.ttl <= 1 && !own {
         core.answer(arrived, icmpv4::Error::TtlExceeded);
         return packet.drop(core, Counter::OutTtlExpired);
     }
@@ -262,7 +269,9 @@ fn fit<P: Port, E: EventSink>(
         core.answer(arrived, error);
         return packet.drop(core, Counter::OutTooBig);
     }
-    packet::decrement_ttl(&mut arrived.frame);
+    if !own {
+        packet::decrement_ttl(&mut arrived.frame);
+    }
     let clamps = |port: &crate::fib::PortFacts| port.mss_clamp;
     if ip.is_syn && core.tables.fib.port(arrived.port).is_some_and(clamps) {
         let lowered = packet::clamp_mss(&mut arrived.frame, ip, way.inner_mtu);
@@ -270,7 +279,7 @@ fn fit<P: Port, E: EventSink>(
     }
     if fits {
         let length = ip.length;
-        enqueue(core, plain, ready, number, Source::Received, length, way);
+        hand_on(core, plain, ready, number, Source::Received, length, way);
     } else if !fragment::cut(core, plain, ready, number, way)
         && let Some(packet) = plain.get_mut(number)
     {
@@ -280,7 +289,10 @@ fn fit<P: Port, E: EventSink>(
 
 /// The next hop of an SA's packets and the largest inner packet, remembered in the SA until the FIB changes.
 #[inline]
-fn way<P: Port, E: EventSink>(core: &mut Core<P, E>, place: Place) -> Result<Way, NoWay> {
+pub(super) fn way<P: Port, E: EventSink>(
+    core: &mut Core<P, E>,
+    place: Place,
+) -> Result<Way, NoWay> {
     let generation = core.tables.fib.generation();
     let Some(sa) = core.tables.outbound.records.get_mut(place) else {
         return Err(NoWay::Sa(Counter::OutStateInvalid));
@@ -289,10 +301,13 @@ fn way<P: Port, E: EventSink>(core: &mut Core<P, E>, place: Place) -> Result<Way
         remind_of_end(&mut core.events, sa);
         return Err(NoWay::Sa(Counter::OutStateExpired));
     }
+    let (special, is_transport) = (sa.is_special(), sa.mode == Mode::Transport);
     let way = |next_hop, inner_mtu| Way {
         place,
         next_hop,
         inner_mtu,
+        special,
+        is_transport,
     };
     if sa.next_hop_generation == generation
         && let Some(next_hop) = sa.next_hop
@@ -304,7 +319,7 @@ fn way<P: Port, E: EventSink>(core: &mut Core<P, E>, place: Place) -> Result<Way
         0 => next_hop.mtu,
         path_mtu => path_mtu.min(next_hop.mtu),
     };
-    sa.inner_mtu = sa.shape.inner_mtu(path_mtu);
+    sa.inner_mtu = sa.inner_mtu(path_mtu);
     sa.next_hop = Some(next_hop);
     sa.next_hop_generation = generation;
     Ok(way(next_hop, sa.inner_mtu))
@@ -317,6 +332,24 @@ fn remind_of_end(events: &mut impl EventSink, sa: &mut OutboundSa) {
         && let Some(sa_id) = sa_id(sa.id)
     {
         sa.announced.hard_lifetime = events.send(&Event::HardLifetime { sa: sa_id });
+    }
+}
+
+/// To the stages, or aside.
+#[inline]
+pub(super) fn hand_on<P: Port, E: EventSink>(
+    core: &mut Core<P, E>,
+    plain: &[Plain],
+    ready: &mut Batch<Ready>,
+    packet: usize,
+    source: Source,
+    length: usize,
+    way: Way,
+) {
+    if way.special {
+        single::outbound::send(core, plain, ready, packet, source, length, way);
+    } else {
+        enqueue(core, plain, ready, packet, source, length, way);
     }
 }
 
@@ -396,7 +429,7 @@ fn seal<P: Port, E: EventSink>(core: &mut Core<P, E>, plain: &[Plain], ready: &m
         let place = packet.way.place;
         let (Some(sa), Some(key), Some(of)) = (
             records.get_mut(place),
-            keys.get(place),
+            keys.get(place).and_then(Sealer::esp),
             plain.get(packet.packet),
         ) else {
             continue;
@@ -406,13 +439,10 @@ fn seal<P: Port, E: EventSink>(core: &mut Core<P, E>, plain: &[Plain], ready: &m
             tally.one(Counter::OutStateExpired);
             continue;
         }
-        let Some(number) = sa.sequence.take() else {
-            sa.expired = true;
-            remind_of_end(events, sa);
+        let Some(number) = note_use(events, sa, packet.length) else {
             tally.one(Counter::OutStateSeqError);
             continue;
         };
-        note_use(events, sa, packet.length);
         sa.used_ms = *now_ms;
         Core::<P, E>::touch(dirty, &mut sa.dirty, sa.id);
         *identification = identification.wrapping_add(1);
@@ -441,9 +471,39 @@ fn seal<P: Port, E: EventSink>(core: &mut Core<P, E>, plain: &[Plain], ready: &m
     stopwatch.was(Stage::Crypto);
 }
 
-/// Counts a packet with its SA, and looks at what that brings to an end.
+/// Takes a sequence number for a packet that goes by itself. `None`, and counted, when there is none left.
+pub(super) fn take_number<P: Port, E: EventSink>(
+    core: &mut Core<P, E>,
+    place: Place,
+    length: usize,
+) -> Option<SequenceNumber> {
+    let sa = core.tables.outbound.records.get_mut(place)?;
+    if sa.expired {
+        // By another fragment of the same packet.
+        core.tally.one(Counter::OutStateExpired);
+        return None;
+    }
+    let number = note_use(&mut core.events, sa, length);
+    if number.is_none() {
+        core.tally.one(Counter::OutStateSeqError);
+    }
+    sa.used_ms = core.now_ms;
+    Core::<P, E>::touch(&mut core.dirty, &mut sa.dirty, sa.id);
+    number
+}
+
+/// Takes a sequence number, counts a packet with its SA, and looks at what that brings to an end.
 #[inline]
-fn note_use(events: &mut impl EventSink, sa: &mut OutboundSa, length: usize) {
+fn note_use(
+    events: &mut impl EventSink,
+    sa: &mut OutboundSa,
+    length: usize,
+) -> Option<SequenceNumber> {
+    let Some(number) = sa.sequence.take() else {
+        sa.expired = true;
+        remind_of_end(events, sa);
+        return None;
+    };
     if sa.sequence.is_near_end() && !sa.announced.near_end {
         announce_near_end(events, sa);
     }
@@ -451,6 +511,7 @@ fn note_use(events: &mut impl EventSink, sa: &mut OutboundSa, length: usize) {
         let (usage, announced) = (&mut sa.usage, &mut sa.announced);
         sa.expired |= grow_old(events, sa.id, usage, &sa.cold, announced);
     }
+    Some(number)
 }
 
 #[cold]
@@ -491,7 +552,7 @@ fn seal_job<'a>(
 
 /// An IV that nobody foresees. The generator stays out of the way of the AEADs, whose IV costs nothing.
 #[cold]
-fn draw_iv(ivs: &mut IvGenerator) -> Iv {
+pub(super) fn draw_iv(ivs: &mut IvGenerator) -> Iv {
     ivs.generate()
 }
 
@@ -518,7 +579,7 @@ fn send<P: Port, E: EventSink>(core: &mut Core<P, E>, sent: &mut Sent, packet: &
 
 /// Gives the frame of a fragment back.
 #[inline]
-fn finish<P: Port, E: EventSink>(core: &mut Core<P, E>, source: Source) {
+pub(super) fn finish<P: Port, E: EventSink>(core: &mut Core<P, E>, source: Source) {
     if let Source::Built { frame, port } = source {
         core.discard(port, frame);
     }

@@ -95,6 +95,25 @@ pub struct Ip {
 }
 
 impl Ip {
+    /// What a dummy packet says of itself in the outer header: nothing.
+    pub fn dummy() -> Self {
+        Self {
+            source: Ipv4Addr::UNSPECIFIED,
+            destination: Ipv4Addr::UNSPECIFIED,
+            length: 0,
+            header: 0,
+            protocol: Protocol::NONE,
+            ttl: 64,
+            dscp: Dscp::DEFAULT,
+            ecn: Ecn::NotEct,
+            dont_fragment: true,
+            is_fragment: false,
+            is_later_fragment: false,
+            is_syn: false,
+            ports: None,
+        }
+    }
+
     /// The flow of a packet that goes from the protected side to the peer's.
     #[inline]
     pub fn flow_out(&self) -> Flow {
@@ -284,6 +303,44 @@ pub fn write_fragment(frame: &mut TxFrame, header: &[u8], payload: &[u8]) {
     }
 }
 
+/// Why what an SA in tunnel mode brought is no packet: it is of transport mode, or of nothing that we carry.
+#[cold]
+pub fn not_of_tunnel_mode(next: Protocol) -> Counter {
+    if next.has_ports() || next == Protocol::ICMP {
+        Counter::InStateModeError
+    } else {
+        Counter::InNextHeader
+    }
+}
+
+/// The outer header of a packet in tunnel mode (RFC 4301 5.1.2.1).
+#[inline]
+pub fn tunnel_header(
+    sa: &OutboundSa,
+    inner: &Ip,
+    identification: u16,
+    protocol: Protocol,
+    payload: u16,
+) -> ipv4::Repr {
+    ipv4::Repr {
+        dscp: if sa.copy_dscp {
+            inner.dscp
+        } else {
+            Dscp::DEFAULT
+        },
+        // RFC 6040 4.1: "In normal mode, an encapsulator compliant with this specification MUST construct the outer
+        // encapsulating IP header by copying the two-bit ECN field of the incoming IP header."
+        ecn: inner.ecn,
+        identification,
+        dont_fragment: match sa.df {
+            DfPolicy::Copy => inner.dont_fragment,
+            DfPolicy::Set => true,
+            DfPolicy::Clear => false,
+        },
+        ..ipv4::Repr::new(sa.local, sa.remote, protocol, payload)
+    }
+}
+
 /// The headers around a sealed packet.
 #[derive(Debug)]
 pub struct Outer {
@@ -309,23 +366,7 @@ impl Outer {
             Some(_) => Protocol::UDP,
             None => Protocol::ESP,
         };
-        let ip = ipv4::Repr {
-            dscp: if sa.copy_dscp {
-                inner.dscp
-            } else {
-                Dscp::DEFAULT
-            },
-            // RFC 6040 4.1: "In normal mode, an encapsulator compliant with this specification MUST construct the outer
-            // encapsulating IP header by copying the two-bit ECN field of the incoming IP header."
-            ecn: inner.ecn,
-            identification,
-            dont_fragment: match sa.df {
-                DfPolicy::Copy => inner.dont_fragment,
-                DfPolicy::Set => true,
-                DfPolicy::Clear => false,
-            },
-            ..ipv4::Repr::new(sa.local, sa.remote, protocol, payload)
-        };
+        let ip = tunnel_header(sa, inner, identification, protocol, payload);
         let udp = sa.encapsulation.map(|ports| udp::Repr {
             source_port: ports.local,
             destination_port: ports.remote,

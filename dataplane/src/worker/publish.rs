@@ -3,11 +3,12 @@
 use super::{Worker, reports::sa_id, transform};
 use crate::port::Port;
 use esplanade_channel::{
-    Command, CommandError, Direction, Label, PolicyId, SaRecord, SaState, SaStatistics, UdpPorts,
+    Command, CommandError, Direction, Label, Mode, PolicyId, SaRecord, SaState, SaStatistics,
+    UdpPorts,
 };
 use esplanade_ipsec::{
     id::SaId,
-    sa::{ColdSa, InboundSa, OutboundSa},
+    sa::{self, ColdSa, InboundSa, OutboundSa},
     spd,
 };
 
@@ -21,6 +22,13 @@ fn state(expired: bool, soft_lifetime: bool) -> SaState {
         (true, _) => SaState::Dead,
         (_, true) => SaState::Dying,
         _ => SaState::Mature,
+    }
+}
+
+fn mode(mode: sa::Mode) -> Mode {
+    match mode {
+        sa::Mode::Tunnel => Mode::Tunnel,
+        sa::Mode::Transport => Mode::Transport,
     }
 }
 
@@ -66,7 +74,13 @@ impl<P: Port> Worker<P> {
         self.core.tables.apply(command)?;
         match command {
             Command::InstallInbound(sa) => self.publish(sa.sa),
-            Command::InstallOutbound(sa) => self.publish(sa.sa),
+            Command::InstallOutbound(sa) => {
+                if let Some(id) = SaId::new(sa.sa.value()).filter(|_| self.owns(sa.sa)) {
+                    let now_ms = self.core.now_ms;
+                    self.core.dummies.add(id, sa.tfc.dummies, now_ms);
+                }
+                self.publish(sa.sa);
+            }
             Command::SelectOutbound { sa, .. } => {
                 let old = before.and_then(esplanade_channel::SaId::new);
                 if let Some(old) = old.filter(|old| old != sa && self.owns(*old)) {
@@ -103,6 +117,7 @@ impl<P: Port> Worker<P> {
             self.sa_table.publish(&SaRecord {
                 spi: sa.value(),
                 direction: Direction::Inbound,
+                mode: mode(record.mode),
                 esn: record.window.is_extended(),
                 window: record.window.size(),
                 selected: false,
@@ -119,6 +134,7 @@ impl<P: Port> Worker<P> {
             self.sa_table.publish(&SaRecord {
                 spi: record.spi,
                 direction: Direction::Outbound,
+                mode: mode(record.mode),
                 esn: record.extended,
                 window: 0,
                 selected: self.core.tables.spd.selected(policy) == Some(id.get()),
@@ -145,13 +161,14 @@ impl<P: Port> Worker<P> {
             state: SaState::Mature,
             selected: false,
             label: Label::from_bytes(cold.label).unwrap_or(Label::new("")),
-            transform: transform::numbers(cold.algorithm)?,
+            transform: transform::numbers_of(cold.protection)?,
             local: cold.local,
             remote: cold.remote,
             encapsulation: cold.encapsulation.map(|ports| UdpPorts {
                 local: ports.local,
                 remote: ports.remote,
             }),
+            mode: Mode::Tunnel,
             esn: false,
             window: 0,
             statistics: SaStatistics::default(),

@@ -65,7 +65,10 @@ impl<P: Port> Worker<P> {
         if !self.core.handoff.fall_asleep() {
             return;
         }
-        let timeout = self.rest.duration();
+        let mut timeout = self.rest.duration();
+        if let Some(wait_ms) = self.core.dummies.wait_ms(self.core.now_ms) {
+            timeout = timeout.min(Duration::from_millis(wait_ms));
+        }
         let timeout = Timespec {
             tv_sec: 0,
             tv_nsec: timeout.subsec_nanos().into(),

@@ -4,12 +4,18 @@ use super::transform;
 use crate::fib::{Fib, PortFacts, Route, TableFull};
 use esplanade_channel as channel;
 use esplanade_channel::{Command, CommandError};
-use esplanade_crypto::{EngineKind, KeyError, OpeningKey, SealingKey};
+use esplanade_crypto::{
+    Algorithm, EngineKind, Integrity, IntegrityKey, KeyError, OpeningKey, SealingKey,
+};
 use esplanade_ipsec::{
+    ah,
     esp::Shape,
     id::SaId,
     replay::{MAX_WINDOW, ReplayWindow},
-    sa::{Announced, ColdSa, DfPolicy, InboundSa, Lifetime, OutboundSa, UdpPorts, Usage},
+    sa::{
+        Announced, ColdSa, DfPolicy, InboundSa, Lifetime, Mode, Opener, Original, OutboundSa,
+        Protection, Sealer, Tfc, UdpPorts, Usage,
+    },
     sad::{Sad, SadError, Whereabouts},
     selector::{AddressRange, PortRange, Selector},
     sequence::OutboundSequence,
@@ -27,9 +33,9 @@ const FLOWS: usize = 262_144;
 #[derive(Debug)]
 pub struct Tables {
     /// Inbound SAs by SPI.
-    pub inbound: Sad<InboundSa, OpeningKey>,
+    pub inbound: Sad<InboundSa, Opener>,
     /// Outbound SAs by identifier.
-    pub outbound: Sad<OutboundSa, SealingKey>,
+    pub outbound: Sad<OutboundSa, Sealer>,
     /// Policies.
     pub spd: Spd,
     /// Next hops.
@@ -152,15 +158,19 @@ impl Tables {
             return Err(CommandError::WindowTooLarge);
         }
         let record = if self.is_for_us(sa.owner.0, self.inbound.locate(id)) {
-            let algorithm =
-                transform::algorithm(sa.transform).ok_or(CommandError::NoSuchTransform)?;
-            let engine = self.engine.or_best_for(algorithm);
-            let key = OpeningKey::new(engine, algorithm, sa.key.as_bytes()).map_err(key_refusal)?;
+            let Keyed {
+                key,
+                protection,
+                shape,
+                ah,
+            } = self.opener(sa)?;
             let lifetime = lifetime(&sa.lifetime);
             let record = InboundSa {
                 window: ReplayWindow::new(sa.window, sa.esn),
                 id,
-                shape: Shape::new(algorithm, sa.encapsulation.is_some()),
+                shape,
+                ah,
+                mode: mode(sa.mode),
                 local: v4(sa.local)?,
                 policy: PolicyId(sa.policy.0),
                 exit_port: 0,
@@ -172,10 +182,14 @@ impl Tables {
                 forged: 0,
                 used_ms: 0,
                 cold: Box::new(ColdSa {
-                    algorithm,
+                    protection,
                     local: sa.local,
                     remote: sa.remote,
                     encapsulation: sa.encapsulation.map(udp_ports),
+                    original: sa.original.map(|original| Original {
+                        local: original.local,
+                        remote: original.remote,
+                    }),
                     lifetime,
                     label: *sa.label.bytes(),
                 }),
@@ -196,10 +210,12 @@ impl Tables {
             return Err(CommandError::SlotTaken);
         }
         let record = if self.is_for_us(sa.owner.0, self.outbound.locate(id)) {
-            let algorithm =
-                transform::algorithm(sa.transform).ok_or(CommandError::NoSuchTransform)?;
-            let engine = self.engine.or_best_for(algorithm);
-            let key = SealingKey::new(engine, algorithm, sa.key.as_bytes()).map_err(key_refusal)?;
+            let Keyed {
+                key,
+                protection,
+                shape,
+                ah,
+            } = self.sealer(sa)?;
             let lifetime = lifetime(&sa.lifetime);
             let record = OutboundSa {
                 sequence: OutboundSequence::new(sa.esn),
@@ -209,7 +225,10 @@ impl Tables {
                 policy: PolicyId(sa.policy.0),
                 spi: sa.spi,
                 id,
-                shape: Shape::new(algorithm, sa.encapsulation.is_some()),
+                shape,
+                ah,
+                mode: mode(sa.mode),
+                tfc: tfc(sa.tfc),
                 encapsulation: sa.encapsulation.map(udp_ports),
                 next_hop_generation: 0,
                 next_hop: None,
@@ -227,10 +246,11 @@ impl Tables {
                 announced: Announced::default(),
                 used_ms: 0,
                 cold: Box::new(ColdSa {
-                    algorithm,
+                    protection,
                     local: sa.local,
                     remote: sa.remote,
                     encapsulation: sa.encapsulation.map(udp_ports),
+                    original: None,
                     lifetime,
                     label: *sa.label.bytes(),
                 }),
@@ -245,9 +265,91 @@ impl Tables {
         Ok(())
     }
 
+    /// What an inbound SA opens packets with.
+    fn opener(&self, sa: &channel::InboundSa) -> Result<Keyed<Opener>, CommandError> {
+        if sa.transform.is_authentication() {
+            let (key, integrity, shape) = self.authenticator(sa.transform, &sa.key, sa.local)?;
+            return Ok(Keyed::ah(Opener::Ah(key), integrity, shape));
+        }
+        let algorithm = transform::algorithm(sa.transform).ok_or(CommandError::NoSuchTransform)?;
+        let engine = self.engine.or_best_for(algorithm);
+        let key = OpeningKey::new(engine, algorithm, sa.key.as_bytes()).map_err(key_refusal)?;
+        let in_udp = sa.encapsulation.is_some();
+        Ok(Keyed::esp(Opener::Esp(key), algorithm, in_udp))
+    }
+
+    /// What an outbound SA seals packets with.
+    fn sealer(&self, sa: &channel::OutboundSa) -> Result<Keyed<Sealer>, CommandError> {
+        if sa.transform.is_authentication() {
+            let (key, integrity, shape) = self.authenticator(sa.transform, &sa.key, sa.local)?;
+            return Ok(Keyed::ah(Sealer::Ah(key), integrity, shape));
+        }
+        let algorithm = transform::algorithm(sa.transform).ok_or(CommandError::NoSuchTransform)?;
+        let engine = self.engine.or_best_for(algorithm);
+        let key = SealingKey::new(engine, algorithm, sa.key.as_bytes()).map_err(key_refusal)?;
+        let in_udp = sa.encapsulation.is_some();
+        Ok(Keyed::esp(Sealer::Esp(key), algorithm, in_udp))
+    }
+
+    /// The key of an SA of AH, and how its headers are laid out in the outer address's family.
+    fn authenticator(
+        &self,
+        transform: channel::Transform,
+        key: &channel::KeyMaterial,
+        local: IpAddr,
+    ) -> Result<(Box<IntegrityKey>, Integrity, ah::Shape), CommandError> {
+        let integrity = transform::integrity(transform).ok_or(CommandError::NoSuchTransform)?;
+        let key = IntegrityKey::new(self.engine, integrity, key.as_bytes()).map_err(key_refusal)?;
+        let shape = ah::Shape::new(integrity, local.is_ipv6());
+        Ok((Box::new(key), integrity, shape))
+    }
+
     /// Whether an SA is new and ours, so that its key is of use here.
     fn is_for_us(&self, owner: u16, whereabouts: Whereabouts) -> bool {
         owner == self.me && !whereabouts.is_here()
+    }
+}
+
+/// A key, and what an SA's packets are like with it.
+struct Keyed<K> {
+    key: K,
+    protection: Protection,
+    shape: Shape,
+    ah: Option<ah::Shape>,
+}
+
+impl<K> Keyed<K> {
+    fn esp(key: K, algorithm: Algorithm, in_udp: bool) -> Self {
+        Self {
+            key,
+            protection: Protection::Esp(algorithm),
+            shape: Shape::new(algorithm, in_udp),
+            ah: None,
+        }
+    }
+
+    fn ah(key: K, integrity: Integrity, shape: ah::Shape) -> Self {
+        Self {
+            key,
+            protection: Protection::Ah(integrity),
+            shape: Shape::NONE,
+            ah: Some(shape),
+        }
+    }
+}
+
+fn mode(mode: channel::Mode) -> Mode {
+    match mode {
+        channel::Mode::Tunnel => Mode::Tunnel,
+        channel::Mode::Transport => Mode::Transport,
+    }
+}
+
+fn tfc(tfc: channel::Tfc) -> Tfc {
+    Tfc {
+        size: tfc.size,
+        multiple: tfc.multiple,
+        dummies: tfc.dummies,
     }
 }
 

@@ -2,7 +2,8 @@
 //! transform types 1 and 3.
 
 use esplanade_channel::Transform;
-use esplanade_crypto::{Algorithm, Encryption, Hmac, IvForm};
+use esplanade_crypto::{AesKey, Algorithm, Encryption, Hmac, Integrity, IvForm};
+use esplanade_ipsec::sa::Protection;
 
 /// Transform type 1.
 mod encr {
@@ -52,6 +53,31 @@ const fn auth(mac: Hmac) -> u16 {
     }
 }
 
+/// The numbers of what an SA does, as [`numbers`] has them.
+pub fn numbers_of(protection: Protection) -> Option<Transform> {
+    match protection {
+        Protection::Esp(algorithm) => numbers(algorithm),
+        Protection::Ah(integrity) => Some(Transform::authentication(ah_auth(integrity))),
+    }
+}
+
+/// Transform type 3 with AH, where each length of AES-GMAC's key has a number (RFC 4543 5.4).
+const fn ah_auth(integrity: Integrity) -> u16 {
+    match integrity {
+        Integrity::Hmac(mac) => auth(mac),
+        Integrity::AesGmac(AesKey::Bits128) => 9,
+        Integrity::AesGmac(AesKey::Bits192) => 10,
+        Integrity::AesGmac(AesKey::Bits256) => 11,
+    }
+}
+
+/// The integrity algorithm of AH of these numbers; `None` when there is none here.
+pub fn integrity(transform: Transform) -> Option<Integrity> {
+    Integrity::ALL
+        .into_iter()
+        .find(|known| Transform::authentication(ah_auth(*known)) == transform)
+}
+
 /// The algorithm of these numbers; `None` when there is none here.
 pub fn algorithm(transform: Transform) -> Option<Algorithm> {
     Algorithm::ALL
@@ -82,6 +108,13 @@ mod tests {
             numbers(Algorithm::AES_256_GCM_16),
             Some(Transform::AES_256_GCM_16)
         );
+        for known in Integrity::ALL {
+            let transform = numbers_of(Protection::Ah(known)).unwrap();
+            assert!(transform.is_authentication());
+            assert_eq!(integrity(transform), Some(known));
+            assert_eq!(algorithm(transform), None);
+        }
+        assert_eq!(integrity(Transform::AES_128_GCM_16), None);
         assert_eq!(algorithm(Transform::combined(20, 512)), None);
         assert_eq!(algorithm(Transform::combined(12, 128)), None, "no HMAC");
     }

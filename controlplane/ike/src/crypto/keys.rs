@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::Failed;
 use super::protect::DirectionKey;
 use crate::secret::Secret;
-use crate::suite::{Esp, IkeProposal, Integrity, Prf};
+use crate::suite::{IkeProposal, Integrity, Prf, Protection};
 use crate::wire::header::Header;
 use crate::wire::message::{Encrypted, protected_head_len};
 use crate::wire::payload::{Fragment, Identification, Payload, emit_chain};
@@ -174,14 +174,14 @@ impl IkeKeys {
     /// The keys of a child SA: from the exchange's initiator to its responder, and back.
     pub(crate) fn child(
         &self,
-        esp: Esp,
+        protection: Protection,
         shared: &[Secret],
         nonce_i: &[u8],
         nonce_r: &[u8],
     ) -> ChildKeys {
         // RFC 7296 2.17: "KEYMAT = prf+(SK_d, g^ir (new) | Ni | Nr)"
         let parts = mixed(shared, nonce_i, nonce_r);
-        let len = esp.keymat_len();
+        let len = protection.keymat_len();
         let keymat = self.suite.prf.expand(self.sk_d.expose(), &parts, 2 * len);
         // "All keys for SAs carrying data from the initiator to the responder are taken before
         // SAs going from the responder to the initiator."

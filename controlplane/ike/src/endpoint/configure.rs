@@ -182,6 +182,7 @@ impl Endpoint {
                 inbound: found.inbound,
                 outbound: found.outbound,
                 suite: None,
+                mode: found.mode,
                 remote: found.remote,
                 encapsulation: found.encapsulation,
                 local_ts: Vec::new(),

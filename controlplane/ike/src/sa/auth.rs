@@ -10,7 +10,7 @@ use crate::children::ChildState;
 use crate::config::PeerConfig;
 use crate::counters::Counter;
 use crate::crypto::keys::{End, IkeKeys, SignedOctets};
-use crate::error::{CloseReason, Refusal, Subject};
+use crate::error::{CloseReason, Refusal, RemovalReason, Subject};
 use crate::event::Path;
 use crate::gateway::{Gateway, Signal};
 use crate::negotiate::ChildExchange;
@@ -111,6 +111,7 @@ impl IkeSa {
         )));
         payloads.push(auth);
         if let Some(offer) = &offer {
+            payloads.extend(offer.mode());
             payloads.push(offer.proposals(ChildExchange::WithAuth));
             payloads.extend(offer.selectors());
         }
@@ -135,7 +136,7 @@ impl IkeSa {
             .iter()
             .position(|task| matches!(task, Task::NewChild(_)));
         match wanted.and_then(|at| self.tasks.remove(at)) {
-            Some(Task::NewChild(name)) => ChildOffer::new(gw, peer, &name),
+            Some(Task::NewChild(name)) => ChildOffer::new(gw, peer, &name, self.nat),
             _ => Ok(None),
         }
     }
@@ -224,15 +225,23 @@ impl IkeSa {
                 Err((offer.refusal(error.kind), false))
             }
             _ => offer
-                .accepted(payloads, ChildExchange::WithAuth)
+                .accepted(payloads, ChildExchange::WithAuth, self.translation())
                 .map_err(|refusal| (refusal, true)),
         };
         match agreed {
             Ok(agreed) => {
                 let Some(keys) = &self.keys else { return };
-                let keys = keys.child(agreed.suite.esp, &[], &proof.nonce_i, &proof.nonce_r);
+                let protection = agreed.suite.protection;
+                let keys = keys.child(protection, &[], &proof.nonce_i, &proof.nonce_r);
                 if offer.unwanted {
-                    return self.install_shut(gw, now, agreed, keys);
+                    let reason = RemovalReason::Terminated;
+                    return self.install_shut(gw, now, agreed, keys, reason);
+                }
+                if let Some(refusal) = offer.mode_refused(&agreed) {
+                    self.refused(gw, refusal);
+                    gw.signals.push_back(Signal::ChildFailed(self.key));
+                    let reason = RemovalReason::OtherMode;
+                    return self.install_shut(gw, now, agreed, keys, reason);
                 }
                 let replaces = self.selected_sibling(gw, &agreed.name);
                 let coming = Coming {
@@ -346,12 +355,15 @@ impl IkeSa {
             gw.signals.push_back(Signal::InitialContact(self.key));
         }
         if payloads.proposals().is_some() {
-            let granted = Grant::consider(peer, payloads, ChildExchange::WithAuth, None)
+            let exchange = ChildExchange::WithAuth;
+            let granted = Grant::consider(peer, payloads, exchange, None, self.translation())
                 .and_then(|grant| grant.agree(gw).map(|agreed| (grant, agreed)));
             match granted {
                 Ok((grant, agreed)) => {
                     let Some(keys) = &self.keys else { return };
-                    let keys = keys.child(agreed.suite.esp, &[], &proof.nonce_i, &proof.nonce_r);
+                    let protection = agreed.suite.protection;
+                    let keys = keys.child(protection, &[], &proof.nonce_i, &proof.nonce_r);
+                    answer.extend(grant.mode());
                     answer.extend(grant.answer(agreed.inbound));
                     let replaces = self.selected_sibling(gw, &agreed.name);
                     // While an older SA carries traffic, this one waits until the peer has it.

@@ -1,17 +1,18 @@
 //! What IKE_AUTH and CREATE_CHILD_SA have in common about child SAs (RFC 7296 1.2, 1.3, 2.9,
 //! 2.17).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::init::NAT_T_PORT;
-use super::{IkeSa, Task};
+use super::{IkeSa, Nat, Task};
 use crate::children::{Child, ChildState};
-use crate::config::{ChildConfig, PeerConfig};
+use crate::config::{ChildConfig, Mode, PeerConfig, Protection, WantedMode};
 use crate::counters::Counter;
 use crate::crypto::keys::ChildKeys;
 use crate::error::{Refusal, RemovalReason, Subject};
-use crate::event::{ChildSa, UdpPorts};
+use crate::event::{ChildSa, Original, UdpPorts};
 use crate::gateway::Gateway;
 use crate::negotiate::{
     ChildExchange, Selected, accepted_child, child_offer, describe, select_child, suites_for,
@@ -20,7 +21,7 @@ use crate::suite::ChildProposal;
 use crate::wire::message::Payloads;
 use crate::wire::notify;
 use crate::wire::payload::{Notify, Payload};
-use crate::wire::proposal::Proposal;
+use crate::wire::proposal::{Proposal, protocol};
 use crate::wire::ts::{TrafficSelector, narrow, within};
 
 /// A child that we have proposed or are to propose.
@@ -39,10 +40,16 @@ impl ChildOffer {
         gw: &mut Gateway,
         peer: &PeerConfig,
         name: &str,
+        nat: Nat,
     ) -> Result<Option<Self>, Refusal> {
         let Some(config) = peer.child(name).cloned() else {
             return Ok(None);
         };
+        if nat.any() && is_of_ah(&config.proposals) {
+            return Err(Refusal::AhThroughNat {
+                child: name.to_owned(),
+            });
+        }
         let inbound = gw.spis.allocate().ok_or(Refusal::NoSpi)?;
         Ok(Some(Self {
             name: name.into(),
@@ -54,6 +61,29 @@ impl ChildOffer {
 
     pub(super) fn suites(&self) -> &[ChildProposal] {
         &self.config.proposals
+    }
+
+    /// The Protocol ID of all our proposals.
+    pub(super) fn protocol(&self) -> u8 {
+        let first = self.config.proposals.first();
+        first.map_or(protocol::ESP, |suite| suite.protection.protocol())
+    }
+
+    /// RFC 7296 1.3.1: "The USE_TRANSPORT_MODE notification MAY be included in a request message that
+    /// also includes an SA payload requesting a Child SA."
+    pub(super) fn mode(&self) -> Option<Payload> {
+        let transport = self.config.mode != WantedMode::Tunnel;
+        transport.then(|| Payload::notify(notify::USE_TRANSPORT_MODE, &[]))
+    }
+
+    /// Why the child SA that the peer has made is none for us. "If the responder declines the
+    /// request, the Child SA will be established in tunnel mode. If this is unacceptable to the
+    /// initiator, the initiator MUST delete the SA."
+    pub(super) fn mode_refused(&self, agreed: &Agreed) -> Option<Refusal> {
+        let refused = self.config.mode == WantedMode::Transport && agreed.mode == Mode::Tunnel;
+        refused.then(|| Refusal::TransportRefused {
+            child: self.name.to_string(),
+        })
     }
 
     pub(super) fn proposals(&self, exchange: ChildExchange) -> Payload {
@@ -97,6 +127,7 @@ impl ChildOffer {
         &self,
         payloads: Payloads<'_>,
         exchange: ChildExchange,
+        translation: Translation,
     ) -> Result<Agreed, Refusal> {
         let malformed = |what| Refusal::Malformed { what };
         let answer = payloads
@@ -108,12 +139,24 @@ impl ChildOffer {
                 theirs: describe(answer),
             }
         })?;
-        let local_ts = payloads.ts_initiator().unwrap_or_default();
-        let remote_ts = payloads.ts_responder().unwrap_or_default();
+        // "the responder accepts by including a notification of type USE_TRANSPORT_MODE"
+        let mode = match payloads.notify(notify::USE_TRANSPORT_MODE) {
+            Some(_) if self.config.mode == WantedMode::Tunnel => {
+                return Err(malformed("it wants a mode that was not asked for"));
+            }
+            Some(_) => Mode::Transport,
+            None => Mode::Tunnel,
+        };
+        let mut local_ts = payloads.ts_initiator().unwrap_or_default().to_vec();
+        let mut remote_ts = payloads.ts_responder().unwrap_or_default().to_vec();
+        let original = match mode {
+            Mode::Transport => translation.undo(&mut local_ts, &mut remote_ts),
+            Mode::Tunnel => None,
+        };
         // RFC 7296 2.9: the responder "narrows the Traffic Selectors to some subset of the
         // initiator's proposal (provided the set does not become the null set)"
-        let narrowed = within(local_ts, &self.config.local_ts)
-            && within(remote_ts, &self.config.remote_ts)
+        let narrowed = within(&local_ts, &self.config.local_ts)
+            && within(&remote_ts, &self.config.remote_ts)
             && !local_ts.is_empty()
             && !remote_ts.is_empty();
         if !narrowed {
@@ -126,9 +169,73 @@ impl ChildOffer {
             inbound: self.inbound,
             outbound: spi_of(&selected).ok_or(malformed("it has no SPI"))?,
             suite: selected.suite,
-            local_ts: local_ts.to_vec(),
-            remote_ts: remote_ts.to_vec(),
+            mode,
+            original,
+            peer_takes_tfc_padding: takes_tfc_padding(payloads),
+            local_ts,
+            remote_ts,
         })
+    }
+}
+
+/// Whether these are proposals of AH.
+fn is_of_ah(suites: &[ChildProposal]) -> bool {
+    suites
+        .iter()
+        .any(|suite| matches!(suite.protection, Protection::Ah(_)))
+}
+
+/// RFC 7296 1.3.1: "The ESP_TFC_PADDING_NOT_SUPPORTED notification asserts that the sending endpoint
+/// will not accept packets that contain Traffic Flow Confidentiality (TFC) padding".
+fn takes_tfc_padding(payloads: Payloads<'_>) -> bool {
+    payloads
+        .notify(notify::ESP_TFC_PADDING_NOT_SUPPORTED)
+        .is_none()
+}
+
+/// What NATs do between the two ends of an IKE SA, and the addresses that are left of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Translation {
+    nat: Nat,
+    local: IpAddr,
+    remote: IpAddr,
+}
+
+impl Translation {
+    /// Puts the addresses that we see in place of those that the peer sees, and gives the peer's.
+    ///
+    /// RFC 7296 2.23.1: "Store the original Traffic Selector IP addresses as received source and
+    /// destination address (...) If the client is behind a NAT, substitute the IP address in the TSi
+    /// entries with the remote address of the IKE SA. If the server is behind a NAT, substitute the
+    /// IP address in the TSr entries with the local address of the IKE SA."
+    fn undo(
+        self,
+        local_ts: &mut [TrafficSelector],
+        remote_ts: &mut [TrafficSelector],
+    ) -> Option<Original> {
+        let (local, remote) = (local_ts.first()?.first, remote_ts.first()?.first);
+        if !self.nat.any() {
+            return None;
+        }
+        if self.nat.ours {
+            substitute(local_ts, self.local);
+        }
+        if self.nat.theirs {
+            substitute(remote_ts, self.remote);
+        }
+        Some(Original { local, remote })
+    }
+}
+
+/// RFC 7296 2.23.1: "all TSi entries must use the IP1-IP1 range as the IP addresses": others are left
+/// as they are, and match nothing of ours.
+fn substitute(selectors: &mut [TrafficSelector], address: IpAddr) {
+    let one = selectors.first().map(|selector| selector.first);
+    for selector in selectors
+        .iter_mut()
+        .filter(|selector| Some(selector.first) == one && Some(selector.last) == one)
+    {
+        (selector.first, selector.last) = (address, address);
     }
 }
 
@@ -149,6 +256,9 @@ pub(super) struct Agreed {
     pub(super) inbound: u32,
     pub(super) outbound: u32,
     pub(super) suite: ChildProposal,
+    mode: Mode,
+    original: Option<Original>,
+    peer_takes_tfc_padding: bool,
     local_ts: Vec<TrafficSelector>,
     remote_ts: Vec<TrafficSelector>,
 }
@@ -158,8 +268,57 @@ pub(super) struct Grant {
     name: Arc<str>,
     pub(super) selected: Selected<ChildProposal>,
     outbound: u32,
+    mode: Mode,
+    original: Option<Original>,
+    peer_takes_tfc_padding: bool,
     local_ts: Vec<TrafficSelector>,
     remote_ts: Vec<TrafficSelector>,
+}
+
+/// What a child and the peer's selectors have in common.
+struct Match<'c> {
+    child: &'c ChildConfig,
+    original: Option<Original>,
+    local_ts: Vec<TrafficSelector>,
+    remote_ts: Vec<TrafficSelector>,
+    /// They are the same.
+    exact: bool,
+}
+
+impl<'c> Match<'c> {
+    fn of(
+        child: &'c ChildConfig,
+        original: Option<Original>,
+        ours: &[TrafficSelector],
+        theirs: &[TrafficSelector],
+    ) -> Option<Self> {
+        let local_ts = narrow(ours, &child.local_ts);
+        let remote_ts = narrow(theirs, &child.remote_ts);
+        let exact = within(ours, &local_ts)
+            && within(theirs, &remote_ts)
+            && within(&child.local_ts, &local_ts)
+            && within(&child.remote_ts, &remote_ts);
+        let some = !local_ts.is_empty() && !remote_ts.is_empty();
+        some.then_some(Self {
+            child,
+            original,
+            local_ts,
+            remote_ts,
+            exact,
+        })
+    }
+
+    /// The first that is exact, else the first.
+    fn best(matches: impl Iterator<Item = Self>) -> Option<Self> {
+        let mut first = None;
+        for found in matches {
+            if found.exact {
+                return Some(found);
+            }
+            first.get_or_insert(found);
+        }
+        first
+    }
 }
 
 /// Why we refuse one: what the peer reads, and what the operator reads.
@@ -185,41 +344,52 @@ impl Grant {
         payloads: Payloads<'_>,
         exchange: ChildExchange,
         rekeys: Option<&str>,
+        translation: Translation,
     ) -> Result<Self, Refused> {
         let offer: &[Proposal] = payloads.proposals().unwrap_or_default();
         let theirs = payloads.ts_initiator().unwrap_or_default();
         let ours = payloads.ts_responder().unwrap_or_default();
-        let mut found: Option<(&ChildConfig, Vec<_>, Vec<_>)> = None;
-        for child in peer
-            .children
-            .iter()
-            .filter(|c| rekeys.is_none_or(|name| name == c.name))
-        {
-            let (local_ts, remote_ts) = (
-                narrow(ours, &child.local_ts),
-                narrow(theirs, &child.remote_ts),
-            );
-            if local_ts.is_empty() || remote_ts.is_empty() {
-                continue;
+        let candidates = || {
+            let children = peer.children.iter();
+            children.filter(|c| rekeys.is_none_or(|name| name == c.name))
+        };
+        // RFC 7296 2.23.1: "the server should first check that the initiator requested transport
+        // mode, and then do address substitution on the Traffic Selectors."
+        let transport = payloads.notify(notify::USE_TRANSPORT_MODE).and_then(|_| {
+            let (mut ours, mut theirs) = (ours.to_vec(), theirs.to_vec());
+            let original = translation.undo(&mut ours, &mut theirs);
+            let wanted = candidates().filter(|c| c.mode != WantedMode::Tunnel);
+            Match::best(wanted.filter_map(|c| Match::of(c, original, &ours, &theirs)))
+        });
+        // "If no SPD entry was found, or (if found) the SPD entry does not allow transport mode, undo
+        // the Traffic Selector substitutions."
+        let (mode, found) = match transport {
+            Some(found) => (Mode::Transport, Some(found)),
+            None => {
+                let all = candidates().filter_map(|c| Match::of(c, None, ours, theirs));
+                (Mode::Tunnel, Match::best(all))
             }
-            let exact = within(ours, &local_ts)
-                && within(theirs, &remote_ts)
-                && within(&child.local_ts, &local_ts)
-                && within(&child.remote_ts, &remote_ts);
-            if exact || found.is_none() {
-                found = Some((child, local_ts, remote_ts));
-            }
-            if exact {
-                break;
-            }
-        }
-        let Some((child, local_ts, remote_ts)) = found else {
+        };
+        let Some(found) = found else {
             let refusal = Refusal::SelectorMismatch {
                 local: ours.to_vec(),
                 remote: theirs.to_vec(),
             };
             return Err(Refused::new(notify::TS_UNACCEPTABLE, refusal));
         };
+        let child = found.child;
+        if mode == Mode::Tunnel && child.mode == WantedMode::Transport {
+            let refusal = Refusal::TransportRefused {
+                child: child.name.clone(),
+            };
+            return Err(Refused::new(notify::NO_PROPOSAL_CHOSEN, refusal));
+        }
+        if translation.nat.any() && is_of_ah(&child.proposals) {
+            let refusal = Refusal::AhThroughNat {
+                child: child.name.clone(),
+            };
+            return Err(Refused::new(notify::NO_PROPOSAL_CHOSEN, refusal));
+        }
         let selected = select_child(offer, &child.proposals, exchange);
         let chosen = selected.and_then(|s| spi_of(&s).map(|spi| (s, spi)));
         let Some((selected, outbound)) = chosen else {
@@ -247,9 +417,18 @@ impl Grant {
             name,
             selected,
             outbound,
-            local_ts,
-            remote_ts,
+            mode,
+            original: found.original,
+            peer_takes_tfc_padding: takes_tfc_padding(payloads),
+            local_ts: found.local_ts,
+            remote_ts: found.remote_ts,
         })
+    }
+
+    /// The answer to a request for transport mode that is granted.
+    pub(super) fn mode(&self) -> Option<Payload> {
+        let transport = self.mode == Mode::Transport;
+        transport.then(|| Payload::notify(notify::USE_TRANSPORT_MODE, &[]))
     }
 
     /// Takes an SPI for it.
@@ -263,6 +442,9 @@ impl Grant {
             inbound,
             outbound: self.outbound,
             suite: self.selected.suite,
+            mode: self.mode,
+            original: self.original,
+            peer_takes_tfc_padding: self.peer_takes_tfc_padding,
             local_ts: self.local_ts.clone(),
             remote_ts: self.remote_ts.clone(),
         })
@@ -332,10 +514,13 @@ impl IkeSa {
             child: agreed.name.to_string(),
             inbound: agreed.inbound,
             outbound: agreed.outbound,
-            esp: agreed.suite.esp,
+            protection: agreed.suite.protection,
             inbound_key,
             outbound_key,
             esn: agreed.suite.esn,
+            mode: agreed.mode,
+            original: agreed.original,
+            peer_takes_tfc_padding: agreed.peer_takes_tfc_padding,
             local: self.path.local.ip(),
             remote: self.path.remote.ip(),
             encapsulation,
@@ -352,6 +537,7 @@ impl IkeSa {
             inbound: agreed.inbound,
             outbound: agreed.outbound,
             suite: Some(agreed.suite),
+            mode: agreed.mode,
             remote: self.path.remote.ip(),
             encapsulation,
             local_ts: agreed.local_ts,
@@ -370,13 +556,23 @@ impl IkeSa {
         gw.install_child(now, child, sa);
     }
 
-    /// Deletes a child SA that was terminated while the peer made it.
+    /// What NATs do on the way to the peer.
+    pub(super) fn translation(&self) -> Translation {
+        Translation {
+            nat: self.nat,
+            local: self.path.local.ip(),
+            remote: self.path.remote.ip(),
+        }
+    }
+
+    /// Deletes a child SA that was terminated while the peer made it, or that is not as it should be.
     pub(super) fn install_shut(
         &mut self,
         gw: &mut Gateway,
         now: Instant,
         agreed: Agreed,
         keys: ChildKeys,
+        reason: RemovalReason,
     ) {
         let inbound = agreed.inbound;
         let coming = Coming {
@@ -385,8 +581,8 @@ impl IkeSa {
             outbound: Outbound::WhenConfirmed,
         };
         self.install(gw, now, agreed, keys, coming);
-        gw.shut_child(inbound, RemovalReason::Terminated);
-        self.enqueue(gw, Task::DeleteChild(inbound, RemovalReason::Terminated));
+        gw.shut_child(inbound, reason.clone());
+        self.enqueue(gw, Task::DeleteChild(inbound, reason));
     }
 
     /// The child SA of this name that carries outbound traffic now.
@@ -411,5 +607,18 @@ impl IkeSa {
             self.refused(gw, *refusal);
         }
         refused.notify
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_says_so_gets_no_padding() {
+        let said = [Payload::notify(notify::ESP_TFC_PADDING_NOT_SUPPORTED, &[])];
+        assert!(!takes_tfc_padding(Payloads(&said)));
+        let other = [Payload::notify(notify::USE_TRANSPORT_MODE, &[])];
+        assert!(takes_tfc_padding(Payloads(&other)));
     }
 }

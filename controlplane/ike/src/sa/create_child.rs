@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::child::{Agreed, ChildOffer, Coming, Grant, Outbound, Refused};
+use super::child::{Agreed, ChildOffer, Coming, Grant, Outbound, Refused, Translation};
 use super::exchange::Exchange;
 use super::followup::{Goal, Progress, respond};
 use super::{IkeSa, Task};
@@ -95,7 +95,7 @@ impl IkeSa {
         let Some(peer) = self.peer.clone() else {
             return;
         };
-        let offer = match ChildOffer::new(gw, &peer, name) {
+        let offer = match ChildOffer::new(gw, &peer, name, self.nat) {
             Ok(Some(offer)) => offer,
             Ok(None) => return,
             Err(refusal) => {
@@ -110,7 +110,8 @@ impl IkeSa {
         // RFC 7296 1.3.3: "The REKEY_SA notification MUST be included in a CREATE_CHILD_SA
         // exchange if the purpose of the exchange is to replace an existing ESP or AH SA. (...)
         // this is the SPI the exchange initiator would expect in inbound ESP or AH packets."
-        payloads.extend(replaces.map(|inbound| esp_notify(notify::REKEY_SA, inbound)));
+        let protocol = offer.protocol();
+        payloads.extend(replaces.map(|inbound| child_notify(notify::REKEY_SA, protocol, inbound)));
         let exchange = ChildExchange::OnItsOwn(kex.as_ref().map(|kex| kex.method().id()));
         payloads.push(offer.proposals(exchange));
         payloads.push(Payload::Nonce(nonce.clone()));
@@ -118,6 +119,7 @@ impl IkeSa {
             method: kex.method().id(),
             data: kex.public_value().to_vec(),
         }));
+        payloads.extend(offer.mode());
         payloads.extend(offer.selectors());
         let request = ChildRequest {
             offer,
@@ -272,7 +274,7 @@ impl IkeSa {
     ) {
         let progress = match request.progress.take() {
             Some(progress) => further_child(&mut request, progress, payloads),
-            None => first_of_child(&mut request, payloads),
+            None => first_of_child(&mut request, payloads, self.translation()),
         };
         let next = progress.and_then(|mut progress| {
             let next = progress.next(gw, payloads)?;
@@ -306,10 +308,16 @@ impl IkeSa {
             ..
         } = progress;
         let Some(keys) = &self.keys else { return };
-        let keys = keys.child(agreed.suite.esp, &secrets, &request.nonce, &nonce_r);
+        let keys = keys.child(agreed.suite.protection, &secrets, &request.nonce, &nonce_r);
         let inbound = agreed.inbound;
         if request.offer.unwanted {
-            return self.install_shut(gw, now, agreed, keys);
+            return self.install_shut(gw, now, agreed, keys, RemovalReason::Terminated);
+        }
+        if let Some(refusal) = request.offer.mode_refused(&agreed) {
+            self.rekey_failed(gw, now, request.replaces);
+            self.refused(gw, refusal);
+            gw.signals.push_back(Signal::ChildFailed(self.key));
+            return self.install_shut(gw, now, agreed, keys, RemovalReason::OtherMode);
         }
         // RFC 7296 2.8.1: "the SA created with the lowest of the four nonces used in the two
         // exchanges SHOULD be closed by the endpoint that created it"
@@ -416,12 +424,16 @@ impl IkeSa {
             .as_slice()
             .try_into()
             .map_or(0, u32::from_be_bytes);
-        match gw.children.by_outbound(self.key, spi) {
+        match gw.children.by_outbound(self.key, rekey.protocol, spi) {
             // RFC 7296 2.25.1: "If a peer receives a request to rekey a Child SA that does not
             // exist, it SHOULD reply with CHILD_SA_NOT_FOUND."
             // -- unless it may be the one whose making we have not heard the end of.
             None if self.is_making_child() => Err(None),
-            None => Err(Some(esp_notify(notify::CHILD_SA_NOT_FOUND, spi))),
+            None => Err(Some(child_notify(
+                notify::CHILD_SA_NOT_FOUND,
+                rekey.protocol,
+                spi,
+            ))),
             // "If a peer receives a request to rekey a Child SA that it is currently trying to
             // close, it SHOULD reply with TEMPORARY_FAILURE."
             Some(child) if child.state != ChildState::Live => Err(None),
@@ -452,7 +464,8 @@ impl IkeSa {
         let name = old
             .and_then(|old| gw.children.get(old))
             .map(|child| child.name.clone());
-        let grant = Grant::consider(&peer, payloads, exchange, name.as_deref())?;
+        let translation = self.translation();
+        let grant = Grant::consider(&peer, payloads, exchange, name.as_deref(), translation)?;
         let answered = match grant.selected.suite.kex {
             Some(method) => Some(respond(gw, method, payloads).map_err(|refusal| Refused {
                 notify: Payload::notify(notify::INVALID_SYNTAX, &[]),
@@ -464,8 +477,10 @@ impl IkeSa {
         let agreed = grant.agree(gw)?;
         let (inbound, nonce_r) = (agreed.inbound, gw.new_nonce());
         let [sa, ts_i, ts_r] = grant.answer(inbound);
+        let mode = grant.mode();
         let mut answer = vec![sa, Payload::Nonce(nonce_r.clone())];
         answer.extend(public);
+        answer.extend(mode);
         answer.extend([ts_i, ts_r]);
         let additional = agreed.suite.additional;
         let goal = ChildGoal {
@@ -510,7 +525,7 @@ impl IkeSa {
             old,
         } = goal;
         let Some(keys) = &self.keys else { return };
-        let keys = keys.child(agreed.suite.esp, secrets, &nonce_i, &nonce_r);
+        let keys = keys.child(agreed.suite.protection, secrets, &nonce_i, &nonce_r);
         let inbound = agreed.inbound;
         let name = agreed.name.clone();
         let (replaces, outbound) = match (old, self.selected_sibling(gw, &name)) {
@@ -571,10 +586,11 @@ impl IkeSa {
 fn first_of_child(
     request: &mut ChildRequest,
     payloads: Payloads<'_>,
+    translation: Translation,
 ) -> Result<Progress<Agreed>, Refusal> {
     let group = request.kex.as_ref().map(|kex| kex.method().id());
     let exchange = ChildExchange::OnItsOwn(group);
-    let agreed = request.offer.accepted(payloads, exchange)?;
+    let agreed = request.offer.accepted(payloads, exchange, translation)?;
     let what = "it has no nonce";
     let nonce_r = payloads.nonce().ok_or(Refusal::Malformed { what })?;
     let shared = agree(request.kex.take(), agreed.suite.kex, payloads)?;
@@ -595,10 +611,10 @@ fn further_child(
     Ok(progress)
 }
 
-fn esp_notify(kind: u16, spi: u32) -> Payload {
+fn child_notify(kind: u16, protocol: u8, spi: u32) -> Payload {
     let spi = spi.to_be_bytes().to_vec();
     Payload::Notify(Notify {
-        protocol: protocol::ESP,
+        protocol,
         spi,
         kind,
         data: Vec::new(),

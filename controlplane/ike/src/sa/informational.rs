@@ -10,7 +10,6 @@ use crate::event::Path;
 use crate::gateway::{Gateway, Signal};
 use crate::wire::header::ExchangeType;
 use crate::wire::payload::Payload;
-use crate::wire::proposal::protocol;
 
 impl IkeSa {
     pub(super) fn start_delete_child(
@@ -30,14 +29,14 @@ impl IkeSa {
         if child.state == ChildState::Deleting {
             return;
         }
+        let delete = Payload::DeleteChildren {
+            protocol: child.protocol(),
+            spis: vec![inbound],
+        };
         gw.children.update(inbound, |child| {
             child.state = ChildState::Deleting;
             child.end_at = None;
         });
-        let delete = Payload::DeleteChildren {
-            protocol: protocol::ESP,
-            spis: vec![inbound],
-        };
         self.request(
             gw,
             now,
@@ -108,34 +107,35 @@ impl IkeSa {
         if payloads.contains(&Payload::DeleteIke) {
             return self.deleted_by_peer(gw, now, path);
         }
-        let mut deleted = Vec::new();
+        let mut answer = Vec::new();
         for payload in payloads {
-            if let Payload::DeleteChildren {
-                protocol: protocol::ESP,
-                spis,
-            } = payload
-            {
-                for &spi in spis {
-                    deleted.extend(self.child_deleted_by_peer(gw, now, spi));
-                }
+            let Payload::DeleteChildren { protocol, spis } = payload else {
+                continue;
+            };
+            let deleted: Vec<u32> = spis
+                .iter()
+                .filter_map(|&spi| self.child_deleted_by_peer(gw, now, (*protocol, spi)))
+                .collect();
+            if !deleted.is_empty() {
+                answer.push(Payload::DeleteChildren {
+                    protocol: *protocol,
+                    spis: deleted,
+                });
             }
         }
         // RFC 7296 1.4.1: "Normally, the response in the INFORMATIONAL exchange will contain
         // Delete payloads for the paired SAs going in the other direction."
-        let answer = Payload::DeleteChildren {
-            protocol: protocol::ESP,
-            spis: deleted,
-        };
-        let answer: &[Payload] = match &answer {
-            Payload::DeleteChildren { spis, .. } if spis.is_empty() => &[],
-            _ => std::slice::from_ref(&answer),
-        };
-        self.respond(gw, path, ExchangeType::Informational, answer);
+        self.respond(gw, path, ExchangeType::Informational, &answer);
     }
 
     /// Removes the child with this SPI of the peer's; gives ours, for the answer.
-    fn child_deleted_by_peer(&mut self, gw: &mut Gateway, now: Instant, spi: u32) -> Option<u32> {
-        let Some(child) = gw.children.by_outbound(self.key, spi) else {
+    fn child_deleted_by_peer(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        (protocol, spi): (u8, u32),
+    ) -> Option<u32> {
+        let Some(child) = gw.children.by_outbound(self.key, protocol, spi) else {
             self.note_unknown_delete(spi);
             return None;
         };

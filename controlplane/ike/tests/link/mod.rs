@@ -496,7 +496,8 @@ impl Link {
                 assert_eq!(twin.outbound, sa.inbound);
                 assert_eq!(twin.outbound_key, sa.inbound_key);
                 assert_eq!(twin.inbound_key, sa.outbound_key);
-                assert_eq!((twin.esp, twin.esn), (sa.esp, sa.esn));
+                assert_eq!((twin.protection, twin.esn), (sa.protection, sa.esn));
+                assert_eq!(twin.mode, sa.mode);
                 assert_eq!(twin.remote_ts, sa.local_ts);
                 assert_eq!(twin.encapsulation.is_some(), sa.encapsulation.is_some());
                 assert!(

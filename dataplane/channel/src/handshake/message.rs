@@ -169,7 +169,8 @@ impl<'a> Reader<'a> {
         }
         let mut ports = Vec::new();
         for _ in 0..self.count(MAX_PORTS)? {
-            let role = self.one_of([Role::Inside, Role::Outside], |role| role as u8)?;
+            let roles = [Role::Inside, Role::Outside, Role::Host];
+            let role = self.one_of(roles, |role| role as u8)?;
             let interface = self.text(MAX_INTERFACE_NAME)?;
             ports.push(PortSetup { interface, role });
         }

@@ -7,10 +7,10 @@ use super::{
 };
 use crate::{
     Command, CommandError, ControlChannel, CopyMode, Counter, Epoch, Event, EventError, Facts,
-    InboundSa, KeyMaterial, LAYOUT_HASH, Label, Lifetime, MapError, PolicyId, Polling, PortCounter,
-    PortFacts, PortId, PortMode, PortSetup, Role, SaId, Segment, Sequence, Setup, SetupError,
-    Transform, VERSION, WorkerEnd, WorkerId, WorkerSetup, layout::Layout, mapping::Mapping,
-    words::Words,
+    InboundSa, KeyMaterial, LAYOUT_HASH, Label, Lifetime, MapError, Mode, PolicyId, Polling,
+    PortCounter, PortFacts, PortId, PortMode, PortSetup, Role, SaId, Segment, Sequence, Setup,
+    SetupError, Transform, VERSION, WorkerEnd, WorkerId, WorkerSetup, layout::Layout,
+    mapping::Mapping, words::Words,
 };
 use proptest::prelude::*;
 use rustix::{
@@ -73,6 +73,8 @@ fn install(key: u8) -> Command {
         local: Ipv4Addr::new(192, 0, 2, 1).into(),
         remote: Ipv4Addr::new(192, 0, 2, 2).into(),
         encapsulation: None,
+        mode: Mode::Tunnel,
+        original: None,
         owner: WorkerId(0),
         lifetime: Lifetime::default(),
         label: Label::new("site-b/lan"),
@@ -484,7 +486,7 @@ proptest! {
     #[test]
     fn a_setup_is_read_as_it_was_written(
         cores in prop::collection::vec(any::<Option<u16>>(), 1..=64),
-        names in prop::collection::vec(("[a-z0-9.]{1,15}", any::<bool>()), 1..=16),
+        names in prop::collection::vec(("[a-z0-9.]{1,15}", 0..3usize), 1..=16),
         sizes in any::<(u32, u32)>(),
         busy in any::<bool>(),
         engine in prop::option::of("[a-z-]{1,31}"),
@@ -493,9 +495,9 @@ proptest! {
             workers: cores.into_iter().map(|core| WorkerSetup { core }).collect(),
             ports: names
                 .into_iter()
-                .map(|(interface, inside)| PortSetup {
+                .map(|(interface, role)| PortSetup {
                     interface,
-                    role: if inside { Role::Inside } else { Role::Outside },
+                    role: [Role::Inside, Role::Outside, Role::Host][role],
                 })
                 .collect(),
             polling: if busy { Polling::Busy } else { Polling::Adaptive },

@@ -1,16 +1,16 @@
 //! Commands as words: the first says which, the others carry a record.
 
-use super::{RawAddress, RawTransform, flag, get, put, raw, sa_id};
+use super::{RawAddress, RawTransform, flag, get, mode, put, raw, sa_id};
 use crate::{
-    Command, CommandError, DfPolicy, InboundSa, KeyMaterial, Label, Lifetime, OutboundSa, Policy,
-    PolicyAction, PolicyId, PortId, Prefix, SaId, Selector, UdpPorts, WorkerId,
+    Command, CommandError, DfPolicy, InboundSa, KeyMaterial, Label, Lifetime, Original, OutboundSa,
+    Policy, PolicyAction, PolicyId, PortId, Prefix, SaId, Selector, Tfc, UdpPorts, WorkerId,
 };
 use std::net::IpAddr;
 use zerocopy::{FromZeros, IntoBytes};
 use zeroize::{Zeroize, Zeroizing};
 
 /// The words of a slot.
-pub const COMMAND_WORDS: usize = 40;
+pub const COMMAND_WORDS: usize = 48;
 
 /// The first word of a slot; 0 is a wiped one.
 mod kind {
@@ -48,6 +48,9 @@ raw! {
         window: u32,
         local: RawAddress,
         remote: RawAddress,
+        original_local: RawAddress,
+        original_remote: RawAddress,
+        tfc: [u16; 3],
         owner: u16,
         path_mtu: u16,
         local_port: u16,
@@ -58,7 +61,8 @@ raw! {
         df: u8,
         encapsulated: u8,
         key_length: u8,
-        reserved: u8,
+        mode: u8,
+        reserved: [u8; 2],
         key: [u8; KeyMaterial::CAPACITY],
         label: [u8; 64],
     }
@@ -345,6 +349,11 @@ fn inbound(sa: &InboundSa) -> Zeroizing<RawSa> {
     raw.owner = sa.owner.0;
     raw.transform = RawTransform::new(sa.transform);
     raw.esn = sa.esn.into();
+    raw.mode = sa.mode as u8;
+    if let Some(Original { local, remote }) = sa.original {
+        raw.original_local = RawAddress::new(local);
+        raw.original_remote = RawAddress::new(remote);
+    }
     raw
 }
 
@@ -361,6 +370,8 @@ fn outbound(sa: &OutboundSa) -> Zeroizing<RawSa> {
     raw.esn = sa.esn.into();
     raw.copy_dscp = sa.copy_dscp.into();
     raw.df = sa.df as u8;
+    raw.mode = sa.mode as u8;
+    raw.tfc = [sa.tfc.size, sa.tfc.multiple, sa.tfc.dummies];
     raw
 }
 
@@ -399,6 +410,8 @@ fn decode_inbound(raw: &RawSa) -> Option<InboundSa> {
         local,
         remote,
         encapsulation: raw.encapsulation()?,
+        mode: mode(raw.mode)?,
+        original: raw.original()?,
         owner: WorkerId(raw.owner),
         lifetime: raw.lifetime(),
         label: Label::from_bytes(raw.label)?,
@@ -418,6 +431,8 @@ fn decode_outbound(raw: &RawSa) -> Option<OutboundSa> {
         local,
         remote,
         encapsulation: raw.encapsulation()?,
+        mode: mode(raw.mode)?,
+        tfc: raw.tfc(),
         owner: WorkerId(raw.owner),
         lifetime: raw.lifetime(),
         copy_dscp: flag(raw.copy_dscp)?,
@@ -444,6 +459,28 @@ impl RawSa {
             remote: self.remote_port,
         };
         flag(self.encapsulated).map(|encapsulated| encapsulated.then_some(ports))
+    }
+
+    /// Both, of the outer addresses' family, or none.
+    fn original(&self) -> Option<Option<Original>> {
+        let local = self.original_local.get_optional()?;
+        let remote = self.original_remote.get_optional()?;
+        match (local, remote) {
+            (None, None) => Some(None),
+            (Some(local), Some(remote)) if local.is_ipv4() == remote.is_ipv4() => {
+                Some(Some(Original { local, remote }))
+            }
+            _ => None,
+        }
+    }
+
+    fn tfc(&self) -> Tfc {
+        let [size, multiple, dummies] = self.tfc;
+        Tfc {
+            size,
+            multiple,
+            dummies,
+        }
     }
 
     fn lifetime(&self) -> Lifetime {

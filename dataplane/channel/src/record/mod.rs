@@ -14,7 +14,7 @@ pub use sa::{
     encode_statistics, is_selected, with_selected,
 };
 
-use crate::{Prefix, SaId, Transform};
+use crate::{Mode, Prefix, SaId, Transform};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
@@ -122,6 +122,12 @@ impl RawTransform {
             integrity: self.integrity,
         }
     }
+}
+
+fn mode(value: u8) -> Option<Mode> {
+    [Mode::Tunnel, Mode::Transport]
+        .into_iter()
+        .find(|mode| *mode as u8 == value)
 }
 
 fn flag(value: u8) -> Option<bool> {

@@ -1,6 +1,6 @@
 //! SAs as words of the SA table: the seqlock's count, what traffic changes, the state, and the identity.
 
-use super::{RawAddress, RawTransform, flag, get, put, raw};
+use super::{RawAddress, RawTransform, flag, get, mode, put, raw};
 use crate::{
     Direction, Label, PolicyId, SaId, SaRecord, SaState, SaStatistics, UdpPorts, WorkerId,
 };
@@ -33,7 +33,7 @@ raw! {
         direction: u8,
         esn: u8,
         encapsulated: u8,
-        reserved: u8,
+        mode: u8,
         local: RawAddress,
         remote: RawAddress,
         label: [u8; 64],
@@ -58,7 +58,7 @@ pub fn encode_sa(record: &SaRecord) -> [u64; SA_WORDS - 1] {
         direction: record.direction as u8,
         esn: record.esn.into(),
         encapsulated: ports.is_some().into(),
-        reserved: 0,
+        mode: record.mode as u8,
         local: RawAddress::new(record.local),
         remote: RawAddress::new(record.remote),
         label: *record.label.bytes(),
@@ -139,6 +139,7 @@ pub fn decode_sa(words: &[u64; SA_WORDS]) -> Option<SaRecord> {
         local: raw.local.get()?,
         remote: raw.remote.get()?,
         encapsulation: flag(raw.encapsulated)?.then_some(ports),
+        mode: mode(raw.mode)?,
         esn: flag(raw.esn)?,
         window: raw.window,
         statistics: SaStatistics {

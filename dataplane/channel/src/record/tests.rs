@@ -3,8 +3,8 @@
 use super::*;
 use crate::{
     Command, CommandError, DfPolicy, Direction, Event, InboundSa, KeyMaterial, Label, Lifetime,
-    OutboundSa, Policy, PolicyAction, PolicyId, PortId, Prefix, SaRecord, SaState, SaStatistics,
-    Selector, Sequence, Transform, UdpPorts, WorkerId,
+    Original, OutboundSa, Policy, PolicyAction, PolicyId, PortId, Prefix, SaRecord, SaState,
+    SaStatistics, Selector, Sequence, Tfc, Transform, UdpPorts, WorkerId,
 };
 use proptest::{prelude::*, sample::select};
 
@@ -74,12 +74,14 @@ fn outbound() -> impl Strategy<Value = OutboundSa> {
     let df = select(vec![DfPolicy::Copy, DfPolicy::Set, DfPolicy::Clear]);
     let key = (transform(), key());
     let more = (key, addresses(), encapsulation(), lifetime(), label());
-    (numbers, more, flags, df).prop_map(
+    (numbers, more, flags, df, mode(), tfc()).prop_map(
         |(
             (sa, spi, policy, owner, path_mtu),
             ((transform, key), (local, remote), encapsulation, lifetime, label),
             [esn, copy_dscp],
             df,
+            mode,
+            tfc,
         )| OutboundSa {
             sa,
             spi: spi.value(),
@@ -90,6 +92,8 @@ fn outbound() -> impl Strategy<Value = OutboundSa> {
             local,
             remote,
             encapsulation,
+            mode,
+            tfc,
             owner: WorkerId(owner),
             lifetime,
             copy_dscp,
@@ -100,8 +104,27 @@ fn outbound() -> impl Strategy<Value = OutboundSa> {
     )
 }
 
+fn mode() -> impl Strategy<Value = Mode> {
+    select(vec![Mode::Tunnel, Mode::Transport])
+}
+
+fn tfc() -> impl Strategy<Value = Tfc> {
+    any::<[u16; 3]>().prop_map(|[size, multiple, dummies]| Tfc {
+        size,
+        multiple,
+        dummies,
+    })
+}
+
+fn original() -> impl Strategy<Value = Option<Original>> {
+    let original = |(local, remote)| Original { local, remote };
+    prop::option::of(addresses().prop_map(original))
+}
+
 fn inbound() -> impl Strategy<Value = InboundSa> {
-    (outbound(), any::<u32>()).prop_map(|(sa, window)| InboundSa {
+    (outbound(), any::<u32>(), original()).prop_map(|(sa, window, original)| InboundSa {
+        mode: sa.mode,
+        original,
         sa: sa.sa,
         policy: sa.policy,
         transform: sa.transform,
@@ -245,6 +268,7 @@ fn sa_record() -> impl Strategy<Value = SaRecord> {
                 local: sa.local,
                 remote: sa.remote,
                 encapsulation: sa.encapsulation,
+                mode: sa.mode,
                 esn: sa.esn,
                 window,
                 statistics: SaStatistics {

@@ -5,6 +5,7 @@ mod commands;
 mod handoff;
 mod held;
 mod hostile;
+mod modes;
 mod sizes;
 mod tunnel;
 
@@ -12,10 +13,11 @@ use super::*;
 use crate::port::memory::{self, MemoryPort};
 use esplanade_channel::{
     Command, Connection, ControlChannel, CopyMode, DfPolicy, Epoch, Facts, InboundSa, KeyMaterial,
-    Label, Lifetime, OutboundSa, Policy, PolicyAction, PolicyId, PortFacts, PortMode, PortSetup,
-    Prefix, SaId, Segment, Selector, Setup, UdpPorts, WorkerSetup,
+    Label, Lifetime, Mode, Original, OutboundSa, Policy, PolicyAction, PolicyId, PortFacts,
+    PortMode, PortSetup, Prefix, SaId, Segment, Selector, Setup, Tfc, UdpPorts, WorkerSetup,
 };
-use esplanade_crypto::Algorithm;
+use esplanade_crypto::{Algorithm, Integrity};
+use esplanade_ipsec::sa::Protection;
 use esplanade_wire::{
     Protocol,
     ethernet::{self, EtherType, MacAddress},
@@ -54,6 +56,11 @@ pub fn host_mac(site: u8) -> MacAddress {
 #[derive(Debug, Clone)]
 pub struct Tunnel {
     pub algorithm: Algorithm,
+    /// AH instead of ESP.
+    pub ah: Option<Integrity>,
+    pub mode: Mode,
+    pub tfc: Tfc,
+    pub original: Option<Original>,
     pub esn: bool,
     pub udp: bool,
     pub window: u32,
@@ -68,6 +75,10 @@ impl Default for Tunnel {
     fn default() -> Self {
         Self {
             algorithm: Algorithm::AES_128_GCM_16,
+            ah: None,
+            mode: Mode::Tunnel,
+            tfc: Tfc::default(),
+            original: None,
             esn: true,
             udp: false,
             window: 1024,
@@ -221,14 +232,20 @@ impl Gateway {
         let shift =
             |id: SaId| SaId::from_parts(id.slot() + u32::from(turn) * 20, id.tag()).unwrap();
         let key = |from: u8| {
-            let bytes = vec![from ^ turn << 4; tunnel.algorithm.key_material_len()];
+            let length = tunnel.algorithm.key_material_len();
+            let length = tunnel.ah.map_or(length, Integrity::key_material_len);
+            let bytes = vec![from ^ turn << 4; length];
             KeyMaterial::new(&bytes).unwrap()
         };
         let encapsulation = tunnel.udp.then_some(UdpPorts {
             local: 4500,
             remote: 4500,
         });
-        let transform = transform::numbers(tunnel.algorithm).unwrap();
+        let protection = match tunnel.ah {
+            Some(integrity) => Protection::Ah(integrity),
+            None => Protection::Esp(tunnel.algorithm),
+        };
+        let transform = transform::numbers_of(protection).unwrap();
         let sa = shift(outbound_id(self.site));
         vec![
             Command::SetPolicy(protect(self.site, peer)),
@@ -242,6 +259,8 @@ impl Gateway {
                 local: outer(self.site).into(),
                 remote: outer(peer).into(),
                 encapsulation,
+                mode: tunnel.mode,
+                original: tunnel.original,
                 owner: WorkerId(tunnel.owner),
                 lifetime: tunnel.lifetime,
                 label: Label::new("site/lan"),
@@ -256,6 +275,8 @@ impl Gateway {
                 local: outer(self.site).into(),
                 remote: outer(peer).into(),
                 encapsulation,
+                mode: tunnel.mode,
+                tfc: tunnel.tfc,
                 owner: WorkerId(tunnel.owner),
                 lifetime: tunnel.lifetime,
                 copy_dscp: tunnel.copy_dscp,
