@@ -125,7 +125,9 @@ impl Driven {
                 mac: facts.mac,
                 mtu: u16::try_from(facts.mtu)?,
                 address: Some(address),
+                address_v6: None,
                 mss_clamp: false,
+                udp_checksum: true,
             })?;
         }
         let link = Prefix::new(IpAddr::V4(outside), 24).context("a prefix")?;

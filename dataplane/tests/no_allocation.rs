@@ -125,7 +125,9 @@ fn commands(transform: Transform, key: usize, udp: bool) -> Vec<Command> {
             mac: MAC,
             mtu: 1500,
             address: Some(HERE),
+            address_v6: None,
             mss_clamp: true,
+            udp_checksum: true,
         });
         commands.push(Command::SetRoute {
             prefix: Prefix::new(address.into(), 32).unwrap(),

@@ -239,7 +239,9 @@ impl Gateway {
             mac: self.site.mac(port),
             mtu: 1500,
             address: None,
+            address_v6: None,
             mss_clamp: false,
+            udp_checksum: true,
         };
         let route = |net: Ipv4Addr, length, port, gateway: Option<Ipv4Addr>| {
             let prefix = Prefix::new(net.into(), length)?;

@@ -14,7 +14,6 @@ pub(crate) fn check(tunnels: &[Placed], tap: bool, problems: &mut Problems<'_>) 
     for placed in tunnels {
         check_own_addresses(placed, tap, problems);
         check_families(placed, problems);
-        check_carried(placed, problems);
         check_transport(placed, tap, problems);
     }
     check_peers(tunnels, problems);
@@ -68,8 +67,9 @@ fn check_transport(placed: &Placed, tap: bool, problems: &mut Problems<'_>) {
         };
         if !only(&child.local, tunnel.local) || !only(&child.remote, remote) {
             let what = "transport mode protects packets between the two gateways only";
+            let bits = if remote.is_ipv4() { 32 } else { 128 };
             let help = format!(
-                "write `local: [{}/32]` and `remote: [{remote}/32]`, with `[tcp/443]` behind them if need be, or take `mode: tunnel`",
+                "write `local: [{}/{bits}]` and `remote: [{remote}/{bits}]`, with `[tcp/443]` behind them if need be, or take `mode: tunnel`",
                 tunnel.local
             );
             mistake(what.to_owned(), help);
@@ -161,24 +161,6 @@ fn check_families(placed: &Placed, problems: &mut Problems<'_>) {
                 problems.error(*place, Mistake::new(what).help(help));
                 break;
             }
-        }
-    }
-}
-
-/// The dataplane does not speak IPv6 yet.
-fn check_carried(placed: &Placed, problems: &mut Problems<'_>) {
-    let tunnel = &placed.tunnel;
-    if tunnel.local.is_ipv6() && tunnel.remote.is_none_or(|remote| remote.is_ipv6()) {
-        let mistake = Mistake::new(format!("{} is IPv6", tunnel.local));
-        let help = "gateways talk IPv4 so far; write IPv4 addresses";
-        problems.error(placed.remote_address, mistake.help(help));
-    }
-    for (child, places) in tunnel.children.iter().zip(&placed.selectors) {
-        let carried = child.pairs().find(|(local, _)| !local.prefix.is_ipv4());
-        if let (Some((local, _)), Some(place)) = (carried, places.first()) {
-            let mistake = Mistake::new(format!("{local} is IPv6"));
-            let help = "tunnels carry IPv4 so far; write IPv4 prefixes";
-            problems.error(*place, mistake.help(help));
         }
     }
 }

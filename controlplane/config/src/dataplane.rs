@@ -117,6 +117,7 @@ fn read_tap(
         interface: tap,
         role: Role::Host,
         mss_clamp: true,
+        udp_checksum: true,
     })
 }
 
@@ -124,6 +125,7 @@ fn read_port(key: &Key, port: &Reader<'_>, problems: &mut Problems<'_>) -> Optio
     let interface = port.value("interface", problems, interface);
     let role = port.word("role", problems);
     let mss_clamp = port.switch("mss-clamp", problems).unwrap_or(true);
+    let udp_checksum = port.switch("udp-checksum", problems).unwrap_or(true);
     Some(Port {
         name: key.name.clone(),
         interface: interface?,
@@ -133,6 +135,7 @@ fn read_port(key: &Key, port: &Reader<'_>, problems: &mut Problems<'_>) -> Optio
             Role::Outside
         },
         mss_clamp,
+        udp_checksum,
     })
 }
 

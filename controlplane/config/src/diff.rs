@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt};
 
 use serde::Serialize;
 
-use crate::{Config, Tunnel};
+use crate::{Config, Port, Tunnel};
 
 /// What a reload would do. Empty if the two configurations mean the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -20,6 +20,8 @@ pub struct Diff {
     pub guard: Option<bool>,
     /// Ports whose `mss-clamp` is switched, by name.
     pub mss_clamp: Vec<String>,
+    /// Ports whose `udp-checksum` is switched, by name.
+    pub udp_checksum: Vec<String>,
     /// Keys of `dataplane` that take effect only when the dataplane is started again.
     pub needs_restart: Vec<String>,
 }
@@ -66,6 +68,11 @@ impl fmt::Display for Diff {
             self.mss_clamp
                 .iter()
                 .map(|port| format!("MSS clamp of port {port} switched")),
+        );
+        lines.extend(
+            self.udp_checksum
+                .iter()
+                .map(|port| format!("UDP checksum of port {port} switched")),
         );
         if !self.needs_restart.is_empty() {
             lines.push(format!(
@@ -177,11 +184,15 @@ fn diff_dataplane(old: &Config, new: &Config, diff: &mut Diff) {
     };
     let same_wiring = wiring(old) == wiring(new);
     if same_wiring {
-        let pairs = old.ports.iter().zip(&new.ports);
-        diff.mss_clamp = pairs
-            .filter(|(old, new)| old.mss_clamp != new.mss_clamp)
-            .map(|(_, new)| new.name.clone())
-            .collect();
+        let switched = |setting: fn(&Port) -> bool| {
+            let pairs = old.ports.iter().zip(&new.ports);
+            pairs
+                .filter(|(old, new)| setting(old) != setting(new))
+                .map(|(_, new)| new.name.clone())
+                .collect()
+        };
+        diff.mss_clamp = switched(|port| port.mss_clamp);
+        diff.udp_checksum = switched(|port| port.udp_checksum);
     }
     let settings = [
         ("ports", !same_wiring),

@@ -174,6 +174,12 @@ static PORT: Section = Section {
         )
         .default("on")
         .known_as(&["tcp-mss"]),
+        field(
+            "udp-checksum",
+            Kind::Switch,
+            "Fill in the UDP checksum of ESP in UDP over IPv6; off sends zero, as RFC 6935 allows. Over IPv4 it is zero.",
+        )
+        .default("on"),
     ],
 };
 

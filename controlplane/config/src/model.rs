@@ -86,6 +86,8 @@ pub struct Port {
     pub role: Role,
     /// Is the MSS of TCP connections through it lowered to what fits into a tunnel?
     pub mss_clamp: bool,
+    /// Has ESP in UDP over IPv6 that leaves it a checksum (RFC 6935)?
+    pub udp_checksum: bool,
 }
 
 /// Which side of the gateway a port is on.

@@ -46,7 +46,7 @@ dataplane:
   ring-frames: 1024
   ports:
     lan: { interface: eth1, role: inside, mss-clamp: off }
-    wan: { interface: eth2, role: outside }
+    wan: { interface: eth2, role: outside, udp-checksum: off }
 tunnels:
   road:
     local: { address: 192.0.2.1, identity: gw.example.org }
@@ -74,6 +74,8 @@ tunnels:
         (1000, 1024)
     );
     assert!(!config.dataplane.guard && !config.dataplane.ports[0].mss_clamp);
+    let checksums = config.dataplane.ports.iter().map(|port| port.udp_checksum);
+    assert!(checksums.eq([true, false]));
     let tunnel = &config.tunnels[0];
     assert_eq!(
         (tunnel.remote, tunnel.remote_port, tunnel.ike.dpd_delay),
@@ -180,6 +182,7 @@ fn a_reload_says_what_changes_and_what_must_be_restarted() {
     let new = parse(
         &added
             .replace("role: inside", "role: inside, mss-clamp: off")
+            .replace("role: outside", "role: outside, udp-checksum: off")
             .replace("[10.2.0.0/16]", "[10.2.0.0/17]"),
     )
     .unwrap();
@@ -193,6 +196,7 @@ fn a_reload_says_what_changes_and_what_must_be_restarted() {
         ("site-b", &["children/lan".to_owned()][..])
     );
     assert_eq!(changes.mss_clamp, ["lan"]);
+    assert_eq!(changes.udp_checksum, ["wan"]);
     assert!(changes.needs_restart.is_empty());
     assert_eq!(diff(&new, &old).removed, ["site-c"]);
     let rewired = parse(

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use esplanade_channel::{PortId, Prefix};
@@ -42,21 +42,17 @@ pub(super) fn add(picture: &mut Picture, tables: &Tables, configured: &[config::
             Port {
                 mac: link.mac,
                 mtu: mtu(link.mtu),
-                address: link
-                    .addresses
-                    .iter()
-                    .copied()
-                    .find_map(|address| match address {
-                        IpAddr::V4(address) => Some(address),
-                        IpAddr::V6(_) => None,
-                    }),
+                address: link.addresses.iter().find_map(|address| match address {
+                    IpAddr::V4(address) => Some(*address),
+                    IpAddr::V6(_) => None,
+                }),
+                address_v6: ipv6_address(&link.addresses),
                 mss_clamp: settings.mss_clamp,
+                udp_checksum: settings.udp_checksum,
             },
         );
     }
-    // Workers have no next hops of IPv6 yet.
-    let routes = tables.routes.iter().filter(|((to, _), _)| to.is_ipv4());
-    for ((address, length), route) in routes {
+    for ((address, length), route) in &tables.routes {
         let Some(prefix) = Prefix::new(*address, *length) else {
             continue;
         };
@@ -68,13 +64,25 @@ pub(super) fn add(picture: &mut Picture, tables: &Tables, configured: &[config::
         };
         picture.routes.insert(prefix, route);
     }
-    let neighbors = tables.neighbors.iter().filter(|((_, to), _)| to.is_ipv4());
-    for ((index, address), neighbor) in neighbors {
+    for ((index, address), neighbor) in &tables.neighbors {
         if let Some(port) = ports.get(index) {
             picture.neighbors.insert((*port, *address), neighbor.mac);
         }
     }
     add_host(picture, tables, &ports, configured);
+}
+
+/// An address that hosts behind other links can answer to, if there is one.
+fn ipv6_address<'a>(addresses: impl IntoIterator<Item = &'a IpAddr>) -> Option<Ipv6Addr> {
+    let addresses = addresses.into_iter().filter_map(|address| match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => Some(*address),
+    });
+    addresses.min_by_key(Ipv6Addr::is_unicast_link_local)
+}
+
+fn is_link_local(address: &IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 /// The source of ICMP errors to the gateway itself, which takes none from an address of its own: RFC 7600 4.8 has it for who
@@ -102,7 +110,7 @@ fn add_host(
         facts.address = Some(DUMMY_ADDRESS);
     }
     let addresses = tables.links.values().flat_map(|link| &link.addresses);
-    for address in addresses.filter(|address| address.is_ipv4() && !address.is_loopback()) {
+    for address in addresses.filter(|address| !address.is_loopback() && !is_link_local(address)) {
         let Some(prefix) = Prefix::new(*address, bits(*address)) else {
             continue;
         };
@@ -259,6 +267,7 @@ mod tests {
             interface: interface.to_owned(),
             role,
             mss_clamp: true,
+            udp_checksum: true,
         };
         let configured = [
             port("eth1", config::Role::Inside),

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use esplanade_channel::{Command, Policy, PolicyId, PortId, Prefix};
@@ -32,10 +32,14 @@ pub(super) struct Port {
     pub(super) mac: [u8; 6],
     /// In bytes of IP.
     pub(super) mtu: u16,
-    /// The source of ICMP errors.
+    /// The source of IPv4's ICMP errors.
     pub(super) address: Option<Ipv4Addr>,
+    /// The source of IPv6's.
+    pub(super) address_v6: Option<Ipv6Addr>,
     /// Whether the MSS of TCP connections is clamped.
     pub(super) mss_clamp: bool,
+    /// Whether ESP in UDP over IPv6 has a checksum.
+    pub(super) udp_checksum: bool,
 }
 
 /// All of it.
@@ -91,7 +95,9 @@ impl Picture {
             mac: facts.mac,
             mtu: facts.mtu,
             address: facts.address,
+            address_v6: facts.address_v6,
             mss_clamp: facts.mss_clamp,
+            udp_checksum: facts.udp_checksum,
         }));
         let policies = changed(&old.policies, &self.policies);
         workers.extend(policies.map(|(_, policy)| Command::SetPolicy(policy.clone())));

@@ -3,7 +3,7 @@
 use crate::{Label, PolicyId, PortId, Prefix, SaId, WorkerId};
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -75,10 +75,14 @@ pub enum Command {
         mac: [u8; 6],
         /// In bytes of IP.
         mtu: u16,
-        /// The source of the ICMP errors that we send here; `None` sends none.
+        /// The source of IPv4's ICMP errors that we send here; `None` sends none.
         address: Option<Ipv4Addr>,
+        /// The source of IPv6's; `None` sends none.
+        address_v6: Option<Ipv6Addr>,
         /// Clamp the MSS of TCP connections that come from here into a tunnel.
         mss_clamp: bool,
+        /// Fill in the UDP checksum of ESP in UDP over IPv6 that leaves here; otherwise it is zero (RFC 6935).
+        udp_checksum: bool,
     },
     /// A full picture follows, up to [`Command::EndSync`].
     BeginSync,

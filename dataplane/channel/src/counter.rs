@@ -133,6 +133,7 @@ counters! {
     InHdrError Notice Packets "Outer headers that are malformed, or ESP or AH that is too short (XfrmInHdrError).",
     InTruncated Notice Packets "Packets shorter than their headers claim.",
     InBadChecksum Notice Packets "IPv4 headers with a wrong checksum.",
+    InExtensions Notice Packets "IPv6 packets with too many extension headers, or with one where it must not be (RFC 8200 4.1).",
     InFragment Warning Packets "Outer fragments, which are not reassembled; the path or the peer should fragment before ESP.",
     InNotOurs Notice Packets "Packets that are neither ours nor covered by a policy, and were dropped.",
     InNextHeader Warning Packets "Decrypted packets whose next header is not one that this gateway carries.",
@@ -151,7 +152,7 @@ counters! {
     InPolBlock Notice Packets "Packets from outside dropped because a policy says discard (XfrmInPolBlock).",
     InEcnError Warning Packets "Packets dropped because the outer header says congestion and the inner one knows no ECN (RFC 6040 4.2).",
     InHairpin Warning Packets "Decrypted packets whose route leaves by an outside port; this gateway does not relay between tunnels yet.",
-    InTtlExpired Notice Packets "Decrypted packets whose TTL ended here.",
+    InTtlExpired Notice Packets "Decrypted packets whose TTL or hop limit ended here.",
 
     // Outbound.
     OutPackets Info Packets "Packets sealed and sent.",
@@ -164,7 +165,9 @@ counters! {
     OutMssClamped Info Packets "TCP SYNs whose MSS was lowered to what fits through the tunnel.",
     OutHdrError Notice Packets "Plain packets to be protected that are malformed or truncated.",
     OutBadChecksum Notice Packets "Plain packets to be protected whose IPv4 header has a wrong checksum.",
-    OutTtlExpired Notice Packets "Packets whose TTL ended here before they could be protected.",
+    OutExtensions Notice Packets "Plain IPv6 packets to be protected with too many extension headers, or with one where it must not be (RFC 8200 4.1).",
+    OutFragmented Info Packets "Sealed packets sent in fragments, because the path is narrower than what IPv6 carries at least, 1280 bytes (RFC 8200 5).",
+    OutTtlExpired Notice Packets "Packets whose TTL or hop limit ended here before they could be protected.",
     OutFragmentNoPorts Notice Packets "Later fragments without ports, which a policy that tells ports apart cannot match (RFC 4301 7).",
     OutNoPols Notice Packets "Packets from inside that no policy covers, and were dropped (XfrmOutNoPols).",
     OutPolBlock Notice Packets "Packets from inside dropped because a policy says discard (XfrmOutPolBlock).",
@@ -186,9 +189,9 @@ counters! {
     PacketTooBig Notice Packets "Packets that do not fit the MTU of the port they would leave by.",
 
     // ICMP errors of our own.
-    IcmpSent Info Packets "ICMP errors sent: fragmentation needed, time exceeded or unreachable.",
+    IcmpSent Info Packets "ICMP errors sent: fragmentation needed or packet too big, time exceeded or unreachable.",
     IcmpRateLimited Notice Packets "ICMP errors not sent because enough were.",
-    IcmpSuppressed Notice Packets "ICMP errors not sent because the packet must not cause one (RFC 1812 4.3.2.7).",
+    IcmpSuppressed Notice Packets "ICMP errors not sent because the packet must not cause one (RFC 1812 4.3.2.7, RFC 4443 2.4), or the port has no address to send it from.",
 
     // Rings and frames.
     NoTxFrame Error Packets "Packets dropped because no frame was free to send them in.",

@@ -4,16 +4,11 @@
 //! the rest, which events and statistics ask for.
 
 use crate::{
-    ah,
-    esp::{self, Shape},
-    id::SaId,
-    replay::ReplayWindow,
-    sequence::OutboundSequence,
-    spd::PolicyId,
+    ah, esp::Shape, id::SaId, replay::ReplayWindow, sequence::OutboundSequence, spd::PolicyId,
 };
 use esplanade_crypto::{Algorithm, Integrity, IntegrityKey, OpeningKey, SealingKey};
-use esplanade_wire::ethernet::MacAddress;
-use std::net::{IpAddr, Ipv4Addr};
+use esplanade_wire::{ethernet::MacAddress, ip::Family};
+use std::net::IpAddr;
 
 /// When an SA has to be replaced and when it ends; 0 is never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -236,7 +231,7 @@ impl Tfc {
     }
 }
 
-/// What packets do not need.
+/// What packets that go their way do not need.
 #[derive(Debug, Clone)]
 pub struct ColdSa {
     /// The transform.
@@ -253,6 +248,10 @@ pub struct ColdSa {
     pub lifetime: Lifetime,
     /// The operator's name for it, as the control plane gave it.
     pub label: [u8; 64],
+    /// Inbound packets refused as late or as duplicates.
+    pub replayed: u64,
+    /// Inbound packets that were not authentic.
+    pub forged: u64,
 }
 
 /// What was announced about an SA; each once.
@@ -279,7 +278,7 @@ pub struct InboundSa {
     /// How its packets of ESP are laid out; of no use for AH.
     pub shape: Shape,
     /// The outer destination of its packets.
-    pub local: Ipv4Addr,
+    pub local: IpAddr,
     /// How its headers of AH are laid out; `None` for an SA of ESP.
     pub ah: Option<ah::Shape>,
     /// The policy that the SA was made for; it serves the whole group.
@@ -296,10 +295,6 @@ pub struct InboundSa {
     pub mode: Mode,
     /// What it carried.
     pub usage: Usage,
-    /// Packets refused as late or as duplicates.
-    pub replayed: u64,
-    /// Packets that were not authentic.
-    pub forged: u64,
     /// When it carried its last packet.
     pub used_ms: u64,
     /// The rest.
@@ -341,9 +336,9 @@ pub struct OutboundSa {
     /// What it carried.
     pub usage: Usage,
     /// The outer source.
-    pub local: Ipv4Addr,
+    pub local: IpAddr,
     /// The outer destination.
-    pub remote: Ipv4Addr,
+    pub remote: IpAddr,
     /// The policy that the SA was made for; it serves the whole group.
     pub policy: PolicyId,
     /// The peer's SPI.
@@ -360,6 +355,8 @@ pub struct OutboundSa {
     pub tfc: Tfc,
     /// UDP encapsulation.
     pub encapsulation: Option<UdpPorts>,
+    /// Whether the outer UDP checksum over IPv6 is filled in, or zero as RFC 6935 allows.
+    pub udp_checksum: bool,
     /// What the next hop, when known, was resolved under.
     pub next_hop_generation: u32,
     /// Where its packets go next.
@@ -391,7 +388,7 @@ const _: () = assert!(size_of::<OutboundSa>() == 192);
 impl OutboundSa {
     /// The largest packet that it carries over a path, header included; 0 when there is none.
     pub fn inner_mtu(&self, path_mtu: u16) -> u16 {
-        let outer = esp::OUTER_IPV4;
+        let outer = Family::of(self.local).header_len();
         match (self.ah, self.mode) {
             (None, Mode::Tunnel) => self.shape.inner_mtu(path_mtu),
             // The header of the packet itself is in front.

@@ -29,30 +29,40 @@ impl Flow {
         }
     }
 
-    /// The flow as one number, for the flow cache. `None` for IPv6, which is classified anew each time.
+    /// All of the flow, for the flow cache. `None` for one between the families, which no packet has.
     #[inline]
     pub(crate) fn key(&self) -> Option<FlowKey> {
-        let (IpAddr::V4(local), IpAddr::V4(remote)) = (self.local, self.remote) else {
-            return None;
-        };
         let (ports, local_port, remote_port) = match self.ports {
-            Some((local, remote)) => (1u128, local, remote),
+            Some((local, remote)) => (1u64, local, remote),
             None => (0, 0, 0),
         };
-        Some(FlowKey(
-            u128::from(local.to_bits()) << 96
-                | u128::from(remote.to_bits()) << 64
-                | u128::from(local_port) << 48
-                | u128::from(remote_port) << 32
-                | u128::from(self.protocol) << 16
-                | ports,
-        ))
+        let rest = u64::from(local_port) << 48
+            | u64::from(remote_port) << 32
+            | u64::from(self.protocol) << 16
+            | ports;
+        match (self.local, self.remote) {
+            (IpAddr::V4(local), IpAddr::V4(remote)) => Some(FlowKey::V4(
+                u128::from(local.to_bits()) << 96
+                    | u128::from(remote.to_bits()) << 64
+                    | u128::from(rest),
+            )),
+            (IpAddr::V6(local), IpAddr::V6(remote)) => {
+                let (local, remote) = (local.to_bits(), remote.to_bits());
+                let halves = |bits: u128| [(bits >> 64) as u64, bits as u64];
+                let ([a, b], [c, d]) = (halves(local), halves(remote));
+                Some(FlowKey::V6([a, b, c, d, rest]))
+            }
+            _ => None,
+        }
     }
 }
 
-/// All of an IPv4 flow in 16 bytes.
+/// All of a flow, as numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FlowKey(pub(crate) u128);
+pub(crate) enum FlowKey {
+    V4(u128),
+    V6([u64; 5]),
+}
 
 /// Addresses from `first` to `last`, both included and of one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -156,7 +166,7 @@ pub(crate) mod tests {
     fn address() -> impl Strategy<Value = IpAddr> {
         prop_oneof![
             4 => (0u32..8).prop_map(|n| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n))),
-            1 => (0u128..3).prop_map(|n| IpAddr::V6(Ipv6Addr::from(n))),
+            2 => (0u128..3).prop_map(|n| IpAddr::V6(Ipv6Addr::from(n << 100 | n))),
         ]
     }
 

@@ -22,7 +22,7 @@ use esplanade_ipsec::{
     id::SaId,
     sa::{Age, Announced, ColdSa, NextHop, Usage},
 };
-use esplanade_wire::{icmpv4, ipv4};
+use esplanade_wire::{icmp, ip};
 
 /// ICMP errors that a worker sends a second, and at once.
 const ICMP_PER_SECOND: u64 = 100;
@@ -81,8 +81,8 @@ pub struct Core<P, E> {
     pub stopwatch: Stopwatch,
     /// Monotonic time.
     pub now_ms: u64,
-    /// The identification of the latest outer header.
-    pub identification: u16,
+    /// The identification of the latest outer header; IPv4 takes the lower half.
+    pub identification: u32,
     icmp_limit: TokenBucket,
 }
 
@@ -97,6 +97,8 @@ impl<P: Port, E: EventSink> Core<P, E> {
         ivs: IvGenerator,
         sa_capacity: u32,
     ) -> Self {
+        // Workers share addresses, and fragments are told apart by addresses and this: each has its own range of IPv6's 32 bits.
+        let identification = u32::from(tables.worker()) << 24;
         Self {
             tally: Tally::new(ports.len()),
             tables,
@@ -112,7 +114,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
             stopwatch: Stopwatch::default(),
             now_ms: 0,
             icmp_limit: TokenBucket::new(ICMP_PER_SECOND, ICMP_AT_ONCE),
-            identification: 0,
+            identification,
         }
     }
 
@@ -260,31 +262,35 @@ impl<P: Port, E: EventSink> Core<P, E> {
     #[inline]
     pub fn next_identification(&mut self) -> u16 {
         self.identification = self.identification.wrapping_add(1);
-        self.identification
+        self.identification as u16
     }
 
     /// Answers a packet with an ICMP error out of the port that it came from, if it may have one. It goes back to the
     /// neighbour that the packet came from, which knows the way to the sender.
     #[cold]
-    pub fn answer(&mut self, arrived: &Arrived, error: icmpv4::Error) {
+    pub fn answer(&mut self, arrived: &Arrived, error: icmp::Error) {
         let about = arrived.frame.get(ETHERNET..).unwrap_or_default();
-        let about = ipv4::Packet::new_checked(about)
+        let about = ip::Packet::new_checked(about)
             .ok()
-            .filter(icmpv4::may_be_answered);
+            .filter(|about| icmp::may_be_answered(about, error));
         let port = arrived.port;
-        let from = self
-            .tables
-            .fib
-            .port(port)
-            .and_then(|facts| Some((facts.mac, facts.address?)));
-        let to = packet::source_mac(&arrived.frame);
-        let (Some(about), Some((source, address)), Some(destination)) = (about, from, to) else {
+        let from = about.and_then(|about| {
+            let facts = self.tables.fib.port(port)?;
+            Some((about, facts.mac, facts.address(about.family())?))
+        });
+        // RFC 1812 4.3.2.7, RFC 4443 2.4 (e.4) and (e.5): nothing about what the link carried to a group.
+        let to = packet::macs(&arrived.frame).filter(|(_, to)| {
+            let family = from.map(|(about, ..)| about.family());
+            !to.is_multicast()
+                || family.is_some_and(|family| icmp::is_told_to_groups(family, error))
+        });
+        let (Some((about, source, address)), Some((destination, _))) = (from, to) else {
             return self.tally.one(Counter::IcmpSuppressed);
         };
         if !self.icmp_limit.take(self.now_ms) {
             return self.tally.one(Counter::IcmpRateLimited);
         }
-        let length = ETHERNET + icmpv4::Error::packet_len(&about);
+        let length = ETHERNET + icmp::Error::packet_len(&about);
         let Some(mut answer) = self.allocate(port, length) else {
             return;
         };
@@ -294,16 +300,16 @@ impl<P: Port, E: EventSink> Core<P, E> {
             mtu: 0,
             port,
         };
-        packet::write_ethernet(&mut answer, &next_hop);
+        packet::write_ethernet(&mut answer, &next_hop, about.family());
         let space = answer.get_mut(ETHERNET..).unwrap_or_default();
         match error.emit(&about, address, space) {
-            Ok(length) => {
+            Some(length) => {
                 answer.set_len(ETHERNET + length);
                 if self.transmit(port, answer) {
                     self.tally.one(Counter::IcmpSent);
                 }
             }
-            Err(_) => self.discard(port, answer),
+            None => self.discard(port, answer),
         }
     }
 

@@ -2,27 +2,29 @@
 //! wire.
 
 use super::packet::{self, ETHERNET, Ip};
-use esplanade_wire::{Ecn, checksum::checksum, ethernet::EtherType};
+use esplanade_wire::{Ecn, checksum::checksum, ip::Family, ipv6};
 
 /// What a SYN's MSS is clamped to: the inner MTU of a common path.
 const INNER_MTU: u16 = 1_400;
 
-/// Reads octets as a frame and rewrites what the stages rewrite; once as they are, and once with an Ethernet and IPv4
-/// header that chance does not make: of the right type and length, with the right checksum.
+/// Reads octets as a frame and rewrites what the stages rewrite; once as they are, and for each family once with an Ethernet and
+/// IP header that chance does not make: of the right type and length, with the right checksum.
 ///
 /// # Panics
 ///
 /// If what was read does not lie within the frame, or a rewritten packet is not what was meant.
 pub fn read_as_frame(octets: &[u8]) {
     read(octets);
-    let mut mended = octets.to_vec();
-    if mend(&mut mended).is_some() {
-        read(&mended);
+    for family in Family::ALL {
+        let mut mended = octets.to_vec();
+        if mend(&mut mended, family).is_some() {
+            read(&mended);
+        }
     }
 }
 
 fn read(frame: &[u8]) {
-    let _ = packet::source_mac(frame);
+    let _ = packet::macs(frame);
     let Ok(ip) = packet::read_frame(frame) else {
         return;
     };
@@ -50,11 +52,18 @@ fn rewrite(mut frame: Vec<u8>, ip: &Ip) {
     assert_eq!(packet::read_frame(&frame), Ok(expected));
 }
 
-/// Gives octets the headers of a frame with an IPv4 packet that fills it, options included. `None` when they are too few.
-fn mend(octets: &mut [u8]) -> Option<()> {
+/// Gives octets the headers of a frame with a packet that fills it, options included. `None` when they are too few.
+fn mend(octets: &mut [u8], family: Family) -> Option<()> {
     let (ethernet, packet) = octets.split_at_mut_checked(ETHERNET)?;
     let ether_type = ethernet.get_mut(ETHERNET - 2..)?;
-    ether_type.copy_from_slice(&EtherType::IPV4.0.to_be_bytes());
+    ether_type.copy_from_slice(&family.ethertype().0.to_be_bytes());
+    if family == Family::V6 {
+        let payload = packet.len().checked_sub(ipv6::HEADER_LEN)?;
+        let payload = u16::try_from(payload).ok()?.to_be_bytes();
+        *packet.first_mut()? = 0x60;
+        packet.get_mut(4..6)?.copy_from_slice(&payload);
+        return Some(());
+    }
     let length = u16::try_from(packet.len()).ok()?;
     let words = packet.first()? & 0x0f;
     let header = usize::from(words.max(5)) * 4;
@@ -116,13 +125,14 @@ mod tests {
         for (name, octets) in seeds {
             let read = packet::read_frame(&octets);
             if name == "vlan" {
-                assert_eq!(read, Err(Refused::NotIpv4));
+                assert_eq!(read, Err(Refused::NotIp));
                 continue;
             }
             let found = packet::find_esp(&octets, &read.unwrap());
             let expected = match name.as_str() {
-                "esp" | "esp-in-udp" | "options" => Ok(true),
-                "first-fragment" => Err(Refused::Fragment),
+                "esp" | "esp-in-udp" | "options" | "v6-esp" | "v6-esp-in-udp" => Ok(true),
+                "v6-extensions" => Ok(true),
+                "first-fragment" | "v6-fragment" => Err(Refused::Fragment),
                 _ => Ok(false),
             };
             assert_eq!(found.map(|esp| esp.is_some()), expected, "{name}");
@@ -132,8 +142,11 @@ mod tests {
     #[test]
     fn a_mended_frame_is_read() {
         let mut octets = vec![7; 100];
-        mend(&mut octets).unwrap();
+        mend(&mut octets, Family::V4).unwrap();
         let ip = packet::read_frame(&octets).unwrap();
         assert_eq!((ip.header, ip.length), (28, 100 - ETHERNET));
+        mend(&mut octets, Family::V6).unwrap();
+        let ip = packet::read_frame(&octets).unwrap();
+        assert_eq!((ip.header, ip.length), (40, 100 - ETHERNET));
     }
 }

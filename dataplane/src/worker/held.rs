@@ -11,7 +11,7 @@ use super::{
 use crate::port::Port;
 use arrayvec::ArrayVec;
 use esplanade_channel::Counter;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 /// The most packets that wait for one next hop.
 pub const FOR_A_NEXT_HOP: usize = 4;
@@ -26,7 +26,7 @@ pub struct Neighbor {
     /// The port that it is on.
     pub port: u8,
     /// Its address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
 }
 
 /// A packet that cannot leave yet.
@@ -100,9 +100,6 @@ impl<P: Port> Worker<P> {
     /// Sends what waited for a neighbour on its way, in the order in which it came.
     #[cold]
     pub(super) fn release_held(&mut self, port: u8, address: IpAddr) {
-        let IpAddr::V4(address) = address else {
-            return;
-        };
         let neighbor = Neighbor { port, address };
         // Whatever now waits for it again stays for the next time.
         let mut released: ArrayVec<Packet, FOR_A_NEXT_HOP> = ArrayVec::new();

@@ -27,8 +27,8 @@ use esplanade_ipsec::{
     sad::{Place, Whereabouts},
     spd::{Action, PolicyId, Probe},
 };
-use esplanade_wire::{Ecn, Protocol};
-use std::net::Ipv4Addr;
+use esplanade_wire::{Ecn, Protocol, ip::Family};
+use std::net::IpAddr;
 
 /// An ESP packet in the stages before it is opened.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ struct Sealed {
     /// `None` once the packet has left the stages by another door.
     arrived: Option<Arrived>,
     esp: EspAt,
-    outer_destination: Ipv4Addr,
+    outer_destination: IpAddr,
     outer_ecn: Ecn,
     sa: SaId,
     /// The place of the SA's record.
@@ -211,7 +211,7 @@ pub(super) fn unknown<P: Port, E: EventSink>(core: &Core<P, E>, sa: SaId, stale:
 pub(super) fn finish_check(
     events: &mut impl EventSink,
     sa: &mut InboundSa,
-    destination: Ipv4Addr,
+    destination: IpAddr,
 ) -> Result<(), Counter> {
     if sa.expired {
         remind_of_end(events, sa);
@@ -403,7 +403,7 @@ pub(super) fn authentic<P: Port, E: EventSink>(
     let records = &mut core.tables.inbound.records;
     let sa = records.get_mut(place).ok_or(Counter::InStateInvalid)?;
     if verdict != Verdict::Authentic {
-        sa.forged += 1;
+        sa.cold.forged += 1;
         Core::<P, E>::touch(&mut core.dirty, &mut sa.dirty, id);
         return Err(Counter::InStateProtoError);
     }
@@ -444,11 +444,11 @@ fn take_apart(text: &[u8]) -> (usize, Result<Ip, Counter>) {
         Ok(found) => found,
         Err(_) => return (0, Err(Counter::InTrailerError)),
     };
-    let inner = match next {
-        esp::NEXT_IPV4 => packet::read(text.get(..payload).unwrap_or_default())
-            .map_err(|_| Counter::InTrailerError),
-        esp::NEXT_NONE => Err(Counter::InDummy),
-        next => Err(packet::not_of_tunnel_mode(Protocol(next))),
+    let inner = match Family::of_protocol(next) {
+        Some(family) => packet::read(family, text.get(..payload).unwrap_or_default())
+            .map_err(packet::Refused::inner_counter),
+        None if next == Protocol::NONE => Err(Counter::InDummy),
+        None => Err(packet::not_of_tunnel_mode(next)),
     };
     (payload, inner)
 }
@@ -461,7 +461,7 @@ pub(super) fn replayed<P: Port, E: EventSink>(
     why: Replayed,
 ) -> Counter {
     if let Some(sa) = core.tables.inbound.records.get_mut(place) {
-        sa.replayed += 1;
+        sa.cold.replayed += 1;
         Core::<P, E>::touch(&mut core.dirty, &mut sa.dirty, sa.id);
     }
     match why {
@@ -575,7 +575,7 @@ fn leave_with<P: Port, E: EventSink>(
     let Some(mut target) = move_to_port(core, sa, target, port, next_hop.port, total) else {
         return;
     };
-    packet::write_ethernet(&mut target, &next_hop);
+    packet::write_ethernet(&mut target, &next_hop, inner.family());
     target.set_len(total);
     if core.transmit(next_hop.port, target) {
         core.tally.one(Counter::InPackets);

@@ -27,7 +27,7 @@ use esplanade_ipsec::{
     sequence::SequenceNumber,
     spd::{Action, Decision, Probe},
 };
-use esplanade_wire::icmpv4;
+use esplanade_wire::{icmp, ip::Family};
 
 /// A plain packet in the stages before it is sealed.
 #[derive(Debug)]
@@ -92,6 +92,7 @@ pub(super) struct Ready {
 pub(super) struct Way {
     /// The place of the SA.
     pub(super) place: Place,
+    /// Where to, and the path's MTU.
     pub(super) next_hop: NextHop,
     /// The largest inner packet.
     pub(super) inner_mtu: u16,
@@ -99,6 +100,8 @@ pub(super) struct Way {
     pub(super) special: bool,
     /// They go in transport mode.
     pub(super) is_transport: bool,
+    /// Whether the outer UDP checksum is to be filled in.
+    pub(super) udp_checksum: bool,
 }
 
 /// Why an SA's packets cannot go.
@@ -134,8 +137,7 @@ impl Outbound {
                 });
             }
             Ok(_) => core.drop(arrived, Counter::NoTxFrame),
-            Err(packet::Refused::Checksum) => core.drop(arrived, Counter::OutBadChecksum),
-            Err(_) => core.drop(arrived, Counter::OutHdrError),
+            Err(why) => core.drop(arrived, why.outbound_counter()),
         }
     }
 
@@ -260,13 +262,14 @@ fn fit<P: Port, E: EventSink>(
     // it forwards the packet": the gateway's own packets are not forwarded.
     let own = core.role(arrived.port) == Some(Role::Host);
     if ip.ttl <= 1 && !own {
-        core.answer(arrived, icmpv4::Error::TtlExceeded);
+        core.answer(arrived, icmp::Error::TtlExceeded);
         return packet.drop(core, Counter::OutTtlExpired);
     }
-    let fits = ip.length <= usize::from(way.inner_mtu);
+    let passes_whole = !way.special && ip.length <= least_mtu(ip);
+    let fits = ip.length <= usize::from(way.inner_mtu) || passes_whole;
     if !fits && ip.dont_fragment {
-        let error = icmpv4::Error::FragmentationNeeded { mtu: way.inner_mtu };
-        core.answer(arrived, error);
+        let mtu = way.inner_mtu.max(least_mtu(ip) as u16);
+        core.answer(arrived, icmp::Error::TooBig { mtu });
         return packet.drop(core, Counter::OutTooBig);
     }
     if !own {
@@ -287,6 +290,17 @@ fn fit<P: Port, E: EventSink>(
     }
 }
 
+/// What passes however narrow the path is.
+///
+/// RFC 8200 5: "On any link that cannot convey a 1280-octet packet in one piece, link-specific fragmentation and reassembly
+/// must be provided at a layer below IPv6." Below the inner packet that is the outer one, which is fragmented once it is sealed.
+fn least_mtu(ip: &Ip) -> usize {
+    match ip.family() {
+        Family::V4 => 0,
+        Family::V6 => Family::V6.min_mtu().into(),
+    }
+}
+
 /// The next hop of an SA's packets and the largest inner packet, remembered in the SA until the FIB changes.
 #[inline]
 pub(super) fn way<P: Port, E: EventSink>(
@@ -301,28 +315,35 @@ pub(super) fn way<P: Port, E: EventSink>(
         remind_of_end(&mut core.events, sa);
         return Err(NoWay::Sa(Counter::OutStateExpired));
     }
-    let (special, is_transport) = (sa.is_special(), sa.mode == Mode::Transport);
-    let way = |next_hop, inner_mtu| Way {
+    let way = |next_hop, sa: &OutboundSa| Way {
         place,
         next_hop,
-        inner_mtu,
-        special,
-        is_transport,
+        inner_mtu: sa.inner_mtu,
+        special: sa.is_special(),
+        is_transport: sa.mode == Mode::Transport,
+        udp_checksum: sa.udp_checksum,
     };
     if sa.next_hop_generation == generation
         && let Some(next_hop) = sa.next_hop
     {
-        return Ok(way(next_hop, sa.inner_mtu));
+        return Ok(way(next_hop, sa));
     }
-    let next_hop = core.tables.fib.resolve(sa.remote).map_err(NoWay::Peer)?;
-    let path_mtu = match sa.path_mtu {
-        0 => next_hop.mtu,
-        path_mtu => path_mtu.min(next_hop.mtu),
-    };
-    sa.inner_mtu = sa.inner_mtu(path_mtu);
+    let mut next_hop = core.tables.fib.resolve(sa.remote).map_err(NoWay::Peer)?;
+    if sa.path_mtu != 0 {
+        next_hop.mtu = next_hop.mtu.min(sa.path_mtu);
+    }
+    sa.inner_mtu = sa.inner_mtu(next_hop.mtu);
+    // RFC 3948 2.1 wants zero over IPv4.
+    sa.udp_checksum = sa.encapsulation.is_some()
+        && sa.remote.is_ipv6()
+        && core
+            .tables
+            .fib
+            .port(next_hop.port)
+            .is_some_and(|port| port.udp_checksum);
     sa.next_hop = Some(next_hop);
     sa.next_hop_generation = generation;
-    Ok(way(next_hop, sa.inner_mtu))
+    Ok(way(next_hop, sa))
 }
 
 /// Tells that an SA has ended, if that could not be told when it did.
@@ -446,7 +467,14 @@ fn seal<P: Port, E: EventSink>(core: &mut Core<P, E>, plain: &[Plain], ready: &m
         sa.used_ms = *now_ms;
         Core::<P, E>::touch(dirty, &mut sa.dirty, sa.id);
         *identification = identification.wrapping_add(1);
-        let outer = Outer::new(sa, &of.ip, packet.length, *identification, number.low());
+        let outer = Outer::new(
+            sa,
+            &of.ip,
+            packet.length,
+            *identification as u16,
+            number.low(),
+            packet.way.next_hop.mtu,
+        );
         let source = match &packet.source {
             Source::Received => of.frame(),
             Source::Built { frame, .. } => frame,
@@ -455,10 +483,11 @@ fn seal<P: Port, E: EventSink>(core: &mut Core<P, E>, plain: &[Plain], ready: &m
         let Some(target) = &mut packet.target else {
             continue;
         };
-        let total = outer.write(target, &packet.way.next_hop);
+        let total = outer.and_then(|outer| outer.write(target, &packet.way.next_hop));
+        let family = of.ip.family();
         if let (Some(plaintext), Some(total)) = (plaintext, total)
             && let Some(space) = target.get_mut(..total)
-            && let Some(job) = seal_job(sa, key, ivs, number, plaintext, space)
+            && let Some(job) = seal_job(sa, key, ivs, number, (plaintext, family), space)
         {
             packet.sealed = Some(total);
             jobs.push(job);
@@ -528,7 +557,7 @@ fn seal_job<'a>(
     key: &'a SealingKey,
     ivs: &mut IvGenerator,
     number: SequenceNumber,
-    plaintext: &'a [u8],
+    (plaintext, family): (&'a [u8], Family),
     frame: &'a mut [u8],
 ) -> Option<SealJob<'a>> {
     let shape = sa.shape;
@@ -546,7 +575,7 @@ fn seal_job<'a>(
     let rest = frame.get_mut(ETHERNET + shape.head() - shape.iv()..)?;
     let (space, out) = rest.split_at_mut_checked(shape.iv())?;
     packet::write_iv(space, &iv, algorithm);
-    let trailer = shape.trailer(plaintext.len());
+    let trailer = shape.trailer(plaintext.len(), family.protocol());
     SealJob::new(key, iv, aad, plaintext, trailer, out).ok()
 }
 
@@ -563,7 +592,17 @@ fn send<P: Port, E: EventSink>(core: &mut Core<P, E>, sent: &mut Sent, packet: &
     match (packet.target.take(), packet.sealed) {
         (Some(mut target), Some(total)) => {
             target.set_len(total);
-            if core.transmit(port, target) {
+            if packet.way.udp_checksum {
+                let packet = target.get_mut(ETHERNET..total).unwrap_or_default();
+                packet::fill_udp_checksum(packet, Family::V6.header_len());
+            }
+            let next_hop = &packet.way.next_hop;
+            let gone = if total - ETHERNET <= usize::from(next_hop.mtu) {
+                core.transmit(port, target)
+            } else {
+                fragment::cut_outer(core, target, total, next_hop)
+            };
+            if gone {
                 sent.packets += 1;
                 sent.bytes += packet.length as u64;
                 sent.esp_bytes += (total - ETHERNET) as u64;
@@ -597,13 +636,12 @@ pub fn forward<P: Port, E: EventSink>(
         Err(why) => return core.strand(Packet::Received(arrived), why),
     };
     if ip.ttl <= 1 {
-        core.answer(&arrived, icmpv4::Error::TtlExceeded);
+        core.answer(&arrived, icmp::Error::TtlExceeded);
         return core.drop(arrived, Counter::OutTtlExpired);
     }
     if ip.length > usize::from(next_hop.mtu) {
         if ip.dont_fragment {
-            let error = icmpv4::Error::FragmentationNeeded { mtu: next_hop.mtu };
-            core.answer(&arrived, error);
+            core.answer(&arrived, icmp::Error::TooBig { mtu: next_hop.mtu });
         }
         return core.drop(arrived, Counter::PacketTooBig);
     }
@@ -613,7 +651,7 @@ pub fn forward<P: Port, E: EventSink>(
             to.copy_from_slice(from);
         }
         packet::decrement_ttl(&mut target);
-        packet::write_ethernet(&mut target, &next_hop);
+        packet::write_ethernet(&mut target, &next_hop, ip.family());
         target.set_len(total);
         if core.transmit(next_hop.port, target) {
             core.tally.one(counter);

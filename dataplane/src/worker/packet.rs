@@ -10,30 +10,34 @@ use esplanade_ipsec::{
     selector::Flow,
 };
 use esplanade_wire::{
-    Dscp, Ecn, Protocol, esp as esp_wire,
-    ethernet::{self, EtherType, MacAddress},
-    icmpv4, ipv4, tcp, udp,
+    Dscp, Ecn, Malformed, Protocol, esp as esp_wire,
+    ethernet::{self, MacAddress},
+    ip::{self, Family, Marks},
+    ipv4, ipv6, tcp, udp,
 };
-use std::{net::Ipv4Addr, ops::Range};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    ops::Range,
+};
 
 /// Where the IP packet begins in our frames.
 pub const ETHERNET: usize = ethernet::HEADER_LEN;
 /// ESP in UDP (RFC 3948 2.1).
 const NAT_TRAVERSAL: u16 = 4500;
-/// RFC 9293 3.7.1: what the MSS leaves out of an IPv4 packet.
-const IP_AND_TCP: u16 = 40;
 
 /// Why a packet was not understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// Not IPv4, or behind VLAN tags.
-    NotIpv4,
+    /// Not IP, or behind VLAN tags.
+    NotIp,
     /// Shorter than its headers claim.
     Truncated,
     /// A header that makes no sense.
     Header,
     /// The header's checksum is wrong.
     Checksum,
+    /// IPv6's extension headers are too many, or out of order.
+    Extensions,
     /// A fragment of an ESP packet.
     Fragment,
 }
@@ -42,47 +46,65 @@ impl Refused {
     /// What counts it when it came from outside.
     pub fn inbound_counter(self) -> Counter {
         match self {
-            Self::NotIpv4 => Counter::InNotOurs,
+            Self::NotIp => Counter::InNotOurs,
             Self::Truncated => Counter::InTruncated,
             Self::Header => Counter::InHdrError,
             Self::Checksum => Counter::InBadChecksum,
+            Self::Extensions => Counter::InExtensions,
             Self::Fragment => Counter::InFragment,
+        }
+    }
+
+    /// What counts it when it came from inside.
+    pub fn outbound_counter(self) -> Counter {
+        match self {
+            Self::Checksum => Counter::OutBadChecksum,
+            Self::Extensions => Counter::OutExtensions,
+            _ => Counter::OutHdrError,
+        }
+    }
+
+    /// What counts it when it was decrypted.
+    pub fn inner_counter(self) -> Counter {
+        match self {
+            Self::Extensions => Counter::InExtensions,
+            _ => Counter::InTrailerError,
         }
     }
 }
 
-impl From<esplanade_wire::Malformed> for Refused {
-    fn from(malformed: esplanade_wire::Malformed) -> Self {
-        use esplanade_wire::Malformed;
+impl From<Malformed> for Refused {
+    fn from(malformed: Malformed) -> Self {
         match malformed {
             Malformed::Truncated { .. } => Self::Truncated,
             Malformed::Length { stated, found } if stated > found => Self::Truncated,
-            Malformed::Version(_) => Self::NotIpv4,
+            Malformed::Version(_) => Self::NotIp,
+            Malformed::ExtensionHeaders => Self::Extensions,
             Malformed::Length { .. } | Malformed::HeaderLength(_) => Self::Header,
         }
     }
 }
 
-/// What the stages need to know of an IPv4 header and the ports behind it.
+/// What the stages need to know of an IP header and the ports behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ip {
     /// Who sent it.
-    pub source: Ipv4Addr,
-    /// Whom it is for.
-    pub destination: Ipv4Addr,
+    pub source: IpAddr,
+    /// Whom it is for, of the same family.
+    pub destination: IpAddr,
     /// The length of the packet.
     pub length: usize,
-    /// The length of the header.
+    /// The length of the header, with options and extension headers.
     pub header: usize,
-    /// What it carries.
+    /// What it carries, behind extension headers.
     pub protocol: Protocol,
-    /// How many more routers may forward it.
+    /// How many more routers may forward it: TTL or hop limit.
     pub ttl: u8,
     /// The differentiated services code point.
     pub dscp: Dscp,
     /// The ECN field.
     pub ecn: Ecn,
-    /// Whether it must not be fragmented.
+    /// Whether it must not be fragmented, as IPv6 never must.
     pub dont_fragment: bool,
     /// Whether it is a fragment.
     pub is_fragment: bool,
@@ -98,8 +120,8 @@ impl Ip {
     /// What a dummy packet says of itself in the outer header: nothing.
     pub fn dummy() -> Self {
         Self {
-            source: Ipv4Addr::UNSPECIFIED,
-            destination: Ipv4Addr::UNSPECIFIED,
+            source: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            destination: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             length: 0,
             header: 0,
             protocol: Protocol::NONE,
@@ -114,12 +136,18 @@ impl Ip {
         }
     }
 
+    /// Its family.
+    #[inline]
+    pub fn family(&self) -> Family {
+        Family::of(self.source)
+    }
+
     /// The flow of a packet that goes from the protected side to the peer's.
     #[inline]
     pub fn flow_out(&self) -> Flow {
         Flow {
-            local: self.source.into(),
-            remote: self.destination.into(),
+            local: self.source,
+            remote: self.destination,
             protocol: self.protocol.0,
             ports: self.ports,
         }
@@ -132,38 +160,54 @@ impl Ip {
     }
 }
 
-/// Reads an IPv4 packet.
+/// What selectors see of the upper layer, and whether it opens a TCP connection.
+#[inline]
+fn look_above(protocol: Protocol, payload: &[u8]) -> (Option<(u16, u16)>, bool) {
+    match (protocol, payload) {
+        (Protocol::ICMP | Protocol::ICMPV6, [kind, code, ..]) => {
+            // RFC 7296 3.13.1: "ICMP Type and Code values are treated as a single 16-bit integer port number".
+            let number = u16::from_be_bytes([*kind, *code]);
+            (Some((number, number)), false)
+        }
+        (protocol, [a, b, c, d, ..]) if protocol.has_ports() => {
+            let ports = (u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d]));
+            let is_syn = protocol == Protocol::TCP
+                && tcp::Segment::new_checked(payload)
+                    .is_ok_and(|segment| segment.flags().contains(tcp::Flags::SYN));
+            (Some(ports), is_syn)
+        }
+        _ => (None, false),
+    }
+}
+
+/// Reads a packet of this family.
 ///
 /// # Errors
 ///
 /// It is none.
 #[inline]
-pub fn read(bytes: &[u8]) -> Result<Ip, Refused> {
+pub fn read(family: Family, bytes: &[u8]) -> Result<Ip, Refused> {
+    match family {
+        Family::V4 => read_v4(bytes),
+        Family::V6 => read_v6(bytes),
+    }
+}
+
+#[inline]
+fn read_v4(bytes: &[u8]) -> Result<Ip, Refused> {
     let packet = ipv4::Packet::new_checked(bytes)?;
     if !packet.checksum_is_right() {
         return Err(Refused::Checksum);
     }
     let is_later_fragment = packet.fragment_offset() != 0;
-    let mut is_syn = false;
-    let mut ports = packet.ports();
-    match packet.protocol() {
-        Protocol::TCP if !is_later_fragment => {
-            let segment = tcp::Segment::new_checked(packet.payload());
-            is_syn = segment.is_ok_and(|segment| segment.flags().contains(tcp::Flags::SYN));
-        }
-        Protocol::ICMP if !is_later_fragment => {
-            // RFC 7296 3.13.1: "ICMP Type and Code values are treated as a single 16-bit integer port number".
-            let message = icmpv4::Message::new_checked(packet.payload()).ok();
-            ports = message.map(|message| {
-                let number = u16::from_be_bytes([message.kind(), message.code()]);
-                (number, number)
-            });
-        }
-        _ => {}
-    }
+    let (ports, is_syn) = if is_later_fragment {
+        (None, false)
+    } else {
+        look_above(packet.protocol(), packet.payload())
+    };
     Ok(Ip {
-        source: packet.source(),
-        destination: packet.destination(),
+        source: packet.source().into(),
+        destination: packet.destination().into(),
         length: packet.total_len(),
         header: packet.header_len(),
         protocol: packet.protocol(),
@@ -178,7 +222,35 @@ pub fn read(bytes: &[u8]) -> Result<Ip, Refused> {
     })
 }
 
-/// Reads the IPv4 packet of a frame.
+fn read_v6(bytes: &[u8]) -> Result<Ip, Refused> {
+    let packet = ipv6::Packet::new_checked(bytes)?;
+    let chain = packet.chain()?;
+    let is_later_fragment = chain.fragment_offset() != 0;
+    let (ports, is_syn) = if is_later_fragment {
+        (None, false)
+    } else {
+        let payload = packet.as_bytes().get(chain.offset..);
+        look_above(chain.protocol, payload.unwrap_or_default())
+    };
+    Ok(Ip {
+        source: packet.source().into(),
+        destination: packet.destination().into(),
+        length: packet.total_len(),
+        header: chain.offset,
+        protocol: chain.protocol,
+        ttl: packet.hop_limit(),
+        dscp: packet.dscp(),
+        ecn: packet.ecn(),
+        // RFC 8200 5: "unlike IPv4, fragmentation in IPv6 is performed only by source nodes, not by routers".
+        dont_fragment: true,
+        is_fragment: chain.is_fragment(),
+        is_later_fragment,
+        is_syn,
+        ports,
+    })
+}
+
+/// Reads the IP packet of a frame.
 ///
 /// # Errors
 ///
@@ -186,16 +258,16 @@ pub fn read(bytes: &[u8]) -> Result<Ip, Refused> {
 #[inline]
 pub fn read_frame(frame: &[u8]) -> Result<Ip, Refused> {
     let frame = ethernet::Frame::new_checked(frame)?;
-    if frame.ethertype() != EtherType::IPV4 || frame.header_len() != ETHERNET {
-        return Err(Refused::NotIpv4);
+    match Family::of_ethertype(frame.ethertype()) {
+        Some(family) if frame.header_len() == ETHERNET => read(family, frame.payload()),
+        _ => Err(Refused::NotIp),
     }
-    read(frame.payload())
 }
 
-/// The Ethernet address of a frame's sender.
-pub fn source_mac(frame: &[u8]) -> Option<MacAddress> {
+/// The Ethernet addresses of a frame's sender and receiver.
+pub fn macs(frame: &[u8]) -> Option<(MacAddress, MacAddress)> {
     let frame = ethernet::Frame::new_checked(frame).ok()?;
-    Some(frame.source())
+    Some((frame.source(), frame.destination()))
 }
 
 /// An ESP packet within a frame; nothing in it is authentic.
@@ -244,11 +316,11 @@ pub fn find_esp(frame: &[u8], ip: &Ip) -> Result<Option<EspAt>, Refused> {
     }))
 }
 
-/// Takes one from the TTL of a frame's packet, which has more than one.
+/// Takes one from the TTL or hop limit of a frame's packet, which has more than one.
 #[inline]
 pub fn decrement_ttl(frame: &mut [u8]) {
     if let Some(packet) = frame.get_mut(ETHERNET..) {
-        ipv4::decrement_ttl(packet);
+        ip::decrement_ttl(packet);
     }
 }
 
@@ -256,23 +328,26 @@ pub fn decrement_ttl(frame: &mut [u8]) {
 #[inline]
 pub fn set_ecn(frame: &mut [u8], ecn: Ecn) {
     if let Some(packet) = frame.get_mut(ETHERNET..) {
-        ipv4::set_ecn(packet, ecn);
+        ip::set_ecn(packet, ecn);
     }
 }
 
 /// Lowers the MSS that a frame's SYN announces to what an inner packet of `mtu` bytes holds. Gives whether it did.
 #[cold]
 pub fn clamp_mss(frame: &mut [u8], ip: &Ip, mtu: u16) -> bool {
+    // RFC 9293 3.7.1: the MSS leaves out both headers, but not their options.
+    let headers = (ip.family().header_len() + tcp::HEADER_LEN) as u16;
     frame
         .get_mut(ETHERNET + ip.header..ETHERNET + ip.length)
-        .and_then(|segment| tcp::clamp_mss(segment, mtu.saturating_sub(IP_AND_TCP)))
+        .and_then(|segment| tcp::clamp_mss(segment, mtu.saturating_sub(headers)))
         .is_some()
 }
 
-/// Writes the Ethernet header towards a next hop.
+/// Writes the Ethernet header of a packet of this family towards a next hop.
 #[inline]
-pub fn write_ethernet(frame: &mut [u8], next_hop: &NextHop) {
-    let header = ethernet::Repr::untagged(next_hop.destination, next_hop.source, EtherType::IPV4);
+pub fn write_ethernet(frame: &mut [u8], next_hop: &NextHop, family: Family) {
+    let ethertype = family.ethertype();
+    let header = ethernet::Repr::untagged(next_hop.destination, next_hop.source, ethertype);
     // Every frame that can be sent has room for it.
     let _ = header.emit(frame);
 }
@@ -294,7 +369,19 @@ fn write_other_iv(space: &mut [u8], iv: &[u8]) {
     }
 }
 
-/// Writes a fragment as an inner packet: where it would lie had it been received.
+/// Fills in the checksum of the UDP datagram `at` a place in a packet of IPv6.
+#[cold]
+pub fn fill_udp_checksum(packet: &mut [u8], at: usize) {
+    let Ok(view) = ipv6::Packet::new_checked(packet) else {
+        return;
+    };
+    let (source, destination) = (view.source(), view.destination());
+    if let Some(datagram) = packet.get_mut(at..) {
+        udp::fill_checksum_v6(datagram, source, destination);
+    }
+}
+
+/// Writes a fragment as a packet: where it would lie had it been received.
 #[cold]
 pub fn write_fragment(frame: &mut TxFrame, header: &[u8], payload: &[u8]) {
     let space = frame.get_mut(ETHERNET..).unwrap_or_default();
@@ -306,14 +393,15 @@ pub fn write_fragment(frame: &mut TxFrame, header: &[u8], payload: &[u8]) {
 /// Why what an SA in tunnel mode brought is no packet: it is of transport mode, or of nothing that we carry.
 #[cold]
 pub fn not_of_tunnel_mode(next: Protocol) -> Counter {
-    if next.has_ports() || next == Protocol::ICMP {
+    if next.has_ports() || matches!(next, Protocol::ICMP | Protocol::ICMPV6) {
         Counter::InStateModeError
     } else {
         Counter::InNextHeader
     }
 }
 
-/// The outer header of a packet in tunnel mode (RFC 4301 5.1.2.1).
+/// The outer header of a packet in tunnel mode (RFC 4301 5.1.2.1), on a path of this MTU. `None` for an SA between the
+/// families, which is never installed.
 #[inline]
 pub fn tunnel_header(
     sa: &OutboundSa,
@@ -321,8 +409,10 @@ pub fn tunnel_header(
     identification: u16,
     protocol: Protocol,
     payload: u16,
-) -> ipv4::Repr {
-    ipv4::Repr {
+    path_mtu: u16,
+) -> Option<ip::Repr> {
+    let total = Family::of(sa.local).header_len() + usize::from(payload);
+    let marks = Marks {
         dscp: if sa.copy_dscp {
             inner.dscp
         } else {
@@ -332,25 +422,28 @@ pub fn tunnel_header(
         // encapsulating IP header by copying the two-bit ECN field of the incoming IP header."
         ecn: inner.ecn,
         identification,
-        dont_fragment: match sa.df {
-            DfPolicy::Copy => inner.dont_fragment,
-            DfPolicy::Set => true,
-            DfPolicy::Clear => false,
-        },
-        ..ipv4::Repr::new(sa.local, sa.remote, protocol, payload)
-    }
+        dont_fragment: total <= usize::from(path_mtu)
+            && match sa.df {
+                DfPolicy::Copy => inner.dont_fragment,
+                DfPolicy::Set => true,
+                DfPolicy::Clear => false,
+            },
+        flow_label: esp::flow_label(sa.spi),
+    };
+    ip::Repr::new(sa.local, sa.remote, protocol, payload, marks)
 }
 
 /// The headers around a sealed packet.
 #[derive(Debug)]
 pub struct Outer {
-    ip: ipv4::Repr,
+    ip: ip::Repr,
     udp: Option<udp::Repr>,
     esp: esp_wire::Repr,
 }
 
 impl Outer {
-    /// The headers of a packet through this SA, whose inner packet has this header and this length.
+    /// The headers of a packet through this SA, whose inner packet has this header and this length, on a path of this MTU.
+    /// `None` for an SA between the families, which is never installed.
     #[inline]
     pub fn new(
         sa: &OutboundSa,
@@ -358,15 +451,16 @@ impl Outer {
         length: usize,
         identification: u16,
         sequence: u32,
-    ) -> Self {
-        // Within the port's MTU, and so within 16 bits.
+        path_mtu: u16,
+    ) -> Option<Self> {
+        // Within the port's MTU, or IPv6's least, and so within 16 bits.
         let total = sa.shape.outer_len(length);
-        let payload = (total - esp::OUTER_IPV4) as u16;
+        let payload = (total - Family::of(sa.local).header_len()) as u16;
         let protocol = match sa.encapsulation {
             Some(_) => Protocol::UDP,
             None => Protocol::ESP,
         };
-        let ip = tunnel_header(sa, inner, identification, protocol, payload);
+        let ip = tunnel_header(sa, inner, identification, protocol, payload, path_mtu)?;
         let udp = sa.encapsulation.map(|ports| udp::Repr {
             source_port: ports.local,
             destination_port: ports.remote,
@@ -376,21 +470,21 @@ impl Outer {
             spi: esp_wire::Spi(sa.spi),
             sequence,
         };
-        Self { ip, udp, esp }
+        Some(Self { ip, udp, esp })
     }
 
     /// Writes all headers, Ethernet's included, but not the IV, and gives the length of the frame's packet.
     #[inline]
     pub fn write(&self, frame: &mut [u8], next_hop: &NextHop) -> Option<usize> {
-        write_ethernet(frame, next_hop);
+        write_ethernet(frame, next_hop, self.ip.family());
         let mut rest = frame.get_mut(ETHERNET..)?;
         self.ip.emit(rest).ok()?;
-        rest = rest.get_mut(esp::OUTER_IPV4..)?;
+        rest = rest.get_mut(self.ip.header_len()..)?;
         if let Some(udp) = &self.udp {
             udp.emit(rest).ok()?;
             rest = rest.get_mut(esp::UDP..)?;
         }
         self.esp.emit(rest).ok()?;
-        Some(ETHERNET + esp::OUTER_IPV4 + usize::from(self.ip.payload_len))
+        Some(ETHERNET + self.ip.header_len() + usize::from(self.ip.payload_len()))
     }
 }

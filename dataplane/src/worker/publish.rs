@@ -37,8 +37,8 @@ fn inbound_news(sa: &InboundSa) -> (SaState, SaStatistics) {
         packets: sa.usage.packets(),
         bytes: sa.usage.bytes(),
         sequence: sa.window.highest(),
-        replays: sa.replayed,
-        forged: sa.forged,
+        replays: sa.cold.replayed,
+        forged: sa.cold.forged,
         last_used_ms: sa.used_ms,
     };
     (state(sa.expired, sa.announced.soft_lifetime), statistics)

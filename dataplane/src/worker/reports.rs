@@ -6,7 +6,7 @@
 use super::limit::TokenBucket;
 use esplanade_channel::{Event, PolicyId, PortId, SaId};
 use esplanade_ipsec::selector::Flow;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Acquire and neighbour events a second, and at once.
 const PER_SECOND: u64 = 100;
@@ -27,7 +27,7 @@ pub trait EventSink {
 pub struct Reports {
     acquires: TokenBucket,
     neighbors: TokenBucket,
-    asked: [(u8, Ipv4Addr, u64); ASKED],
+    asked: [(u8, IpAddr, u64); ASKED],
 }
 
 impl Default for Reports {
@@ -35,7 +35,7 @@ impl Default for Reports {
         Self {
             acquires: TokenBucket::new(PER_SECOND, AT_ONCE),
             neighbors: TokenBucket::new(PER_SECOND, AT_ONCE),
-            asked: [(0, Ipv4Addr::UNSPECIFIED, 0); ASKED],
+            asked: [(0, IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0); ASKED],
         }
     }
 }
@@ -73,10 +73,15 @@ impl Reports {
         &mut self,
         sink: &mut impl EventSink,
         port: u8,
-        address: Ipv4Addr,
+        address: IpAddr,
         now_ms: u64,
     ) {
-        let hash = address.to_bits().wrapping_mul(0x9e37_79b1) ^ u32::from(port);
+        let bits = match address {
+            IpAddr::V4(address) => address.to_bits(),
+            // Hosts of a network differ in the low half.
+            IpAddr::V6(address) => address.to_bits() as u32 ^ (address.to_bits() >> 32) as u32,
+        };
+        let hash = bits.wrapping_mul(0x9e37_79b1) ^ u32::from(port);
         let Some(asked) = self.asked.get_mut((hash >> 16) as usize % ASKED) else {
             return;
         };
@@ -88,7 +93,7 @@ impl Reports {
         }
         let event = Event::NeighborMissing {
             port: PortId(port),
-            address: address.into(),
+            address,
         };
         if sink.send(&event) {
             *asked = (port, address, now_ms);
@@ -104,7 +109,6 @@ pub fn sa_id(id: esplanade_ipsec::id::SaId) -> Option<SaId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::IpAddr;
 
     #[derive(Default)]
     struct Sent(Vec<Event>, bool);
@@ -150,7 +154,8 @@ mod tests {
     fn a_scan_of_neighbours_is_limited() {
         let (mut reports, mut sent) = (Reports::default(), Sent::default());
         for host in 0..10_000u32 {
-            reports.neighbor_missing(&mut sent, 0, Ipv4Addr::from(0x0a00_0000 + host), 0);
+            let address = Ipv4Addr::from(0x0a00_0000 + host).into();
+            reports.neighbor_missing(&mut sent, 0, address, 0);
         }
         assert_eq!(sent.0.len() as u64, AT_ONCE);
     }

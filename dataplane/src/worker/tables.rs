@@ -21,8 +21,8 @@ use esplanade_ipsec::{
     sequence::OutboundSequence,
     spd::{Action, Policy, PolicyId, Spd, SpdFull, UnknownPolicy},
 };
-use esplanade_wire::ethernet::MacAddress;
-use std::net::{IpAddr, Ipv4Addr};
+use esplanade_wire::{ethernet::MacAddress, ip::Family};
+use std::net::IpAddr;
 
 /// The policies that every worker has room for. Where there may be more SAs, there is one for each pair of them.
 pub const MAX_POLICIES: usize = 16_384;
@@ -56,6 +56,11 @@ impl Tables {
             me,
             engine,
         }
+    }
+
+    /// The worker whose tables these are.
+    pub fn worker(&self) -> u16 {
+        self.me
     }
 
     /// Obeys one command.
@@ -93,25 +98,24 @@ impl Tables {
             } => {
                 let route = Route {
                     port: port.map(|port| port.0),
-                    gateway: gateway.map(v4).transpose()?,
+                    gateway: *gateway,
                     mtu: *mtu,
                     unreachable: *unreachable,
                 };
                 self.fib
-                    .set_route(v4(prefix.address())?, prefix.length(), route)
+                    .set_route(prefix.address(), prefix.length(), route)
                     .map_err(fib_full)
             }
             Command::RemoveRoute { prefix } => {
-                self.fib
-                    .remove_route(v4(prefix.address())?, prefix.length());
+                self.fib.remove_route(prefix.address(), prefix.length());
                 Ok(())
             }
             Command::SetNeighbor { port, address, mac } => self
                 .fib
-                .set_neighbor(port.0, v4(*address)?, MacAddress(*mac))
+                .set_neighbor(port.0, *address, MacAddress(*mac))
                 .map_err(fib_full),
             Command::RemoveNeighbor { port, address } => {
-                self.fib.remove_neighbor(port.0, v4(*address)?);
+                self.fib.remove_neighbor(port.0, *address);
                 Ok(())
             }
             Command::SetPort {
@@ -119,13 +123,17 @@ impl Tables {
                 mac,
                 mtu,
                 address,
+                address_v6,
                 mss_clamp,
+                udp_checksum,
             } => {
                 let facts = PortFacts {
                     mac: MacAddress(*mac),
                     mtu: *mtu,
-                    address: *address,
+                    ipv4: *address,
+                    ipv6: *address_v6,
                     mss_clamp: *mss_clamp,
+                    udp_checksum: *udp_checksum,
                 };
                 let known = self.fib.set_port(port.0, facts);
                 known.then_some(()).ok_or(CommandError::NoSuchPort)
@@ -154,6 +162,7 @@ impl Tables {
         if self.outbound.locate(id) != (Whereabouts::Unknown { stale: false }) {
             return Err(CommandError::SlotTaken);
         }
+        check_families(sa.local, sa.remote)?;
         if sa.window > MAX_WINDOW {
             return Err(CommandError::WindowTooLarge);
         }
@@ -171,15 +180,13 @@ impl Tables {
                 shape,
                 ah,
                 mode: mode(sa.mode),
-                local: v4(sa.local)?,
+                local: sa.local,
                 policy: PolicyId(sa.policy.0),
                 exit_port: 0,
                 expired: false,
                 dirty: false,
                 announced: Announced::default(),
                 usage: Usage::new(&lifetime),
-                replayed: 0,
-                forged: 0,
                 used_ms: 0,
                 cold: Box::new(ColdSa {
                     protection,
@@ -192,6 +199,8 @@ impl Tables {
                     }),
                     lifetime,
                     label: *sa.label.bytes(),
+                    replayed: 0,
+                    forged: 0,
                 }),
             };
             Some((record, key))
@@ -209,6 +218,7 @@ impl Tables {
         if self.inbound.locate(id) != (Whereabouts::Unknown { stale: false }) {
             return Err(CommandError::SlotTaken);
         }
+        check_families(sa.local, sa.remote)?;
         let record = if self.is_for_us(sa.owner.0, self.outbound.locate(id)) {
             let Keyed {
                 key,
@@ -220,8 +230,8 @@ impl Tables {
             let record = OutboundSa {
                 sequence: OutboundSequence::new(sa.esn),
                 usage: Usage::new(&lifetime),
-                local: v4(sa.local)?,
-                remote: v4(sa.remote)?,
+                local: sa.local,
+                remote: sa.remote,
                 policy: PolicyId(sa.policy.0),
                 spi: sa.spi,
                 id,
@@ -230,6 +240,7 @@ impl Tables {
                 mode: mode(sa.mode),
                 tfc: tfc(sa.tfc),
                 encapsulation: sa.encapsulation.map(udp_ports),
+                udp_checksum: false,
                 next_hop_generation: 0,
                 next_hop: None,
                 path_mtu: sa.path_mtu,
@@ -253,6 +264,8 @@ impl Tables {
                     original: None,
                     lifetime,
                     label: *sa.label.bytes(),
+                    replayed: 0,
+                    forged: 0,
                 }),
             };
             Some((record, key))
@@ -274,8 +287,8 @@ impl Tables {
         let algorithm = transform::algorithm(sa.transform).ok_or(CommandError::NoSuchTransform)?;
         let engine = self.engine.or_best_for(algorithm);
         let key = OpeningKey::new(engine, algorithm, sa.key.as_bytes()).map_err(key_refusal)?;
-        let in_udp = sa.encapsulation.is_some();
-        Ok(Keyed::esp(Opener::Esp(key), algorithm, in_udp))
+        let shape = esp_shape(algorithm, sa.local, sa.encapsulation);
+        Ok(Keyed::esp(Opener::Esp(key), algorithm, shape))
     }
 
     /// What an outbound SA seals packets with.
@@ -287,8 +300,8 @@ impl Tables {
         let algorithm = transform::algorithm(sa.transform).ok_or(CommandError::NoSuchTransform)?;
         let engine = self.engine.or_best_for(algorithm);
         let key = SealingKey::new(engine, algorithm, sa.key.as_bytes()).map_err(key_refusal)?;
-        let in_udp = sa.encapsulation.is_some();
-        Ok(Keyed::esp(Sealer::Esp(key), algorithm, in_udp))
+        let shape = esp_shape(algorithm, sa.local, sa.encapsulation);
+        Ok(Keyed::esp(Sealer::Esp(key), algorithm, shape))
     }
 
     /// The key of an SA of AH, and how its headers are laid out in the outer address's family.
@@ -319,11 +332,11 @@ struct Keyed<K> {
 }
 
 impl<K> Keyed<K> {
-    fn esp(key: K, algorithm: Algorithm, in_udp: bool) -> Self {
+    fn esp(key: K, algorithm: Algorithm, shape: Shape) -> Self {
         Self {
             key,
             protection: Protection::Esp(algorithm),
-            shape: Shape::new(algorithm, in_udp),
+            shape,
             ah: None,
         }
     }
@@ -357,11 +370,18 @@ fn identifier(sa: channel::SaId) -> Result<SaId, CommandError> {
     SaId::new(sa.value()).ok_or(CommandError::Malformed)
 }
 
-fn v4(address: IpAddr) -> Result<Ipv4Addr, CommandError> {
-    match address {
-        IpAddr::V4(address) => Ok(address),
-        IpAddr::V6(_) => Err(CommandError::AddressFamily),
-    }
+/// Both outer addresses are of one family.
+fn check_families(local: IpAddr, remote: IpAddr) -> Result<(), CommandError> {
+    let same = Family::of(local) == Family::of(remote);
+    same.then_some(()).ok_or(CommandError::AddressFamily)
+}
+
+fn esp_shape(
+    algorithm: Algorithm,
+    local: IpAddr,
+    encapsulation: Option<channel::UdpPorts>,
+) -> Shape {
+    Shape::new(algorithm, Family::of(local), encapsulation.is_some())
 }
 
 fn key_refusal(error: KeyError) -> CommandError {

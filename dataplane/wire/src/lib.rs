@@ -11,7 +11,8 @@ pub mod checksum;
 mod ecn;
 pub mod esp;
 pub mod ethernet;
-pub mod icmpv4;
+pub mod icmp;
+pub mod ip;
 pub mod ipv4;
 pub mod ipv6;
 mod protocol;
@@ -45,6 +46,8 @@ pub enum Malformed {
         /// What there is.
         found: usize,
     },
+    /// There are too many extension headers, or they are in an order that RFC 8200 4.1 forbids.
+    ExtensionHeaders,
 }
 
 impl fmt::Display for Malformed {
@@ -61,6 +64,7 @@ impl fmt::Display for Malformed {
             Self::Length { stated, found } => {
                 write!(f, "the length field says {stated}, there are {found} bytes")
             }
+            Self::ExtensionHeaders => f.write_str("too many extension headers, or out of order"),
         }
     }
 }

@@ -43,6 +43,15 @@ impl Protocol {
     pub const fn has_ports(self) -> bool {
         matches!(self, Self::TCP | Self::UDP | Self::SCTP | Self::UDP_LITE)
     }
+
+    /// Whether it is an extension header of IPv6 that selectors look behind (RFC 4301 4.4.1.1).
+    #[inline]
+    pub const fn is_extension(self) -> bool {
+        matches!(
+            self,
+            Self::HOP_BY_HOP | Self::ROUTING | Self::FRAGMENT | Self::DESTINATION_OPTIONS
+        )
+    }
 }
 
 impl fmt::Display for Protocol {

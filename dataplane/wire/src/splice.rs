@@ -4,6 +4,7 @@
 use crate::{
     Malformed, Protocol,
     checksum::{Sum, checksum, update_by},
+    ip::Family,
     ipv4, ipv6,
 };
 use core::net::IpAddr;
@@ -21,6 +22,19 @@ const V4_PROTOCOL: u16 = 9;
 const V6_NEXT_HEADER: u16 = 6;
 
 impl Place {
+    /// In a packet of either family, whose end may be missing.
+    ///
+    /// # Errors
+    ///
+    /// It is no IP, or its headers are not whole.
+    #[inline]
+    pub fn of(bytes: &[u8]) -> Result<Self, Malformed> {
+        match Family::of_packet(bytes) {
+            Some(Family::V6) => Self::in_ipv6(bytes),
+            _ => ipv4::Packet::new_quoted(bytes).map(|packet| Self::in_ipv4(&packet)),
+        }
+    }
+
     /// Where the header goes in an IPv4 packet: behind the options. The packet is a view that was checked.
     #[inline]
     pub fn in_ipv4(packet: &ipv4::Packet<'_>) -> Self {

@@ -1,6 +1,7 @@
 //! UDP headers (RFC 768), for ESP in UDP above all (RFC 3948).
 
-use crate::{Malformed, NoRoom, put, split_header};
+use crate::{Malformed, NoRoom, Protocol, checksum::Sum, put, split_header};
+use core::net::Ipv6Addr;
 
 /// The length of a header.
 pub const HEADER_LEN: usize = 8;
@@ -105,6 +106,29 @@ impl Repr {
     }
 }
 
+/// Fills in the checksum of a datagram between these addresses, whose field is zero. `None`, and nothing changed, when this is
+/// no datagram.
+///
+/// RFC 8200 8.1: "if that computation yields a result of zero, it must be changed to hex FFFF for placement in the UDP header."
+#[inline]
+pub fn fill_checksum_v6(
+    datagram: &mut [u8],
+    source: Ipv6Addr,
+    destination: Ipv6Addr,
+) -> Option<()> {
+    let length = u32::try_from(datagram.len()).ok()?;
+    let sum = Sum::pseudo_header_v6(source, destination, Protocol::UDP, length)
+        .add_bytes(datagram)
+        .complement();
+    let header = datagram.first_chunk_mut::<HEADER_LEN>()?;
+    [header[6], header[7]] = if sum == 0 {
+        [0xff; 2]
+    } else {
+        sum.to_be_bytes()
+    };
+    Some(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,6 +162,32 @@ mod tests {
             prop_assert_eq!(datagram.payload(), &payload);
             prop_assert_eq!(datagram.checksum(), 0);
         }
+    }
+
+    proptest! {
+        #[test]
+        fn a_filled_checksum_is_right(
+            source: [u8; 16], destination: [u8; 16], payload in prop::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let (source, destination) = (source.into(), destination.into());
+            let repr = Repr { source_port: 4500, destination_port: 4500, payload_len: payload.len() as u16 };
+            let mut bytes = [&repr.bytes()[..], &payload].concat();
+            fill_checksum_v6(&mut bytes, source, destination).unwrap();
+            prop_assert_ne!(&bytes[6..8], &[0, 0]);
+            let length = bytes.len() as u32;
+            let sum = Sum::pseudo_header_v6(source, destination, Protocol::UDP, length).add_bytes(&bytes);
+            prop_assert_eq!(sum.complement(), 0);
+        }
+    }
+
+    #[test]
+    fn a_sum_of_zero_is_sent_as_its_other_form() {
+        let (a, b) = (Ipv6Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
+        // Twice the length, the protocol and the ports fill up to 0xffff.
+        let rest = 0xffff - 2 * 10 - 17;
+        let mut bytes = [0, 0, 0, 0, 0, 10, 0, 0, (rest >> 8) as u8, rest as u8];
+        fill_checksum_v6(&mut bytes, a, b).unwrap();
+        assert_eq!(bytes[6..8], [0xff, 0xff]);
     }
 
     #[test]

@@ -114,11 +114,13 @@ raw! {
     /// A port.
     RawPort {
         address: RawAddress,
+        address_v6: RawAddress,
         mtu: u16,
         mac: [u8; 6],
         port: u8,
         mss_clamp: u8,
-        reserved: [u8; 2],
+        udp_checksum: u8,
+        reserved: u8,
     }
 }
 
@@ -209,15 +211,19 @@ pub fn encode_command(command: &Command, words: &mut [u64; COMMAND_WORDS]) {
             mac,
             mtu,
             address,
+            address_v6,
             mss_clamp,
+            udp_checksum,
         } => {
             let record = RawPort {
                 address: RawAddress::optional(address.map(IpAddr::V4)),
+                address_v6: RawAddress::optional(address_v6.map(IpAddr::V6)),
                 mtu: *mtu,
                 mac: *mac,
                 port: port.0,
                 mss_clamp: (*mss_clamp).into(),
-                reserved: [0; 2],
+                udp_checksum: (*udp_checksum).into(),
+                reserved: 0,
             };
             put(words, &record);
             kind::SET_PORT
@@ -574,12 +580,19 @@ fn decode_port(raw: &RawPort) -> Option<Command> {
         Some(IpAddr::V4(address)) => Some(address),
         Some(IpAddr::V6(_)) => return None,
     };
+    let address_v6 = match raw.address_v6.get_optional()? {
+        None => None,
+        Some(IpAddr::V6(address)) => Some(address),
+        Some(IpAddr::V4(_)) => return None,
+    };
     Some(Command::SetPort {
         port: PortId(raw.port),
         mac: raw.mac,
         mtu: raw.mtu,
         address,
+        address_v6,
         mss_clamp: flag(raw.mss_clamp)?,
+        udp_checksum: flag(raw.udp_checksum)?,
     })
 }
 

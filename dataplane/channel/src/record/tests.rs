@@ -201,15 +201,17 @@ fn command() -> impl Strategy<Value = Command> {
             .prop_map(|(port, address, mac)| Command::SetNeighbor { port, address, mac }),
         (port_id(), any::<IpAddr>())
             .prop_map(|(port, address)| Command::RemoveNeighbor { port, address }),
-        (port, any::<bool>()).prop_map(|((port, mac, mtu, address), mss_clamp)| {
-            Command::SetPort {
+        (port, any::<Option<Ipv6Addr>>(), any::<[bool; 2]>()).prop_map(
+            |((port, mac, mtu, address), address_v6, [mss_clamp, udp_checksum])| Command::SetPort {
                 port,
                 mac,
                 mtu,
                 address,
+                address_v6,
                 mss_clamp,
+                udp_checksum,
             }
-        }),
+        ),
         Just(Command::BeginSync),
         Just(Command::EndSync),
         any::<IpAddr>().prop_map(|address| Command::SetLocalAddress { address }),

@@ -1,7 +1,8 @@
 //! An exact-match cache from flows to decisions, in front of the SPD's classifier.
 //!
-//! Two entries share a cache line and form a set. An entry carries the generation of the policies under which
-//! it was made; one of another generation never matches, so a change of policy empties the cache at once.
+//! Each family has a table of its own, because a flow of IPv6 takes twice the room. Two entries lie side by side and form a
+//! set, for IPv4 in one cache line. An entry carries the generation of the policies under which it was made; one of another
+//! generation never matches, so a change of policy empties the cache at once.
 
 use crate::selector::FlowKey;
 use esplanade_crypto::prefetch;
@@ -16,82 +17,106 @@ pub(crate) struct Verdict {
     pub(crate) whose: [u32; 2],
 }
 
+/// What tells a flow from all others of its family.
+trait Key: Copy + Eq {
+    const ZERO: Self;
+
+    /// 64 bits of it, mixed with a secret.
+    fn mix(self, seed: u64) -> u64;
+}
+
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+impl Key for u128 {
+    const ZERO: Self = 0;
+
+    #[inline]
+    fn mix(self, seed: u64) -> u64 {
+        (self as u64 ^ seed).wrapping_mul(GOLDEN) ^ ((self >> 64) as u64).wrapping_mul(seed)
+    }
+}
+
+impl Key for [u64; 5] {
+    const ZERO: Self = [0; 5];
+
+    #[inline]
+    fn mix(self, seed: u64) -> u64 {
+        self.into_iter().fold(seed, |mixed, word| {
+            let product = u128::from(mixed ^ word) * u128::from(GOLDEN ^ seed << 1);
+            (product >> 64) as u64 ^ product as u64
+        })
+    }
+}
+
 /// One remembered decision.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(32))]
-struct Entry {
-    key: u128,
+struct Entry<K> {
+    key: K,
     /// 0 is no generation: an empty entry.
     generation: u32,
     verdict: Verdict,
 }
 
-const _: () = assert!(size_of::<[Entry; 2]>() == 64);
+const _: () = assert!(size_of::<[Entry<u128>; 2]>() == 64);
+const _: () = assert!(size_of::<[Entry<[u64; 5]>; 2]>() == 128);
 
-const EMPTY: Entry = Entry {
-    key: 0,
-    generation: 0,
-    verdict: Verdict {
-        what: 0,
-        whose: [0; 2],
-    },
-};
-
-/// A flow, and the set that it belongs into.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
-    key: FlowKey,
-    index: usize,
+impl<K: Key> Entry<K> {
+    const EMPTY: Self = Self {
+        key: K::ZERO,
+        generation: 0,
+        verdict: Verdict {
+            what: 0,
+            whose: [0; 2],
+        },
+    };
 }
 
-/// The cache. Sets are found by a keyed multiplicative hash.
+/// The flows of one family. Sets are found by a keyed multiplicative hash.
 #[derive(Debug)]
-pub(crate) struct FlowCache {
-    sets: Box<[[Entry; 2]]>,
+struct Table<K> {
+    sets: Box<[[Entry<K>; 2]]>,
     seed: u64,
 }
 
-impl FlowCache {
-    /// Room for some `flows` flows; `seed` keeps senders from choosing flows that collide.
-    pub(crate) fn new(flows: usize, seed: u64) -> Self {
+impl<K: Key> Table<K> {
+    fn new(flows: usize, seed: u64) -> Self {
         let sets = flows.div_ceil(2).next_power_of_two().max(2);
         Self {
-            sets: vec![[EMPTY; 2]; sets].into_boxed_slice(),
+            sets: vec![[Entry::EMPTY; 2]; sets].into_boxed_slice(),
             seed: seed | 1,
         }
     }
 
-    /// Where a flow is remembered, if it is. Asks for that cache line.
     #[inline]
-    pub(crate) fn find(&self, key: FlowKey) -> Place {
-        let mixed = (key.0 as u64 ^ self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            ^ ((key.0 >> 64) as u64).wrapping_mul(self.seed);
+    fn find(&self, key: K) -> Spot<K> {
+        let mixed = key.mix(self.seed);
         let hash = (u128::from(mixed) * u128::from(self.seed)) ^ u128::from(mixed >> 29);
         let index = ((hash >> 64) as u64 ^ hash as u64) as usize & (self.sets.len() - 1);
         if let Some(set) = self.sets.get(index) {
             prefetch(set);
         }
-        Place { key, index }
+        // As many sets as flows are asked for, which is far below 2^32.
+        let index = index as u32;
+        Spot { key, index }
     }
 
-    /// The decision made for this flow under this generation.
     #[inline]
-    pub(crate) fn get(&self, place: Place, generation: u32) -> Option<Verdict> {
+    fn get(&self, spot: Spot<K>, generation: u32) -> Option<Verdict> {
         self.sets
-            .get(place.index)?
+            .get(spot.index as usize)?
             .iter()
-            .find(|entry| entry.generation == generation && entry.key == place.key.0)
+            .find(|entry| entry.generation == generation && entry.key == spot.key)
             .map(|entry| entry.verdict)
     }
 
-    /// Remembers a decision, in place of a stale one of its set or else of the older one.
-    pub(crate) fn insert(&mut self, place: Place, generation: u32, verdict: Verdict) {
+    fn insert(&mut self, spot: Spot<K>, generation: u32, verdict: Verdict) {
         let entry = Entry {
-            key: place.key.0,
+            key: spot.key,
             generation,
             verdict,
         };
-        if let Some([first, second]) = self.sets.get_mut(place.index) {
+        if let Some([first, second]) = self.sets.get_mut(spot.index as usize) {
             if first.generation == generation {
                 *second = *first;
             }
@@ -99,9 +124,71 @@ impl FlowCache {
         }
     }
 
+    fn clear(&mut self) {
+        self.sets.fill([Entry::EMPTY; 2]);
+    }
+}
+
+/// A flow, and the set that it belongs into.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spot<K> {
+    key: K,
+    index: u32,
+}
+
+/// Where a flow is remembered, if it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Place {
+    V4(Spot<u128>),
+    V6(Spot<[u64; 5]>),
+}
+
+/// The cache.
+#[derive(Debug)]
+pub(crate) struct FlowCache {
+    v4: Table<u128>,
+    v6: Table<[u64; 5]>,
+}
+
+impl FlowCache {
+    /// Room for some `flows` flows of each family; `seed` keeps senders from choosing flows that collide.
+    pub(crate) fn new(flows: usize, seed: u64) -> Self {
+        Self {
+            v4: Table::new(flows, seed),
+            v6: Table::new(flows, seed),
+        }
+    }
+
+    /// Where a flow is remembered, if it is. Asks for that memory.
+    #[inline]
+    pub(crate) fn find(&self, key: FlowKey) -> Place {
+        match key {
+            FlowKey::V4(key) => Place::V4(self.v4.find(key)),
+            FlowKey::V6(key) => Place::V6(self.v6.find(key)),
+        }
+    }
+
+    /// The decision made for this flow under this generation.
+    #[inline]
+    pub(crate) fn get(&self, place: Place, generation: u32) -> Option<Verdict> {
+        match place {
+            Place::V4(spot) => self.v4.get(spot, generation),
+            Place::V6(spot) => self.v6.get(spot, generation),
+        }
+    }
+
+    /// Remembers a decision, in place of a stale one of its set or else of the older one.
+    pub(crate) fn insert(&mut self, place: Place, generation: u32, verdict: Verdict) {
+        match place {
+            Place::V4(spot) => self.v4.insert(spot, generation, verdict),
+            Place::V6(spot) => self.v6.insert(spot, generation, verdict),
+        }
+    }
+
     /// Forgets everything: for the day that generations start over.
     pub(crate) fn clear(&mut self) {
-        self.sets.fill([EMPTY; 2]);
+        self.v4.clear();
+        self.v6.clear();
     }
 }
 
@@ -116,26 +203,40 @@ mod tests {
         }
     }
 
+    /// A key of each family.
+    fn keys(flow: u64) -> [FlowKey; 2] {
+        let v4 = FlowKey::V4(u128::from(flow) << 64 | 0x10000);
+        [v4, FlowKey::V6([1, flow, 2, 0, 0x11_0001])]
+    }
+
     #[test]
     fn another_generation_never_matches() {
         let mut cache = FlowCache::new(64, 7);
-        let (five, six) = (cache.find(FlowKey(5)), cache.find(FlowKey(6)));
-        cache.insert(five, 1, verdict(42));
-        assert_eq!(cache.get(five, 1), Some(verdict(42)));
-        assert_eq!(cache.get(five, 2), None);
-        assert_eq!(cache.get(six, 1), None);
+        for (five, six) in keys(5).into_iter().zip(keys(6)) {
+            let (five, six) = (cache.find(five), cache.find(six));
+            cache.insert(five, 1, verdict(42));
+            assert_eq!(cache.get(five, 1), Some(verdict(42)));
+            assert_eq!(cache.get(five, 2), None);
+            assert_eq!(cache.get(six, 1), None);
+        }
+        cache.clear();
+        for key in keys(5) {
+            assert_eq!(cache.get(cache.find(key), 1), None);
+        }
     }
 
     #[test]
     fn most_flows_are_kept() {
-        let mut cache = FlowCache::new(4096, 99);
-        let place = |cache: &FlowCache, flow: u128| cache.find(FlowKey(flow << 64 | 0x10000));
-        for flow in 0..1000u128 {
-            cache.insert(place(&cache, flow), 1, verdict(flow as u32));
+        for family in [0, 1] {
+            let mut cache = FlowCache::new(4096, 99);
+            let place = |cache: &FlowCache, flow: u64| cache.find(keys(flow)[family]);
+            for flow in 0..1000 {
+                cache.insert(place(&cache, flow), 1, verdict(flow as u32));
+            }
+            let kept = (0..1000)
+                .filter(|flow| cache.get(place(&cache, *flow), 1) == Some(verdict(*flow as u32)))
+                .count();
+            assert!(kept > 900, "{kept}");
         }
-        let kept = (0..1000u128)
-            .filter(|flow| cache.get(place(&cache, *flow), 1) == Some(verdict(*flow as u32)))
-            .count();
-        assert!(kept > 900, "{kept}");
     }
 }

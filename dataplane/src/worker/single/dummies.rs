@@ -11,7 +11,8 @@ use super::{
 };
 use crate::port::Port;
 use esplanade_channel::Counter;
-use esplanade_ipsec::{esp, id::SaId, sad::Whereabouts};
+use esplanade_ipsec::{id::SaId, sad::Whereabouts};
+use esplanade_wire::{Protocol, ip::Family};
 
 /// Dummy packets sent in one round at most: after a sleep a worker does not make up for more.
 const A_ROUND: usize = 32;
@@ -142,10 +143,21 @@ fn emit<P: Port, E: EventSink>(core: &mut Core<P, E>, way: Way) {
             .algorithm()
             .has_unpredictable_iv()
             .then(|| draw_iv(&mut core.ivs));
-        let outer = packet::Outer::new(sa, &ip, length, identification, number.low());
+        let outer = packet::Outer::new(
+            sa,
+            &ip,
+            length,
+            identification,
+            number.low(),
+            way.next_hop.mtu,
+        )?;
         let written = outer.write(&mut target, &way.next_hop)?;
         let space = target.get_mut(ETHERNET + shape.head() - shape.iv()..written)?;
-        encrypt_into(sa, key, drawn, number, plaintext, esp::NEXT_NONE, space)?;
+        encrypt_into(sa, key, drawn, number, plaintext, Protocol::NONE, space)?;
+        if way.udp_checksum {
+            let packet = target.get_mut(ETHERNET..written)?;
+            packet::fill_udp_checksum(packet, Family::V6.header_len());
+        }
         Some(written)
     });
     core.discard(port, payload);

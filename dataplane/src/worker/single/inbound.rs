@@ -20,7 +20,7 @@ use esplanade_ipsec::{
 use esplanade_wire::{
     Protocol,
     ah::{Covered, Packet},
-    ipv4,
+    ip::Family,
     splice::{self, fix_checksum},
 };
 
@@ -87,7 +87,7 @@ fn verify<P: Port, E: EventSink>(
     };
     let extended = sa.window.is_extended();
     let headers = arrived.frame.get(ETHERNET..ETHERNET + ip.header);
-    let covered = Covered::ipv4(headers.unwrap_or_default()).map_err(|_| Counter::InHdrError)?;
+    let covered = Covered::of(headers.unwrap_or_default()).map_err(|_| Counter::InHdrError)?;
     let number = candidate.number();
     let key = core.tables.inbound.keys.get(place);
     let verdict = key.and_then(|key| key.ah()).map_or(Verdict::Forged, |key| {
@@ -116,7 +116,7 @@ fn hand_on<P: Port, E: EventSink>(
     };
     let (mode, policy, target_port) = (sa.mode, sa.policy, sa.exit_port);
     let front = match (mode, verified.next) {
-        (Mode::Tunnel, Protocol::IPV4) => 0,
+        (Mode::Tunnel, next) if Family::of_protocol(next).is_some() => 0,
         (Mode::Tunnel, next) => {
             return core.drop(arrived, packet::not_of_tunnel_mode(next));
         }
@@ -141,7 +141,8 @@ fn hand_on<P: Port, E: EventSink>(
     if mode == Mode::Transport {
         return deliver_transport(core, id, target, target_port, total, verified.next);
     }
-    let inner = target.get(ETHERNET..ETHERNET + total).map(packet::read);
+    let bytes = target.get(ETHERNET..ETHERNET + total).unwrap_or_default();
+    let inner = Family::of_protocol(verified.next).map(|family| packet::read(family, bytes));
     match inner {
         Some(Ok(inner)) => {
             let admitted = if covers(core, policy, &inner) {
@@ -181,7 +182,7 @@ pub fn esp<P: Port, E: EventSink>(core: &mut Core<P, E>, sealed: Sealed<'_>) {
         candidate,
         plaintext,
     } = sealed;
-    let Some(outer) = outer(arrived) else {
+    let Ok(outer) = packet::read_frame(&arrived.frame) else {
         return core.tally.one(Counter::InHdrError);
     };
     let records = &core.tables.inbound.records;
@@ -191,7 +192,7 @@ pub fn esp<P: Port, E: EventSink>(core: &mut Core<P, E>, sealed: Sealed<'_>) {
     else {
         return core.tally.one(Counter::InStateInvalid);
     };
-    let front = ETHERNET + outer.header_len();
+    let front = ETHERNET + outer.header;
     let Some(mut target) = core.allocate(target_port, front + plaintext) else {
         return;
     };
@@ -209,7 +210,7 @@ pub fn esp<P: Port, E: EventSink>(core: &mut Core<P, E>, sealed: Sealed<'_>) {
         let trailer = esp::check_trailer(text).map_err(|_| Counter::InTrailerError);
         account(core, id, place, trailer.map_or(0, |(payload, _)| payload));
         match trailer? {
-            (_, esp::NEXT_NONE) => Err(Counter::InDummy),
+            (_, Protocol::NONE) => Err(Counter::InDummy),
             opened => Ok(opened),
         }
     });
@@ -220,24 +221,21 @@ pub fn esp<P: Port, E: EventSink>(core: &mut Core<P, E>, sealed: Sealed<'_>) {
             return core.discard(target_port, target);
         }
     };
-    if let Some(space) = target.get_mut(ETHERNET..front) {
-        space.copy_from_slice(outer.header());
+    let headers = arrived.frame.get(ETHERNET..front);
+    if let (Some(space), Some(headers)) = (target.get_mut(ETHERNET..front), headers) {
+        space.copy_from_slice(headers);
     }
     if let (Some(original), Some(segment)) = (original, target.get_mut(front..front + payload)) {
-        undo_nat(Protocol(next), segment, original, &outer);
+        undo_nat(next, segment, original, &outer);
     }
-    let total = outer.header_len() + payload;
-    deliver_transport(core, id, target, target_port, total, Protocol(next));
-}
-
-fn outer(arrived: &Arrived) -> Option<ipv4::Packet<'_>> {
-    ipv4::Packet::new_checked(arrived.frame.get(ETHERNET..)?).ok()
+    let total = outer.header + payload;
+    deliver_transport(core, id, target, target_port, total, next);
 }
 
 /// RFC 3948 3.1.2: the checksum within was made over the addresses before the NAT.
-fn undo_nat(next: Protocol, segment: &mut [u8], original: Original, outer: &ipv4::Packet<'_>) {
+fn undo_nat(next: Protocol, segment: &mut [u8], original: Original, outer: &Ip) {
     let made = (original.remote, original.local);
-    let seen = (outer.source().into(), outer.destination().into());
+    let seen = (outer.source, outer.destination);
     fix_checksum(next, segment, made, seen);
 }
 
@@ -286,9 +284,10 @@ fn deliver_transport<P: Port, E: EventSink>(
     let inner = target
         .get_mut(ETHERNET..ETHERNET + total)
         .and_then(|bytes| {
-            let place = restore(bytes)?;
+            // The length in the header still counts what was taken out.
+            let place = splice::Place::of(bytes).ok()?;
             place.rewrite(bytes, next, total)?;
-            packet::read(bytes).ok()
+            packet::read(Family::of_packet(bytes)?, bytes).ok()
         });
     let policy = core.tables.inbound.get(id).map(|sa| sa.policy);
     match (inner, policy) {
@@ -337,10 +336,4 @@ fn deliver<P: Port, E: EventSink>(
             core.discard(target_port, target);
         }
     }
-}
-
-/// Where IPsec's header stood in a packet from which it was taken out, and whose length field still counts it.
-fn restore(bytes: &[u8]) -> Option<splice::Place> {
-    let packet = ipv4::Packet::new_quoted(bytes).ok()?;
-    Some(splice::Place::in_ipv4(&packet))
 }

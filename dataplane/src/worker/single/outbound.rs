@@ -18,7 +18,7 @@ use esplanade_wire::{
     Protocol,
     ah::Covered,
     esp::{self as esp_wire, Spi},
-    ipv4,
+    ip::Family,
     splice::Place,
     udp,
 };
@@ -148,19 +148,19 @@ fn protect<P: Port, E: EventSink>(core: &mut Core<P, E>, leaving: &Leaving<'_>) 
 fn total_len(sa: &OutboundSa, leaving: &Leaving<'_>) -> Option<usize> {
     let inner = leaving.inner;
     match (sa.ah, sa.mode) {
-        (Some(ah), Mode::Tunnel) => Some(esp::OUTER_IPV4 + ah.header_len() + inner.len()),
+        (Some(ah), Mode::Tunnel) => Some(outer_len(sa) + ah.header_len() + inner.len()),
         (Some(ah), Mode::Transport) => Some(ah.header_len() + inner.len()),
         (None, _) => {
-            let place = place(inner)?;
+            let place = Place::of(inner).ok()?;
             let payload = inner.len().checked_sub(place.at())?;
-            Some(place.at() + sa.shape.outer_len(payload) - esp::OUTER_IPV4)
+            Some(place.at() + sa.shape.outer_len(payload) - outer_len(sa))
         }
     }
 }
 
-fn place(inner: &[u8]) -> Option<Place> {
-    let packet = ipv4::Packet::new_checked(inner).ok()?;
-    Some(Place::in_ipv4(&packet))
+/// The length of an outer header.
+fn outer_len(sa: &OutboundSa) -> usize {
+    Family::of(sa.local).header_len()
 }
 
 /// Writes the packet into a space of its length, and gives the counter of its bytes.
@@ -200,19 +200,20 @@ fn authenticate(
     let total = space.len();
     let (at, next, payload) = match sa.mode {
         Mode::Tunnel => {
-            let payload = (total - esp::OUTER_IPV4) as u16;
+            let at = outer_len(sa);
             let header = packet::tunnel_header(
                 sa,
                 leaving.ip,
                 leaving.identification,
                 Protocol::AH,
-                payload,
-            );
+                (total - at) as u16,
+                leaving.way.next_hop.mtu,
+            )?;
             header.emit(space).ok()?;
-            (esp::OUTER_IPV4, Protocol::IPV4, leaving.inner)
+            (at, leaving.ip.family().protocol(), leaving.inner)
         }
         Mode::Transport => {
-            let place = place(leaving.inner)?;
+            let place = Place::of(leaving.inner).ok()?;
             let (headers, payload) = leaving.inner.split_at_checked(place.at())?;
             space.get_mut(..place.at())?.copy_from_slice(headers);
             place.rewrite(space, Protocol::AH, total)?;
@@ -223,7 +224,7 @@ fn authenticate(
     let (header, rest) = authenticated.split_at_mut_checked(shape.header_len())?;
     shape.write(header, next, Spi(sa.spi), number.low());
     (rest.len() == payload.len()).then(|| rest.copy_from_slice(payload))?;
-    let covered = Covered::ipv4(headers).ok()?;
+    let covered = Covered::of(headers).ok()?;
     ah::sign(key, shape, number, sa.extended, &covered, authenticated).ok()
 }
 
@@ -237,7 +238,7 @@ fn encrypt(
     space: &mut [u8],
 ) -> Option<()> {
     let total = space.len();
-    let place = place(leaving.inner)?;
+    let place = Place::of(leaving.inner).ok()?;
     let (headers, payload) = leaving.inner.split_at_checked(place.at())?;
     space.get_mut(..place.at())?.copy_from_slice(headers);
     let outer = match sa.encapsulation {
@@ -261,8 +262,11 @@ fn encrypt(
     };
     head.emit(rest).ok()?;
     let rest = rest.get_mut(esp::ESP..)?;
-    let next = place.next().0;
-    encrypt_into(sa, key, drawn, number, payload, next, rest)
+    encrypt_into(sa, key, drawn, number, payload, place.next(), rest)?;
+    if leaving.way.udp_checksum {
+        packet::fill_udp_checksum(space, place.at());
+    }
+    Some(())
 }
 
 /// Writes IV, ciphertext and ICV of one packet.
@@ -272,7 +276,7 @@ pub(super) fn encrypt_into(
     drawn: Option<esplanade_crypto::Iv>,
     number: SequenceNumber,
     payload: &[u8],
-    next: u8,
+    next: Protocol,
     space: &mut [u8],
 ) -> Option<()> {
     let aad = if sa.extended {
@@ -283,7 +287,7 @@ pub(super) fn encrypt_into(
     let iv = drawn.unwrap_or_else(|| number.into_iv());
     let (carried, out) = space.split_at_mut_checked(sa.shape.iv())?;
     packet::write_iv(carried, &iv, key.algorithm());
-    let trailer = sa.shape.trailer_of(payload.len(), next);
+    let trailer = sa.shape.trailer(payload.len(), next);
     let job = SealJob::new(key, iv, aad, payload, trailer, out).ok()?;
     seal_batch(&mut [job]);
     Some(())
@@ -297,7 +301,8 @@ fn transmit<P: Port, E: EventSink>(
     bytes: Counter,
 ) {
     let next_hop = &leaving.way.next_hop;
-    packet::write_ethernet(&mut target, next_hop);
+    let written = target.get(ETHERNET..).and_then(Family::of_packet);
+    packet::write_ethernet(&mut target, next_hop, written.unwrap_or(Family::V4));
     target.set_len(ETHERNET + total);
     if core.transmit(next_hop.port, target) {
         core.tally.one(Counter::OutPackets);

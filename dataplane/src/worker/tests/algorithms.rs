@@ -34,7 +34,7 @@ fn esp_at(tunnel: &Tunnel) -> usize {
 }
 
 fn shape(tunnel: &Tunnel) -> Shape {
-    Shape::new(tunnel.algorithm, tunnel.udp)
+    Shape::new(tunnel.algorithm, tunnel.outer, tunnel.udp)
 }
 
 #[test]

@@ -185,9 +185,11 @@ fn authentic_oddities_are_told_apart() {
     let spi = inbound_id(B).value();
     let greeting = greeting(A, B, 10);
     let short = &greeting[..30];
-    let cases: [(&[u8], &[u8], Counter); 7] = [
+    let cases: [(&[u8], &[u8], Counter); 8] = [
         (&greeting, &[1, 2, 2, 59], Counter::InDummy),
-        (&greeting, &[0, 41], Counter::InNextHeader),
+        (&greeting, &[0, 51], Counter::InNextHeader),
+        // IPv4 that claims to be IPv6.
+        (&greeting, &[0, 41], Counter::InTrailerError),
         (&greeting, &[0, 17], Counter::InStateModeError),
         (&greeting, &[1, 3, 2, 4], Counter::InTrailerError),
         (&greeting, &[200, 4], Counter::InTrailerError),

@@ -2,6 +2,8 @@
 
 mod algorithms;
 mod commands;
+mod extensions;
+mod families;
 mod handoff;
 mod held;
 mod hostile;
@@ -20,10 +22,11 @@ use esplanade_crypto::{Algorithm, Integrity};
 use esplanade_ipsec::sa::Protection;
 use esplanade_wire::{
     Protocol,
-    ethernet::{self, EtherType, MacAddress},
+    ethernet::{self, MacAddress},
+    ip::Family,
     ipv4, tcp, udp,
 };
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub const FRAMES: u32 = 256;
 pub const INSIDE: u8 = 0;
@@ -44,6 +47,24 @@ pub fn outer(site: u8) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, site)
 }
 
+/// A host behind a site, by its address in IPv6.
+pub fn host_v6(site: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, site.into(), 0, 0, 0, 0, 1)
+}
+
+/// A site's address on the wire, of either family.
+pub fn outer_of(family: Family, site: u8) -> IpAddr {
+    match family {
+        Family::V4 => outer(site).into(),
+        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, site.into()).into(),
+    }
+}
+
+/// The source of a gateway's errors in IPv6.
+pub fn gateway_v6(site: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, site.into(), 0, 0, 0, 0, 0xfe)
+}
+
 pub fn gateway_mac(site: u8, port: u8) -> MacAddress {
     MacAddress([2, 0, 0, 0, site, port])
 }
@@ -62,6 +83,8 @@ pub struct Tunnel {
     pub tfc: Tfc,
     pub original: Option<Original>,
     pub esn: bool,
+    /// The family of the outer addresses; inside are both.
+    pub outer: Family,
     pub udp: bool,
     pub window: u32,
     pub lifetime: Lifetime,
@@ -80,6 +103,7 @@ impl Default for Tunnel {
             tfc: Tfc::default(),
             original: None,
             esn: true,
+            outer: Family::V4,
             udp: false,
             window: 1024,
             lifetime: Lifetime::default(),
@@ -112,6 +136,26 @@ pub fn outbound_id(site: u8) -> SaId {
 }
 
 pub const POLICY: PolicyId = PolicyId(7 << 8);
+/// The same child's pair of IPv6 prefixes.
+pub const POLICY_V6: PolicyId = PolicyId(POLICY.0 + 0x60);
+
+pub fn prefix_v6(site: u8) -> Selector {
+    let net = Ipv6Addr::new(0x2001, 0xdb8, site.into(), 0, 0, 0, 0, 0);
+    Selector {
+        first: net.into(),
+        last: Ipv6Addr::from(net.to_bits() | u128::MAX >> 48).into(),
+        ports: (0, u16::MAX),
+    }
+}
+
+pub fn protect_v6(site: u8, peer: u8) -> Policy {
+    Policy {
+        id: POLICY_V6,
+        local: prefix_v6(site),
+        remote: prefix_v6(peer),
+        ..protect(site, peer)
+    }
+}
 
 pub fn prefix(site: u8) -> Selector {
     Selector {
@@ -200,29 +244,34 @@ impl Gateway {
                 mac: gateway_mac(site, port).0,
                 mtu: 1500,
                 address: Some(Ipv4Addr::new(10, site, 0, 254)),
+                address_v6: Some(gateway_v6(site)),
                 mss_clamp: true,
+                udp_checksum: true,
             })
             .into();
-        let route = |net: Ipv4Addr, length, port| Command::SetRoute {
-            prefix: Prefix::new(net.into(), length).unwrap(),
+        let route = |net: IpAddr, length, port| Command::SetRoute {
+            prefix: Prefix::new(net, length).unwrap(),
             port: Some(PortId(port)),
             gateway: None,
             mtu: 0,
             unreachable: false,
         };
-        commands.push(route(host(site), 16, INSIDE));
-        commands.push(route(outer(0), 24, OUTSIDE));
-        commands.push(Command::SetNeighbor {
-            port: PortId(INSIDE),
-            address: host(site).into(),
-            mac: host_mac(site).0,
-        });
+        commands.push(route(host(site).into(), 16, INSIDE));
+        commands.push(route(host_v6(site).into(), 48, INSIDE));
+        commands.push(route(outer(0).into(), 24, OUTSIDE));
+        commands.push(route(outer_of(Family::V6, 0), 64, OUTSIDE));
+        let neighbor = |port, address, mac: MacAddress| Command::SetNeighbor {
+            port: PortId(port),
+            address,
+            mac: mac.0,
+        };
+        commands.push(neighbor(INSIDE, host(site).into(), host_mac(site)));
+        commands.push(neighbor(INSIDE, host_v6(site).into(), host_mac(site)));
         for peer in [A, B] {
-            commands.push(Command::SetNeighbor {
-                port: PortId(OUTSIDE),
-                address: outer(peer).into(),
-                mac: gateway_mac(peer, OUTSIDE).0,
-            });
+            for family in Family::ALL {
+                let address = outer_of(family, peer);
+                commands.push(neighbor(OUTSIDE, address, gateway_mac(peer, OUTSIDE)));
+            }
         }
         commands
     }
@@ -256,8 +305,8 @@ impl Gateway {
                 key: key(peer),
                 esn: tunnel.esn,
                 window: tunnel.window,
-                local: outer(self.site).into(),
-                remote: outer(peer).into(),
+                local: outer_of(tunnel.outer, self.site),
+                remote: outer_of(tunnel.outer, peer),
                 encapsulation,
                 mode: tunnel.mode,
                 original: tunnel.original,
@@ -272,8 +321,8 @@ impl Gateway {
                 transform,
                 key: key(self.site),
                 esn: tunnel.esn,
-                local: outer(self.site).into(),
-                remote: outer(peer).into(),
+                local: outer_of(tunnel.outer, self.site),
+                remote: outer_of(tunnel.outer, peer),
                 encapsulation,
                 mode: tunnel.mode,
                 tfc: tunnel.tfc,
@@ -285,6 +334,7 @@ impl Gateway {
                 label: Label::new("site/lan"),
             }),
             Command::SelectOutbound { policy: POLICY, sa },
+            Command::SetPolicy(protect_v6(self.site, peer)),
         ]
     }
 
@@ -397,9 +447,11 @@ pub fn pair(tunnel: &Tunnel) -> (Gateway, Gateway) {
     (a, b)
 }
 
+/// A frame with a packet of either family.
 pub fn frame(from: MacAddress, to: MacAddress, packet: &[u8]) -> Vec<u8> {
     let mut frame = vec![0; 14];
-    ethernet::Repr::untagged(to, from, EtherType::IPV4)
+    let family = Family::of_packet(packet).unwrap_or(Family::V4);
+    ethernet::Repr::untagged(to, from, family.ethertype())
         .emit(&mut frame)
         .unwrap();
     frame.extend(packet);

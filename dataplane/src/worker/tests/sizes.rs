@@ -1,10 +1,10 @@
 //! Packets that do not fit: ICMP, fragments, TCP's segment size; and packets that have lived long enough.
 
 use super::*;
-use esplanade_wire::icmpv4;
+use esplanade_wire::icmp;
 
 /// The ICMP error that waits at the inside, and what it is about.
-fn answer(gateway: &mut Gateway) -> (icmpv4::Error, Vec<u8>) {
+fn answer(gateway: &mut Gateway) -> (icmp::Error, Vec<u8>) {
     let frames = drain(&mut gateway.inside[0]);
     assert_eq!(frames.len(), 1);
     let header = ethernet::Frame::new_checked(&frames[0]).unwrap();
@@ -13,8 +13,8 @@ fn answer(gateway: &mut Gateway) -> (icmpv4::Error, Vec<u8>) {
     let outside = ip(&frames[0]);
     assert_eq!(outside.source(), Ipv4Addr::new(10, gateway.site, 0, 254));
     assert_eq!(outside.destination(), host(gateway.site));
-    let message = icmpv4::Message::new_checked(outside.payload()).unwrap();
-    assert!(message.checksum_is_right());
+    let message = icmp::Message::new_checked(Family::V4, outside.payload()).unwrap();
+    assert!(message.checksum_is_right(outside.source().into(), outside.destination().into()));
     let (error, quoted) = message.error().unwrap().unwrap();
     (error, quoted.as_bytes().to_vec())
 }
@@ -30,7 +30,7 @@ fn too_big_with_df_is_answered_with_the_mtu_of_the_tunnel() {
         let big = greeting(A, B, usize::from(mtu) - 28 + 1);
         assert!(a.protect(std::slice::from_ref(&big)).is_empty());
         let (error, quoted) = answer(&mut a);
-        assert_eq!(error, icmpv4::Error::FragmentationNeeded { mtu });
+        assert_eq!(error, icmp::Error::TooBig { mtu });
         assert_eq!(quoted, big[..quoted.len()]);
         let fits = a.protect(&[greeting(A, B, usize::from(mtu) - 28)]);
         assert_eq!(b.unprotect(&fits).len(), 1);
@@ -138,7 +138,9 @@ fn a_syn_announces_what_fits_in_both_directions() {
         mac: gateway_mac(A, INSIDE).0,
         mtu: 1500,
         address: None,
+        address_v6: None,
         mss_clamp: false,
+        udp_checksum: true,
     };
     a.tell_all(&[quiet]);
     b.protect(&[greeting(B, A, 1)]);
@@ -162,7 +164,7 @@ fn a_packet_that_lived_long_enough_ends_here() {
     assert!(a.protect(&[last_leg(1)]).is_empty());
     assert_eq!(a.count(Counter::OutTtlExpired), 1);
     let (error, _) = answer(&mut a);
-    assert_eq!(error, icmpv4::Error::TtlExceeded);
+    assert_eq!(error, icmp::Error::TtlExceeded);
     let wire = a.protect(&[last_leg(2), last_leg(3)]);
     let arrived = b.unprotect(&wire);
     assert_eq!(arrived.len(), 1);

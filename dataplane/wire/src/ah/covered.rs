@@ -1,7 +1,7 @@
 //! The IP headers before AH as the ICV covers them: what routers may change is zero, what they change in a way that can be
 //! foreseen is as the receiver sees it (RFC 4302 3.3.3.1 and appendix A).
 
-use crate::{Protocol, ipv4, ipv6};
+use crate::{Protocol, ip::Family, ipv4, ipv6};
 
 /// The most bytes of headers before AH; a packet with more is not covered.
 pub const MAX_COVERED: usize = 512;
@@ -45,6 +45,19 @@ const PAD1: u8 = 0;
 const SWAPPING: [u8; 2] = [0, 2];
 
 impl Covered {
+    /// Of the headers of either family.
+    ///
+    /// # Errors
+    ///
+    /// As for [`ipv4`](Self::ipv4) and [`ipv6`](Self::ipv6).
+    #[inline]
+    pub fn of(headers: &[u8]) -> Result<Self, NotCovered> {
+        match Family::of_packet(headers) {
+            Some(Family::V6) => Self::ipv6(headers),
+            _ => Self::ipv4(headers),
+        }
+    }
+
     /// An IPv4 header with its options, as it is sent or as it came.
     ///
     /// # Errors

@@ -1,4 +1,13 @@
-//! The fixed IPv6 header (RFC 8200 3). Extension headers are part of the payload.
+//! IPv6 (RFC 8200): a checked view, the fixed header as a value, the way over the extension headers, fragments, and what a
+//! router changes in place.
+
+mod chain;
+mod fragment;
+mod rewrite;
+
+pub use chain::{Chain, FRAGMENT_LEN, FragmentHeader, MAX_HEADERS};
+pub use fragment::{Fragment, Fragments, fragments};
+pub use rewrite::{decrement_hop_limit, set_ecn};
 
 use crate::{
     Dscp, Ecn, Malformed, NoRoom, Protocol,
@@ -14,6 +23,7 @@ pub const HEADER_LEN: usize = 40;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet<'a> {
     header: &'a [u8; HEADER_LEN],
+    bytes: &'a [u8],
     payload: &'a [u8],
 }
 
@@ -25,16 +35,36 @@ impl<'a> Packet<'a> {
     /// It is not IPv6, or shorter than it says.
     #[inline]
     pub fn new_checked(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        let (header, rest) = split_header::<HEADER_LEN>(bytes)?;
-        if header[0] >> 4 != 6 {
-            return Err(Malformed::Version(header[0] >> 4));
-        }
-        let stated = usize::from(u16::from_be_bytes([header[4], header[5]]));
-        let payload = rest.get(..stated).ok_or(Malformed::Length {
+        let (header, rest, stated) = lengths(bytes)?;
+        Self::cut(header, bytes, stated).ok_or(Malformed::Length {
             stated,
-            found: rest.len(),
-        })?;
-        Ok(Self { header, payload })
+            found: rest,
+        })
+    }
+
+    /// The view of a packet that may have lost its end, as those that ICMP errors quote (RFC 4443 3).
+    ///
+    /// # Errors
+    ///
+    /// It is not IPv6, or the header is not whole.
+    #[inline]
+    pub fn new_quoted(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let (header, rest, stated) = lengths(bytes)?;
+        Self::cut(header, bytes, stated.min(rest)).ok_or(Malformed::Length {
+            stated,
+            found: rest,
+        })
+    }
+
+    #[inline]
+    fn cut(header: &'a [u8; HEADER_LEN], bytes: &'a [u8], payload_len: usize) -> Option<Self> {
+        let bytes = bytes.get(..HEADER_LEN + payload_len)?;
+        let payload = bytes.get(HEADER_LEN..)?;
+        Some(Self {
+            header,
+            bytes,
+            payload,
+        })
     }
 
     #[inline]
@@ -75,41 +105,17 @@ impl<'a> Packet<'a> {
     /// Who sent it.
     #[inline]
     pub fn source(&self) -> Ipv6Addr {
-        let [
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            a,
-            b,
-            c,
-            d,
-            e,
-            f,
-            g,
-            h,
-            i,
-            j,
-            k,
-            l,
-            m,
-            n,
-            o,
-            p,
-            ..,
-        ] = *self.header;
-        Ipv6Addr::from([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p])
+        let [_, _, _, _, _, _, _, _, rest @ ..] = self.header;
+        rest.first_chunk::<16>()
+            .map_or(Ipv6Addr::UNSPECIFIED, |octets| Ipv6Addr::from(*octets))
     }
 
     /// Whom it is for.
     #[inline]
     pub fn destination(&self) -> Ipv6Addr {
-        let [.., a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *self.header;
-        Ipv6Addr::from([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p])
+        self.header
+            .last_chunk::<16>()
+            .map_or(Ipv6Addr::UNSPECIFIED, |octets| Ipv6Addr::from(*octets))
     }
 
     /// What follows the fixed header.
@@ -117,6 +123,29 @@ impl<'a> Packet<'a> {
     pub fn payload(&self) -> &'a [u8] {
         self.payload
     }
+
+    /// The length that the header states, its own included; a quoted packet may have less.
+    #[inline]
+    pub fn total_len(&self) -> usize {
+        HEADER_LEN + usize::from(u16::from_be_bytes([self.header[4], self.header[5]]))
+    }
+
+    /// The packet's own bytes, without what lay behind it.
+    #[inline]
+    pub fn as_bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+}
+
+/// The header, how many bytes follow it, and how many it says, once the version makes sense.
+#[inline]
+fn lengths(bytes: &[u8]) -> Result<(&[u8; HEADER_LEN], usize, usize), Malformed> {
+    let (header, rest) = split_header::<HEADER_LEN>(bytes)?;
+    if header[0] >> 4 != 6 {
+        return Err(Malformed::Version(header[0] >> 4));
+    }
+    let stated = usize::from(u16::from_be_bytes([header[4], header[5]]));
+    Ok((header, rest.len(), stated))
 }
 
 /// A fixed header as a value.
@@ -141,6 +170,26 @@ pub struct Repr {
 }
 
 impl Repr {
+    /// A header with the common defaults: no DSCP, no ECN, no flow label, 64 hops to go.
+    #[inline]
+    pub const fn new(
+        source: Ipv6Addr,
+        destination: Ipv6Addr,
+        next_header: Protocol,
+        payload_len: u16,
+    ) -> Self {
+        Self {
+            source,
+            destination,
+            next_header,
+            payload_len,
+            dscp: Dscp::DEFAULT,
+            ecn: Ecn::NotEct,
+            flow_label: 0,
+            hop_limit: 64,
+        }
+    }
+
     /// The header of a packet.
     #[inline]
     pub fn parse(packet: &Packet<'_>) -> Self {
@@ -204,7 +253,10 @@ mod tests {
                 start.copy_from_slice(&[0x60, 0, 0, 0, 0, length]);
             }
             match Packet::new_checked(&bytes) {
-                Ok(packet) => prop_assert_eq!(packet.payload().len(), length.into()),
+                Ok(packet) => {
+                    prop_assert_eq!(packet.payload().len(), length.into());
+                    prop_assert_eq!(packet.as_bytes().len(), packet.total_len());
+                }
                 Err(_) => prop_assert!(bytes.len() < HEADER_LEN + usize::from(length)),
             }
         }
@@ -226,7 +278,45 @@ mod tests {
             let packet = Packet::new_checked(&bytes).unwrap();
             prop_assert_eq!(Repr::parse(&packet), repr);
             prop_assert_eq!(packet.payload(), &payload);
+
+            let mut rewritten = repr.bytes();
+            set_ecn(&mut rewritten, Ecn::Ce).unwrap();
+            let mut expected = Repr { ecn: Ecn::Ce, ..repr };
+            prop_assert_eq!(rewritten, expected.bytes());
+            match decrement_hop_limit(&mut rewritten) {
+                Some(left) => {
+                    prop_assert_eq!(left, hop_limit - 1);
+                    expected.hop_limit = left;
+                }
+                None => prop_assert!(hop_limit <= 1),
+            }
+            prop_assert_eq!(rewritten, expected.bytes());
+
+            let cut = &bytes[..HEADER_LEN + payload.len() / 2];
+            let quoted = Packet::new_quoted(cut).unwrap();
+            prop_assert_eq!((quoted.as_bytes(), quoted.total_len()), (cut, HEADER_LEN + payload.len()));
         }
+    }
+
+    #[test]
+    fn a_known_header() {
+        let repr = Repr {
+            dscp: Dscp::new(46).unwrap(),
+            ecn: Ecn::Ect0,
+            flow_label: 0xabcde,
+            ..Repr::new(
+                "2001:db8::1".parse().unwrap(),
+                "2001:db8::2".parse().unwrap(),
+                Protocol::UDP,
+                16,
+            )
+        };
+        let mut expected = [0; HEADER_LEN];
+        expected[..12]
+            .copy_from_slice(&[0x6b, 0xaa, 0xbc, 0xde, 0, 16, 17, 64, 0x20, 1, 0x0d, 0xb8]);
+        expected[24..28].copy_from_slice(&[0x20, 1, 0x0d, 0xb8]);
+        (expected[23], expected[39]) = (1, 2);
+        assert_eq!(repr.bytes(), expected);
     }
 
     #[test]
