@@ -143,7 +143,7 @@ fn changed_keys(old: &Tunnel, new: &Tunnel) -> Vec<String> {
             (old.local, &old.local_identity) != (new.local, &new.local_identity),
         ),
         ("remote", ends(old) != ends(new)),
-        ("authentication", old.psk != new.psk),
+        ("authentication", old.authentication != new.authentication),
         ("ike", old.ike != new.ike),
     ];
     let mut keys: Vec<String> = sections

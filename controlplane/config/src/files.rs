@@ -26,6 +26,11 @@ pub trait Files {
     ///
     /// What the system says.
     fn read_secret(&self, path: &Path) -> io::Result<SecretFile>;
+
+    /// The seconds since 1970, where somebody knows: certificates that are out of date are warned of.
+    fn now(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// The machine's own files.
@@ -34,8 +39,8 @@ pub struct Disk;
 
 impl Files for Disk {
     fn read_secret(&self, path: &Path) -> io::Result<SecretFile> {
-        /// Far beyond any pre-shared key; a path like `/dev/zero` ends here.
-        const LARGEST: u64 = 4096;
+        /// Far beyond any key and most revocation lists; a path like `/dev/zero` ends here.
+        const LARGEST: u64 = 4 << 20;
         // A FIFO without a writer would hold us up for ever.
         let file = File::options()
             .read(true)
@@ -45,7 +50,9 @@ impl Files for Disk {
         if !about.is_file() {
             return Err(io::Error::other("it is not a regular file"));
         }
-        let mut bytes = Zeroizing::new(Vec::with_capacity(LARGEST as usize + 1));
+        // With room for all of it, so that no copy is left behind when it grows.
+        let room = about.size().min(LARGEST) as usize + 1;
+        let mut bytes = Zeroizing::new(Vec::with_capacity(room));
         file.take(LARGEST + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > LARGEST {
             return Err(io::Error::other(format!(
@@ -56,6 +63,11 @@ impl Files for Disk {
             bytes,
             mode: about.mode() & 0o7777,
         })
+    }
+
+    fn now(&self) -> Option<u64> {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since.ok().map(|since| since.as_secs())
     }
 }
 

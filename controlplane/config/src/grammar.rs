@@ -249,9 +249,46 @@ static REMOTE: Section = Section {
 static AUTHENTICATION: Section = Section {
     what: "the authentication",
     fields: &[
-        field("psk", Kind::Section(&PSK), "A key that both ends know.")
-            .required()
+        field("psk", Kind::Section(&PSK), "A key that both ends know; or else a certificate.")
             .known_as(&["secret", "file"]),
+        field(
+            "certificate",
+            Kind::Text("gw-a.pem"),
+            "The PEM file with our certificate and, behind it, those that lead to an authority that the peer trusts.",
+        )
+        .known_as(&["cert", "certs", "leftcert"]),
+        field(
+            "key",
+            Kind::Text("gw-a.key"),
+            "The PEM file with its private key (PKCS#8, PKCS#1 or SEC 1), readable by its owner only.",
+        )
+        .known_as(&["private-key", "private_key"]),
+        field(
+            "ca",
+            Kind::Texts("[ca.pem]"),
+            "The PEM or DER files with the authorities one of which must have issued the peer's certificate.",
+        )
+        .known_as(&["cacerts", "cacert", "authority", "authorities"]),
+        field(
+            "crl",
+            Kind::Texts("[ca.crl]"),
+            "The PEM or DER files with lists of revoked certificates.",
+        )
+        .default("none")
+        .known_as(&["crls"]),
+        field(
+            "crl-policy",
+            Kind::Word(&["relaxed", "strict", "off"]),
+            "`strict` refuses a certificate of whose issuer there is no list that is up to date; `relaxed` what a list revokes.",
+        )
+        .default("relaxed")
+        .known_as(&["revocation", "strictcrlpolicy"]),
+        field(
+            "rsa-padding",
+            Kind::Word(&["pss", "pkcs1"]),
+            "How an RSA key of ours signs; `pkcs1` for peers that know no PSS. Of the peer either is taken.",
+        )
+        .default("pss"),
     ],
 };
 

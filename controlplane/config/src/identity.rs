@@ -1,5 +1,5 @@
-//! Identities of IKE (RFC 7296 3.5) as an operator writes them: an address, a domain name or an e-mail address, told
-//! apart by their looks, or by a prefix (`fqdn:`, `email:`, `keyid:`) where looks deceive.
+//! Identities of IKE (RFC 7296 3.5) as an operator writes them: an address, a domain name, an e-mail address or a
+//! distinguished name, told apart by their looks, or by a prefix (`fqdn:`, `email:`, `keyid:`, `dn:`) where looks deceive.
 
 use std::net::IpAddr;
 
@@ -23,7 +23,11 @@ pub(crate) fn read(words: &str) -> Result<Identity, Mistake> {
         Some(("keyid", name)) if !name.is_empty() => {
             return Ok(Identity::KeyId(name.as_bytes().to_vec()));
         }
+        Some(("dn", name)) => return dn(name.trim()),
         _ => {}
+    }
+    if words.contains('=') {
+        return dn(words);
     }
     match words.split_once('@') {
         // strongSwan writes a name that is not to be looked up with an `@` before it.
@@ -32,6 +36,13 @@ pub(crate) fn read(words: &str) -> Result<Identity, Mistake> {
         Some(_) => Err(Mistake::new(format!("`{words}` is no identity")).help(help)),
         None => fqdn(words).map_err(|mistake| mistake.help(help)),
     }
+}
+
+fn dn(name: &str) -> Result<Identity, Mistake> {
+    name.parse().map(Identity::Dn).map_err(|error| {
+        Mistake::new(format!("`{name}` is no distinguished name: {error}"))
+            .help("write it in the order of the certificate: `C=CH, O=Example, CN=gw-a`; a comma within a value is `\\,`")
+    })
 }
 
 fn fqdn(name: &str) -> Result<Identity, Mistake> {
@@ -62,7 +73,9 @@ mod tests {
             Ok(Identity::Email("ann@example.org".into()))
         );
         assert_eq!(read("keyid:ab cd"), Ok(Identity::KeyId(b"ab cd".to_vec())));
-        for wrong in ["", "a b", "@", "ann@", "CN=gw, O=x", "email:"] {
+        let name = "CN=gw, O=x".parse().unwrap();
+        assert_eq!(read("CN=gw, O=x"), Ok(Identity::Dn(name)));
+        for wrong in ["", "a b", "@", "ann@", "CN=gw, x", "email:"] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
     }

@@ -29,8 +29,8 @@ use std::path::Path;
 pub use diff::{ChangedTunnel, Diff, diff};
 pub use files::{Disk, FileContext, Files, NoFiles, SecretFile};
 pub use model::{
-    Child, Config, Dataplane, Df, Engine, Identity, Ike, Lifetime, Mode, Polling, Port, Role,
-    Start, Tfc, TfcSize, Tunnel,
+    Authentication, Child, Config, Dataplane, Df, Engine, Identity, Ike, Lifetime, Mode, Polling,
+    Port, Role, Start, Tfc, TfcSize, Tunnel,
 };
 pub use problem::{Place, Problem, Severity};
 pub use proposal::{

@@ -1,6 +1,8 @@
 //! The model: what a valid configuration says, typed. Nothing in here can be wrong any more.
 
-use std::{fmt, net::IpAddr, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+
+use esplanade_pki::{DistinguishedName, OwnCertificate, Trust};
 
 use crate::{ChildProposal, IkeProposal, Problem, Secret, Selector};
 
@@ -116,12 +118,26 @@ pub struct Tunnel {
     pub remote_port: u16,
     /// Who the peer must prove to be.
     pub remote_identity: Identity,
-    /// The key that both prove to know.
-    pub psk: Secret,
+    /// How both prove who they are.
+    pub authentication: Authentication,
     /// The IKE SA.
     pub ike: Ike,
     /// The children, in the order of the file; at least one.
     pub children: Vec<Child>,
+}
+
+/// The one method by which both ends prove who they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Authentication {
+    /// A key that both know.
+    Psk(Secret),
+    /// Certificates.
+    Certificate {
+        /// Ours, with its private key.
+        ours: Arc<OwnCertificate>,
+        /// What the peer's is checked by.
+        trust: Arc<Trust>,
+    },
 }
 
 /// An identity of IKE (RFC 7296 3.5).
@@ -131,6 +147,8 @@ pub enum Identity {
     Address(IpAddr),
     /// ID_FQDN.
     Fqdn(String),
+    /// ID_DER_ASN1_DN; of a peer with `*` for values that may be any.
+    Dn(DistinguishedName),
     /// ID_RFC822_ADDR.
     Email(String),
     /// ID_KEY_ID.
@@ -141,6 +159,7 @@ impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(address) => address.fmt(f),
+            Self::Dn(name) => name.fmt(f),
             Self::Fqdn(name) | Self::Email(name) => f.write_str(name),
             Self::KeyId(bytes) => write!(f, "keyid:{}", bytes.escape_ascii()),
         }

@@ -65,10 +65,9 @@ pub(crate) fn read(
     let remote = section
         .section("remote", problems)
         .and_then(|remote| read_remote(&remote, problems));
-    let psk = section
+    let authentication = section
         .section("authentication", problems)
-        .and_then(|section| section.section("psk", problems))
-        .and_then(|psk| authentication::read_psk(&psk, context, problems));
+        .and_then(|section| authentication::read(&section, context, problems));
     let ike = match section.section("ike", problems) {
         Some(ike) => read_ike(&ike, problems),
         None => default_ike(),
@@ -83,6 +82,13 @@ pub(crate) fn read(
     });
     let (children, selectors) = read_children(section, start, anyone, problems);
     let ((local, local_identity), remote) = (local?, remote?);
+    let authentication = authentication?;
+    authentication::check_identities(
+        &authentication,
+        (&local_identity, &remote.identity),
+        section,
+        problems,
+    );
     Some(Placed {
         name: key.place,
         remote_address: remote.place,
@@ -94,7 +100,7 @@ pub(crate) fn read(
             remote: remote.address,
             remote_port: remote.port,
             remote_identity: remote.identity,
-            psk: psk?,
+            authentication,
             ike,
             children,
         },

@@ -7,7 +7,9 @@ mod common;
 use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use common::{minimal, parse};
-use esplanade_config::{Config, Identity, Mode, Polling, Role, Start, Tfc, TfcSize, diff, schema};
+use esplanade_config::{
+    Authentication, Config, Identity, Mode, Polling, Role, Start, Tfc, TfcSize, diff, schema,
+};
 
 #[test]
 fn only_interfaces_addresses_key_and_subnets_are_required() {
@@ -21,7 +23,10 @@ fn only_interfaces_addresses_key_and_subnets_are_required() {
         tunnel.local_identity,
         Identity::Address(Ipv4Addr::new(192, 0, 2, 1).into())
     );
-    assert_eq!(tunnel.psk.expose(), b"correct horse battery staple");
+    let Authentication::Psk(psk) = &tunnel.authentication else {
+        panic!("{:?}", tunnel.authentication);
+    };
+    assert_eq!(psk.expose(), b"correct horse battery staple");
     assert_eq!(tunnel.ike.lifetime.rekey, Duration::from_secs(4 * 3600));
     let child = &tunnel.children[0];
     assert_eq!((child.replay_window, child.start), (1024, Start::AtOnce));
@@ -166,8 +171,8 @@ fn the_examples_are_two_ends_of_one_tunnel() {
         (&b.children[0].remote, &b.children[0].local)
     );
     assert_eq!(
-        (&a.psk, &a.ike, &a.children[0].proposals),
-        (&b.psk, &b.ike, &b.children[0].proposals)
+        (&a.authentication, &a.ike, &a.children[0].proposals),
+        (&b.authentication, &b.ike, &b.children[0].proposals)
     );
 }
 

@@ -2,7 +2,10 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
+
+pub use esplanade_pki::{CrlPolicy, DistinguishedName, OwnCertificate, RsaPadding, Trust};
 
 pub use crate::identity::Identity;
 pub use crate::secret::Secret;
@@ -115,8 +118,8 @@ pub struct PeerConfig {
     pub local_id: Identity,
     /// Who the peer must prove to be.
     pub remote_id: Identity,
-    /// The pre-shared key.
-    pub psk: Secret,
+    /// How both prove it.
+    pub authentication: Authentication,
     /// Suites for the IKE SA in order of preference; see [`IkeProposal::defaults`].
     pub ike_proposals: Vec<IkeProposal>,
     /// The tunnels to this peer.
@@ -146,7 +149,7 @@ impl PeerConfig {
             remote_port: 500,
             local_id: local.into(),
             remote_id: remote.into(),
-            psk,
+            authentication: Authentication::Psk(psk),
             ike_proposals: IkeProposal::defaults(),
             children: Vec::new(),
             ike_lifetime: Duration::from_secs(4 * 3600),
@@ -193,6 +196,30 @@ pub enum WantedMode {
     Transport,
     /// Transport mode, or tunnel mode with a peer that does not want it.
     TransportIfPossible,
+}
+
+/// The one method by which both ends of a peer prove who they are.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Authentication {
+    /// A pre-shared key (RFC 7296 2.15).
+    Psk(Secret),
+    /// Certificates and signatures (RFC 7427, RFC 4945).
+    Certificate {
+        /// What we prove with.
+        ours: Arc<OwnCertificate>,
+        /// By what the peer's is checked.
+        trust: Arc<Trust>,
+    },
+}
+
+impl Authentication {
+    /// The Auth Method of RFC 7296 3.8 that the peer must use.
+    pub const fn method(&self) -> u8 {
+        match self {
+            Self::Psk(_) => 2,
+            Self::Certificate { .. } => 14,
+        }
+    }
 }
 
 /// One tunnel to a peer.

@@ -43,7 +43,7 @@ counters! {
     HalfOpenExpired, "ike_half_open_expired", "Half-open IKE SAs dropped because IKE_AUTH never came.";
     SaLimit, "ike_sa_limit", "IKE_SA_INIT requests dropped because the gateway holds as many IKE SAs as it may.";
     RateLimited, "ike_rate_limited", "Unprotected answers and events about strangers left out because there were too many.";
-    AuthenticationFailed, "ike_authentication_failed", "Peers whose identity or pre-shared key was refused.";
+    AuthenticationFailed, "ike_authentication_failed", "Peers whose identity or proof was refused.";
     NoProposalChosen, "ike_no_proposal_chosen", "Negotiations refused here because no proposal was acceptable.";
     SelectorsUnacceptable, "ike_selectors_unacceptable", "Child SAs refused here because of their traffic selectors.";
     InvalidSyntax, "ike_invalid_syntax", "Authenticated requests refused because they make no sense.";

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use esplanade_pki::ChainError;
+
 use crate::config::TrafficSelector;
 use crate::identity::Identity;
 use crate::suite::KeyExchangeMethod;
@@ -92,11 +94,50 @@ pub enum Refusal {
         /// Who the peer says it is.
         theirs: Identity,
     },
-    /// The peer authenticates by another method than a pre-shared key.
+    /// The peer authenticates by another method than the one configured.
     OtherMethod {
         /// The Auth Method of RFC 7296 3.8.
         method: u8,
+        /// The one that is configured.
+        expected: u8,
     },
+    /// The peer sent no certificate.
+    NoCertificate {
+        /// Who the peer says it is.
+        theirs: Identity,
+    },
+    /// A check of the peer's certificates failed.
+    Certificate(Box<ChainError>),
+    /// The peer's certificate is of somebody else than it says it is.
+    NotNamed {
+        /// Who the peer says it is.
+        theirs: Identity,
+        /// The certificate's subject.
+        certificate: String,
+        /// Its subject alternative names.
+        names: Vec<String>,
+    },
+    /// The peer's signature is not by a scheme that is taken.
+    UnknownSignature {
+        /// Whose certificate it is.
+        certificate: String,
+    },
+    /// The peer's signature does not verify.
+    WrongSignature {
+        /// Whose certificate it is.
+        certificate: String,
+        /// The scheme of the signature.
+        scheme: String,
+    },
+    /// The peer takes no hash with which our key can sign.
+    NoCommonHash {
+        /// What kind of key we have.
+        key: String,
+    },
+    /// We could not sign.
+    CannotSign,
+    /// Nobody has told the time of day, so that no certificate can be judged.
+    NoClock,
     /// The peer did not accept our authentication.
     RefusedByPeer {
         /// Who we said we are.
@@ -195,6 +236,18 @@ pub enum Refusal {
     TooManyIkeSas,
 }
 
+/// An Auth Method of RFC 7296 3.8 and later RFCs.
+fn method_name(method: u8) -> String {
+    match method {
+        0 => "EAP".to_owned(),
+        1 => "an RSA signature with SHA-1 (method 1)".to_owned(),
+        2 => "a pre-shared key (method 2)".to_owned(),
+        9..=11 => format!("an ECDSA signature of RFC 4754 (method {method})"),
+        14 => "a digital signature (method 14)".to_owned(),
+        method => format!("method {method}"),
+    }
+}
+
 fn list<T: fmt::Display>(items: &[T]) -> String {
     if items.is_empty() {
         return "nothing".to_owned();
@@ -232,13 +285,48 @@ impl fmt::Display for Refusal {
                 f,
                 "authentication of `{theirs}` failed: the pre-shared keys of both sides differ"
             ),
-            Self::OtherMethod { method } => write!(
+            Self::OtherMethod { method, expected } => write!(
                 f,
-                "the peer authenticates by method {method}, but a pre-shared key (method 2) is configured"
+                "the peer authenticates by {}, but {} is configured",
+                method_name(*method),
+                method_name(*expected)
             ),
+            Self::NoCertificate { theirs } => write!(
+                f,
+                "the peer says that it is `{theirs}` but sent no certificate"
+            ),
+            Self::Certificate(error) => error.fmt(f),
+            Self::NotNamed {
+                theirs,
+                certificate,
+                names,
+            } => write!(
+                f,
+                "the peer says that it is `{theirs}`, which its certificate does not say: its subject is `{certificate}`, its alternative names are {}",
+                list(names)
+            ),
+            Self::UnknownSignature { certificate } => write!(
+                f,
+                "the signature by the key of `{certificate}` is of no scheme that is taken here (SHA-1 never is)"
+            ),
+            Self::WrongSignature {
+                certificate,
+                scheme,
+            } => write!(
+                f,
+                "the signature by the key of `{certificate}` ({scheme}) does not verify: the peer has another private key"
+            ),
+            Self::NoCommonHash { key } => write!(
+                f,
+                "the peer takes no hash with which our {key} key can sign (SIGNATURE_HASH_ALGORITHMS)"
+            ),
+            Self::CannotSign => f.write_str("our private key could not sign"),
+            Self::NoClock => {
+                f.write_str("the time of day is not known, so that no certificate can be judged")
+            }
             Self::RefusedByPeer { ours, asked_for } => write!(
                 f,
-                "the peer refused our authentication as `{ours}` towards `{asked_for}`: it knows no such identities, or its pre-shared key differs"
+                "the peer refused our authentication as `{ours}` towards `{asked_for}`: it knows no such identities, or our proof does not convince it (another pre-shared key, a certificate that it does not trust)"
             ),
             Self::ProposalMismatch {
                 subject,

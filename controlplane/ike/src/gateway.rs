@@ -64,6 +64,8 @@ pub(crate) struct Gateway {
     pub(crate) standing: HashSet<SaKey>,
     next_key: u64,
     strangers: RateLimit,
+    /// A moment, and the seconds since 1970 that it was.
+    wall: Option<(Instant, u64)>,
 }
 
 impl Gateway {
@@ -87,7 +89,18 @@ impl Gateway {
             standing: HashSet::new(),
             next_key: 0,
             strangers: RateLimit::default(),
+            wall: None,
         }
+    }
+
+    pub(crate) fn set_wall_clock(&mut self, now: Instant, seconds: u64) {
+        self.wall = Some((now, seconds));
+    }
+
+    /// Seconds since 1970, where the time of day was told.
+    pub(crate) fn wall_clock(&self, now: Instant) -> Option<u64> {
+        let (then, seconds) = self.wall?;
+        Some(seconds + now.saturating_duration_since(then).as_secs())
     }
 
     pub(crate) fn new_key(&mut self) -> SaKey {

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use esplanade_pki::{Certificate, DistinguishedName};
+
 /// An IKE identity.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Identity {
@@ -15,9 +17,11 @@ pub enum Identity {
     Fqdn(String),
     /// ID_RFC822_ADDR, such as `carol@example.org`.
     Rfc822(String),
+    /// ID_DER_ASN1_DN, such as `C=CH, O=Example, CN=gw-a`.
+    Dn(DistinguishedName),
     /// ID_KEY_ID, any octets.
     KeyId(Vec<u8>),
-    /// A type that we cannot match but can name (a distinguished name, for instance).
+    /// A type that we cannot match but can name.
     Other {
         /// The ID Type of RFC 7296 3.5.
         kind: u8,
@@ -34,6 +38,7 @@ impl Identity {
             Self::Fqdn(_) => 2,
             Self::Rfc822(_) => 3,
             Self::Ipv6(_) => 5,
+            Self::Dn(_) => 9,
             Self::KeyId(_) => 11,
             Self::Other { kind, .. } => *kind,
         }
@@ -45,6 +50,7 @@ impl Identity {
             Self::Ipv4(address) => address.octets().to_vec(),
             Self::Ipv6(address) => address.octets().to_vec(),
             Self::Fqdn(name) | Self::Rfc822(name) => name.as_bytes().to_vec(),
+            Self::Dn(name) => name.der().to_vec(),
             Self::KeyId(data) | Self::Other { data, .. } => data.clone(),
         }
     }
@@ -61,8 +67,36 @@ impl Identity {
             2 => text().map_or_else(other, Self::Fqdn),
             3 => text().map_or_else(other, Self::Rfc822),
             5 => <[u8; 16]>::try_from(data).map_or_else(|_| other(), |o| Self::Ipv6(o.into())),
+            9 => DistinguishedName::from_der(data).map_or_else(|_| other(), Self::Dn),
             11 => Self::KeyId(data.to_vec()),
             _ => other(),
+        }
+    }
+
+    /// Whether a peer that is to be this may say that it is `theirs`. Distinguished names are compared
+    /// part by part, and one of ours may have `*` for a value.
+    pub fn accepts(&self, theirs: &Self) -> bool {
+        match (self, theirs) {
+            (Self::Dn(ours), Self::Dn(theirs)) => ours.matches(theirs),
+            (ours, theirs) => ours == theirs,
+        }
+    }
+
+    /// Whether several names match it, so that it cannot be asked for.
+    pub fn is_pattern(&self) -> bool {
+        matches!(self, Self::Dn(name) if name.is_pattern())
+    }
+
+    /// Whether the certificate says so: RFC 4945 3.1 has an identity equal a subject alternative name
+    /// of its type, or the whole subject. The common name alone is never looked at.
+    pub fn is_in(&self, certificate: &Certificate) -> bool {
+        match self {
+            Self::Ipv4(address) => certificate.has_address((*address).into()),
+            Self::Ipv6(address) => certificate.has_address((*address).into()),
+            Self::Fqdn(name) => certificate.has_domain(name),
+            Self::Rfc822(address) => certificate.has_email(address),
+            Self::Dn(name) => !name.is_empty() && name.matches(certificate.subject()),
+            Self::KeyId(_) | Self::Other { .. } => false,
         }
     }
 }
@@ -79,7 +113,8 @@ impl From<IpAddr> for Identity {
 impl FromStr for Identity {
     type Err = std::convert::Infallible;
 
-    /// An address, `keyid:TEXT` (`keyid:0xHEX` for octets), a mail address, or else a domain name.
+    /// An address, `keyid:TEXT` (`keyid:0xHEX` for octets), a distinguished name, a mail address, or
+    /// else a domain name.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(address.into());
@@ -89,6 +124,9 @@ impl FromStr for Identity {
             return Ok(Self::KeyId(
                 octets.unwrap_or_else(|| key_id.as_bytes().to_vec()),
             ));
+        }
+        if let Ok(name) = text.parse() {
+            return Ok(Self::Dn(name));
         }
         Ok(match text.strip_prefix('@') {
             Some(name) => Self::Fqdn(name.to_owned()),
@@ -115,6 +153,7 @@ impl fmt::Display for Identity {
             Self::Ipv6(address) => address.fmt(f),
             // The peer chose these octets: nothing of them may reach a terminal unescaped.
             Self::Fqdn(name) | Self::Rfc822(name) => name.escape_debug().fmt(f),
+            Self::Dn(name) => name.fmt(f),
             Self::KeyId(data) => write!(f, "keyid:{}", data.escape_ascii()),
             Self::Other { kind, data } => {
                 write!(f, "identity of type {kind} with {} octets", data.len())
@@ -135,6 +174,7 @@ mod tests {
         assert_eq!(kind("gw.example.org"), 2);
         assert_eq!(kind("@gw"), 2);
         assert_eq!(kind("carol@example.org"), 3);
+        assert_eq!(kind("C=CH, O=Example, CN=gw"), 9);
         assert_eq!(
             "keyid:0x0aff".parse(),
             Ok(Identity::KeyId(vec![0x0a, 0xff]))
@@ -149,6 +189,7 @@ mod tests {
             "gw.example.org",
             "a@b",
             "keyid:x",
+            "C=CH, O=Example, CN=gw-a",
         ] {
             let identity: Identity = text.parse().unwrap();
             assert_eq!(

@@ -127,7 +127,7 @@ impl Peers {
         suite: IkeProposal,
     ) -> Option<Arc<PeerConfig>> {
         self.at(local, remote).into_iter().find(|p| {
-            p.remote_id == *theirs
+            p.remote_id.accepts(theirs)
                 && ours.is_none_or(|ours| p.local_id == *ours)
                 && p.ike_proposals.contains(&suite)
         })

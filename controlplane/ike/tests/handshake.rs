@@ -6,7 +6,7 @@ mod link;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use esplanade_ike::config::{Identity, Secret};
+use esplanade_ike::config::{Authentication, Identity, Secret};
 use esplanade_ike::{Counter, Event, Path, Refusal, Settings};
 use link::*;
 
@@ -190,7 +190,7 @@ fn a_flood_is_bounded() {
 #[test]
 fn a_wrong_key_is_refused_and_named() {
     let (a, mut b) = (peer(A), peer(B));
-    b.psk = Secret::from(&b"incorrect donkey"[..]);
+    b.authentication = Authentication::Psk(Secret::from(&b"incorrect donkey"[..]));
     let mut link = Link::new(1, Weather::fair(), [vec![a], vec![b]]);
     let now = link.now;
     link.at(A).initiate(now, "peer", None).unwrap();

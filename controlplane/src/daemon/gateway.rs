@@ -8,7 +8,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use esplanade_channel::{
@@ -129,6 +129,13 @@ fn attached(
     (networks, elsewhere)
 }
 
+/// Tells the endpoint the time of day, by which it judges certificates; again now and then, since clocks are set.
+fn tell_time(endpoint: &mut Endpoint, now: Instant) {
+    if let Ok(since) = SystemTime::now().duration_since(UNIX_EPOCH) {
+        endpoint.set_wall_clock(now, since.as_secs());
+    }
+}
+
 /// All state of the daemon.
 pub(super) struct Gateway {
     pub(super) started: Instant,
@@ -189,12 +196,13 @@ impl Gateway {
             shutdown_patience: GOODBYE,
             ..Settings::default()
         };
-        let endpoint = Endpoint::new(
+        let mut endpoint = Endpoint::new(
             settings,
             Arc::new(SystemProvider),
             Box::new(slots.clone()),
             random(),
         );
+        tell_time(&mut endpoint, now);
         Self {
             started: now,
             running: config.dataplane.clone(),
@@ -558,6 +566,7 @@ impl Gateway {
         if now >= self.housekeeping {
             self.housekeeping = now + HOUSEKEEPING;
             self.keep_house();
+            tell_time(&mut self.endpoint, now);
         }
         if now >= self.watch {
             self.watch = now + WATCH;

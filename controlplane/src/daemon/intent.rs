@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use esplanade_channel::{self as channel, PortSetup, Setup, WorkerSetup};
 use esplanade_config::{self as config, Config, Start};
 use esplanade_ike::config::{
-    AdditionalKex, AhIntegrity, ChildConfig, ChildProposal, Encryption, Esp, EspEncryption,
-    EspIntegrity, Identity, IkeProposal, Integrity, KeyExchangeMethod, PeerConfig, Prf, Protection,
-    Secret, TrafficSelector, WantedMode,
+    AdditionalKex, AhIntegrity, Authentication, ChildConfig, ChildProposal, Encryption, Esp,
+    EspEncryption, EspIntegrity, Identity, IkeProposal, Integrity, KeyExchangeMethod, PeerConfig,
+    Prf, Protection, Secret, TrafficSelector, WantedMode,
 };
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ fn peer(tunnel: &config::Tunnel) -> PeerConfig {
         remote_port: tunnel.remote_port,
         local_id: identity(&tunnel.local_identity),
         remote_id: identity(&tunnel.remote_identity),
-        psk: Secret::from(tunnel.psk.expose()),
+        authentication: authentication(&tunnel.authentication),
         ike_proposals: tunnel.ike.proposals.iter().map(ike_proposal).collect(),
         start: tunnel.remote.is_some() && children.iter().any(|child| child.start),
         children,
@@ -73,6 +73,16 @@ fn peer(tunnel: &config::Tunnel) -> PeerConfig {
         fragment_size: tunnel.ike.fragment_size,
         force_encapsulation: false,
         keep_trying: tunnel.ike.keep_trying,
+    }
+}
+
+fn authentication(authentication: &config::Authentication) -> Authentication {
+    match authentication {
+        config::Authentication::Psk(psk) => Authentication::Psk(Secret::from(psk.expose())),
+        config::Authentication::Certificate { ours, trust } => Authentication::Certificate {
+            ours: ours.clone(),
+            trust: trust.clone(),
+        },
     }
 }
 
@@ -106,6 +116,7 @@ fn identity(identity: &config::Identity) -> Identity {
     match identity {
         config::Identity::Address(address) => (*address).into(),
         config::Identity::Fqdn(name) => Identity::Fqdn(name.clone()),
+        config::Identity::Dn(name) => Identity::Dn(name.clone()),
         config::Identity::Email(name) => Identity::Rfc822(name.clone()),
         config::Identity::KeyId(bytes) => Identity::KeyId(bytes.clone()),
     }

@@ -147,6 +147,7 @@ impl Digest {
             Identity::Fqdn(name) => typed(2, name.as_bytes()),
             Identity::Email(name) => typed(3, name.as_bytes()),
             Identity::Address(IpAddr::V6(address)) => typed(5, &address.octets()),
+            Identity::Dn(name) => typed(9, name.der()),
             Identity::KeyId(octets) => typed(11, octets),
         }
     }

@@ -4,6 +4,11 @@ use std::{collections::HashMap, io, path::Path};
 
 use esplanade_config::{Config, FileContext, Files, Problem, SecretFile};
 
+const GATEWAY: &[u8] = include_bytes!("../certificates/gw.pem");
+const GATEWAY_KEY: &[u8] = include_bytes!("../certificates/gw.key");
+const OTHER_KEY: &[u8] = include_bytes!("../certificates/other.key");
+const AUTHORITY: &[u8] = include_bytes!("../certificates/ca.pem");
+
 /// Secrets by path, with their mode.
 #[derive(Default)]
 pub struct Secrets(pub HashMap<&'static str, (&'static [u8], u32)>);
@@ -21,7 +26,8 @@ impl Files for Secrets {
     }
 }
 
-/// Parses a text in `/etc/esplanade/gw.yaml`, beside which lie a good key, one that others can read, and a short one.
+/// Parses a text in `/etc/esplanade/gw.yaml`, beside which lie a good key, one that others can read, and a short one; and the
+/// certificate of gw-a.example.org, its key, also as one that others can read, another key, and the authority of both ends.
 pub fn parse(text: &str) -> Result<Config, Vec<Problem>> {
     let secrets = Secrets(HashMap::from([
         (
@@ -33,6 +39,11 @@ pub fn parse(text: &str) -> Result<Config, Vec<Problem>> {
             (b"correct horse battery staple\n".as_slice(), 0o644),
         ),
         ("/etc/esplanade/short.psk", (b"hunter2\n".as_slice(), 0o600)),
+        ("/etc/esplanade/gw.pem", (GATEWAY, 0o644)),
+        ("/etc/esplanade/gw.key", (GATEWAY_KEY, 0o600)),
+        ("/etc/esplanade/open.key", (GATEWAY_KEY, 0o644)),
+        ("/etc/esplanade/other.key", (OTHER_KEY, 0o600)),
+        ("/etc/esplanade/ca.pem", (AUTHORITY, 0o644)),
     ]));
     let context = FileContext {
         path: "/etc/esplanade/gw.yaml".into(),

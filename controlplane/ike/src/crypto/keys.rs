@@ -234,7 +234,7 @@ impl IkeKeys {
 
     /// RFC 7296 2.15: "InitiatorSignedOctets = RealMessage1 | NonceRData | MACedIDForI", and so
     /// for the responder; RFC 9242 3.3.2 appends IntAuth to both.
-    fn signed(&self, end: End, signed: &SignedOctets<'_>) -> Zeroizing<Vec<u8>> {
+    pub(crate) fn signed(&self, end: End, signed: &SignedOctets<'_>) -> Zeroizing<Vec<u8>> {
         let sk_p = self.sk_p(end).expose();
         let maced_id = self.suite.prf.compute(sk_p, &[&signed.id.body()]);
         Zeroizing::new([signed.message, signed.nonce, &maced_id, signed.int_auth].concat())

@@ -51,6 +51,12 @@ impl Endpoint {
         }
     }
 
+    /// Tells the time of day in seconds since 1970, by which the validity of certificates is judged:
+    /// at first before any of them comes, and again now and then, since clocks are set.
+    pub fn set_wall_clock(&mut self, now: Instant, seconds: u64) {
+        self.gw.set_wall_clock(now, seconds);
+    }
+
     /// Takes a datagram, without the non-ESP marker of port 4500.
     pub fn handle_datagram(&mut self, now: Instant, path: Path, data: &[u8]) {
         self.dispatch(now, path, data);

@@ -1,5 +1,5 @@
-//! Key exchange (RFC 7296 2.12, 3.4), passed into the endpoint because it draws randomness of its
-//! own. [`SystemProvider`] is the one for use; a test may bring another.
+//! Key exchange (RFC 7296 2.12, 3.4) and signatures, passed into the endpoint because they draw
+//! randomness of their own. [`SystemProvider`] is the one for use; a test may bring another.
 
 mod ml_kem;
 mod modp;
@@ -9,6 +9,8 @@ use aws_lc_rs::agreement::{
     agree_ephemeral,
 };
 use aws_lc_rs::rand::SystemRandom;
+
+use esplanade_pki::{Certificate, PrivateKey, Scheme, SignatureError};
 
 use crate::secret::Secret;
 use crate::suite::KeyExchangeMethod;
@@ -24,7 +26,7 @@ pub enum KeyExchangeError {
     Generation,
 }
 
-/// Makes key exchanges.
+/// Makes key exchanges, and signatures.
 pub trait Provider: Send + Sync {
     /// Draws the private value of an initiator.
     fn generate(&self, method: KeyExchangeMethod)
@@ -36,6 +38,23 @@ pub trait Provider: Send + Sync {
         method: KeyExchangeMethod,
         peer: &[u8],
     ) -> Result<(Vec<u8>, Secret), KeyExchangeError>;
+
+    /// Signs a message.
+    fn sign(
+        &self,
+        key: &PrivateKey,
+        scheme: Scheme,
+        message: &[u8],
+    ) -> Result<Vec<u8>, SignatureError>;
+
+    /// Checks a signature by the key of a certificate.
+    fn verify(
+        &self,
+        certificate: &Certificate,
+        scheme: Scheme,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), SignatureError>;
 }
 
 /// An initiator's side of a key exchange: a private value, used once.
@@ -80,6 +99,25 @@ impl Provider for SystemProvider {
         let ours = self.generate(method)?;
         let public = ours.public_value().to_vec();
         Ok((public, ours.agree(peer)?))
+    }
+
+    fn sign(
+        &self,
+        key: &PrivateKey,
+        scheme: Scheme,
+        message: &[u8],
+    ) -> Result<Vec<u8>, SignatureError> {
+        key.sign(scheme, message)
+    }
+
+    fn verify(
+        &self,
+        certificate: &Certificate,
+        scheme: Scheme,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), SignatureError> {
+        certificate.verify(scheme, message, signature)
     }
 }
 

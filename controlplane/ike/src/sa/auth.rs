@@ -1,15 +1,16 @@
-//! IKE_AUTH with a pre-shared key (RFC 7296 1.2, 2.15), and the child SA that comes with it.
+//! IKE_AUTH (RFC 7296 1.2), and the child SA that comes with it.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::child::{ChildOffer, Coming, Grant, Outbound};
 use super::exchange::Exchange;
+use super::proof::certificate_request;
 use super::{IkeSa, Proof, State, Task};
 use crate::children::ChildState;
 use crate::config::PeerConfig;
 use crate::counters::Counter;
-use crate::crypto::keys::{End, IkeKeys, SignedOctets};
+use crate::crypto::keys::End;
 use crate::error::{CloseReason, Refusal, RemovalReason, Subject};
 use crate::event::Path;
 use crate::gateway::{Gateway, Signal};
@@ -18,65 +19,6 @@ use crate::wire::header::ExchangeType;
 use crate::wire::message::Payloads;
 use crate::wire::notify;
 use crate::wire::payload::{Identification, Payload};
-
-/// Auth Method "Shared Key Message Integrity Code" (RFC 7296 3.8).
-const SHARED_KEY: u8 = 2;
-
-impl Proof {
-    fn signed<'a>(
-        &'a self,
-        end: End,
-        id: &'a Identification,
-        int_auth: &'a [u8],
-    ) -> SignedOctets<'a> {
-        let (message, nonce) = match end {
-            End::Initiator => (&self.message_i, &self.nonce_r),
-            End::Responder => (&self.message_r, &self.nonce_i),
-        };
-        SignedOctets {
-            message,
-            nonce,
-            id,
-            int_auth,
-        }
-    }
-
-    fn ours(&self, keys: &IkeKeys, peer: &PeerConfig, end: End) -> (Identification, Payload) {
-        let id = Identification::new(peer.local_id.clone());
-        let int_auth = self.int_auth.octets(self.auth_id);
-        let signed = self.signed(end, &id, &int_auth);
-        let data = keys.psk_auth(end, &peer.psk, &signed).to_vec();
-        (
-            id,
-            Payload::Authentication {
-                method: SHARED_KEY,
-                data,
-            },
-        )
-    }
-
-    /// Checks the peer's AUTH payload.
-    fn check(
-        &self,
-        keys: &IkeKeys,
-        peer: &PeerConfig,
-        end: End,
-        id: &Identification,
-        (method, auth): (u8, &[u8]),
-    ) -> Result<(), Refusal> {
-        if method != SHARED_KEY {
-            return Err(Refusal::OtherMethod { method });
-        }
-        let int_auth = self.int_auth.octets(self.auth_id);
-        let signed = self.signed(end, id, &int_auth);
-        if !keys.psk_verify(end, &peer.psk, &signed, auth) {
-            return Err(Refusal::WrongKey {
-                theirs: id.identity.clone(),
-            });
-        }
-        Ok(())
-    }
-}
 
 /// Whether we know of nothing else that stands with this peer. RFC 7296 2.4: INITIAL_CONTACT
 /// "asserts that this IKE SA is the only IKE SA currently active between the authenticated
@@ -94,7 +36,14 @@ impl IkeSa {
         let (Some(peer), Some(keys)) = (self.peer.clone(), &self.keys) else {
             return;
         };
-        let (id, auth) = proof.ours(keys, &peer, End::Initiator);
+        let ours = proof.ours(gw, keys, &peer, End::Initiator);
+        let (id, certificates, auth) = match ours {
+            Ok(ours) => ours,
+            Err(refusal) => {
+                self.refused(gw, refusal);
+                return self.finish(gw, now, CloseReason::Refused);
+            }
+        };
         let offer = match self.first_child(gw, &peer) {
             Ok(offer) => offer,
             Err(refusal) => {
@@ -103,12 +52,17 @@ impl IkeSa {
             }
         };
         let mut payloads = vec![Payload::IdInitiator(id)];
+        payloads.extend(certificates);
+        payloads.extend(certificate_request([&*peer]));
         if is_first_contact(gw, &peer) {
             payloads.push(Payload::notify(notify::INITIAL_CONTACT, &[]));
         }
-        payloads.push(Payload::IdResponder(Identification::new(
-            peer.remote_id.clone(),
-        )));
+        // RFC 7296 1.2: IDr is there to "specify which of the responder's identities" is meant, and
+        // a pattern means none.
+        if !peer.remote_id.is_pattern() {
+            let asked_for = Identification::new(peer.remote_id.clone());
+            payloads.push(Payload::IdResponder(asked_for));
+        }
         payloads.push(auth);
         if let Some(offer) = &offer {
             payloads.extend(offer.mode());
@@ -151,7 +105,7 @@ impl IkeSa {
         let (State::Authenticating(proof), Some(peer)) = (&self.state, self.peer.clone()) else {
             return Exchange::Auth(offer).abandon(gw);
         };
-        if let Err(refusal) = self.check_responder(proof, &peer, payloads) {
+        if let Err(refusal) = self.check_responder(gw, now, proof, &peer, payloads) {
             let theirs = matches!(
                 refusal,
                 Refusal::RefusedByPeer { .. } | Refusal::PeerError { .. }
@@ -180,11 +134,13 @@ impl IkeSa {
 
     fn check_responder(
         &self,
+        gw: &Gateway,
+        now: Instant,
         proof: &Proof,
         peer: &PeerConfig,
         payloads: Payloads<'_>,
     ) -> Result<(), Refusal> {
-        let (Some(id), Some(auth)) = (payloads.id_responder(), payloads.authentication()) else {
+        let (Some(id), Some(_)) = (payloads.id_responder(), payloads.authentication()) else {
             return Err(match payloads.error().map(|error| error.kind) {
                 Some(notify::AUTHENTICATION_FAILED) => Refusal::RefusedByPeer {
                     ours: peer.local_id.clone(),
@@ -199,7 +155,7 @@ impl IkeSa {
                 },
             });
         };
-        if id.identity != peer.remote_id {
+        if !peer.remote_id.accepts(&id.identity) {
             return Err(Refusal::OtherIdentity {
                 theirs: id.identity.clone(),
                 expected: peer.remote_id.clone(),
@@ -208,7 +164,7 @@ impl IkeSa {
         let keys = self.keys.as_ref().ok_or(Refusal::Malformed {
             what: "there are no keys",
         })?;
-        proof.check(keys, peer, End::Responder, id, auth)
+        proof.check(gw, now, keys, peer, (End::Responder, id), payloads)
     }
 
     fn accept_first_child(
@@ -285,7 +241,7 @@ impl IkeSa {
             return;
         };
         proof.auth_id = self.expected_id;
-        match self.identify(gw, &proof, path, payloads) {
+        match self.identify(gw, now, &proof, path, payloads) {
             Ok(peer) => {
                 self.peer = Some(peer.clone());
                 self.accept_auth(gw, now, path, &peer, &proof, payloads);
@@ -308,6 +264,7 @@ impl IkeSa {
     fn identify(
         &self,
         gw: &Gateway,
+        now: Instant,
         proof: &Proof,
         path: Path,
         payloads: Payloads<'_>,
@@ -329,9 +286,8 @@ impl IkeSa {
                 };
                 (None, refusal)
             })?;
-        // A request without AUTH asks for EAP, which is method 0 here.
-        let auth = payloads.authentication().unwrap_or((0, &[]));
-        match proof.check(keys, &peer, End::Initiator, id, auth) {
+        let claimed = (End::Initiator, id);
+        match proof.check(gw, now, keys, &peer, claimed, payloads) {
             Ok(()) => Ok(peer),
             Err(refusal) => Err((Some(peer), refusal)),
         }
@@ -347,8 +303,18 @@ impl IkeSa {
         payloads: Payloads<'_>,
     ) {
         let Some(keys) = &self.keys else { return };
-        let (id, auth) = proof.ours(keys, peer, End::Responder);
-        let mut answer = vec![Payload::IdResponder(id), auth];
+        let (id, certificates, auth) = match proof.ours(gw, keys, peer, End::Responder) {
+            Ok(ours) => ours,
+            Err(refusal) => {
+                self.refused(gw, refusal);
+                let refusal = Payload::notify(notify::AUTHENTICATION_FAILED, &[]);
+                self.respond(gw, path, ExchangeType::IkeAuth, &[refusal]);
+                return self.finish(gw, now, CloseReason::Refused);
+            }
+        };
+        let mut answer = vec![Payload::IdResponder(id)];
+        answer.extend(certificates);
+        answer.push(auth);
         self.establish(gw, now, false);
         let first = payloads.notify(notify::INITIAL_CONTACT).is_some();
         if first {

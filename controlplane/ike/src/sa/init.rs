@@ -7,6 +7,7 @@ use std::time::Instant;
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
 use super::exchange::Exchange;
+use super::proof::{certificate_request, hash_algorithms, hashes_of};
 use super::{IkeSa, Nat, Proof, State, Task};
 use crate::config::PeerConfig;
 use crate::counters::Counter;
@@ -158,6 +159,7 @@ impl IkeSa {
             self.pretends_nat(),
         ));
         payloads.push(Payload::notify(notify::IKEV2_FRAGMENTATION_SUPPORTED, &[]));
+        payloads.push(hash_algorithms());
         let mut suites = self.peer.iter().flat_map(|p| &p.ike_proposals);
         if suites.any(|suite| !suite.additional.is_empty()) {
             payloads.push(Payload::notify(
@@ -336,6 +338,7 @@ impl IkeSa {
             nonce_i,
             nonce_r,
             additional: suite.additional.methods().collect(),
+            hashes: hashes_of(payloads),
             ..Proof::default()
         })
     }
@@ -439,6 +442,8 @@ pub(crate) fn answer_init(
         sa.fragmentation = true;
         answer.push(Payload::notify(notify::IKEV2_FRAGMENTATION_SUPPORTED, &[]));
     }
+    answer.push(hash_algorithms());
+    answer.extend(certificate_request(candidates.iter().map(|p| &**p)));
     if intermediate.is_some() {
         answer.push(Payload::notify(
             notify::INTERMEDIATE_EXCHANGE_SUPPORTED,
@@ -453,6 +458,7 @@ pub(crate) fn answer_init(
         nonce_i: binding.nonce_i,
         nonce_r: binding.nonce_r,
         additional: suite.additional.methods().collect(),
+        hashes: hashes_of(payloads),
         ..Proof::default()
     }));
     sa.end_at = Some(now + gw.settings.half_open_timeout);

@@ -9,6 +9,7 @@ mod fragments;
 mod informational;
 mod init;
 mod intermediate;
+mod proof;
 mod rekey;
 mod timers;
 
@@ -86,6 +87,8 @@ pub(crate) struct Proof {
     int_auth: IntAuth,
     /// The message ID of IKE_AUTH.
     auth_id: u32,
+    /// The hashes with which we may sign for the peer (RFC 7427 4).
+    hashes: Vec<u16>,
 }
 
 /// How IKE_SA_INIT went; for two IKE SAs that came of a simultaneous start.

@@ -160,6 +160,17 @@ impl<'a> Payloads<'a> {
         self.notifies().find(|n| n.kind == kind)
     }
 
+    /// The X.509 certificates, the peer's own first (RFC 7296 3.6).
+    pub(crate) fn certificates(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        self.0.iter().filter_map(|p| match p {
+            Payload::Certificate {
+                encoding: payload::X509_SIGNATURE,
+                data,
+            } => Some(data.as_slice()),
+            _ => None,
+        })
+    }
+
     /// The first notification of an error.
     pub(crate) fn error(&self) -> Option<&'a Notify> {
         self.notifies().find(|n| super::notify::is_error(n.kind))

@@ -45,6 +45,9 @@ pub mod kind {
     pub const SKF: u8 = 53;
 }
 
+/// The certificate encoding of an X.509 certificate for signatures (RFC 7296 3.6).
+pub const X509_SIGNATURE: u8 = 4;
+
 /// Payloads that we read of one message.
 const MAX_PAYLOADS: usize = 64;
 const CRITICAL: u8 = 0x80;
