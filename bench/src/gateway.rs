@@ -2,7 +2,7 @@
 //! commanded by `esplanade`, as a user would.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -31,9 +31,9 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(40);
 #[derive(Debug, Clone)]
 pub struct Site {
     /// Our outer address.
-    pub local: Ipv4Addr,
+    pub local: IpAddr,
     /// The peer's outer address.
-    pub remote: Ipv4Addr,
+    pub remote: IpAddr,
     /// Our identity.
     pub local_id: String,
     /// The peer's identity.
@@ -70,8 +70,8 @@ impl Site {
     /// Gateway A of the test-bed: the side that initiates.
     pub fn a() -> Self {
         Self {
-            local: OUTSIDE_A,
-            remote: OUTSIDE_B,
+            local: OUTSIDE_A.into(),
+            remote: OUTSIDE_B.into(),
             local_id: "gw-a.example.org".to_owned(),
             remote_id: "gw-b.example.org".to_owned(),
             secret: "correct horse battery staple".to_owned(),

@@ -23,8 +23,8 @@ fn two_versions_of_strongswan_talk_through_the_testbed() {
     );
 
     let side_a = Connection {
-        local: OUTSIDE_A,
-        remote: OUTSIDE_B,
+        local: OUTSIDE_A.into(),
+        remote: OUTSIDE_B.into(),
         local_id: "gw-a.example.org".to_owned(),
         remote_id: "gw-b.example.org".to_owned(),
         secret: "correct horse battery staple".to_owned(),

@@ -103,8 +103,8 @@ fn with_strongswan(narrator: &mut Narrator, version: Version) -> Result<()> {
         "Starting {version} as gateway B and Esplanade as gateway A from deploy/examples/site-a.yaml"
     ));
     let theirs = Connection {
-        local: OUTSIDE_B,
-        remote: OUTSIDE_A,
+        local: OUTSIDE_B.into(),
+        remote: OUTSIDE_A.into(),
         local_id: "gw-b.example.org".to_owned(),
         remote_id: "gw-a.example.org".to_owned(),
         secret: secret.clone(),

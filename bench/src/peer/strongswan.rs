@@ -4,7 +4,7 @@
 
 use std::fmt::{self, Write as _};
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -70,9 +70,9 @@ impl fmt::Display for Version {
 #[derive(Debug, Clone)]
 pub struct Connection {
     /// Our outer address.
-    pub local: Ipv4Addr,
+    pub local: IpAddr,
     /// The peer's outer address.
-    pub remote: Ipv4Addr,
+    pub remote: IpAddr,
     /// Our identity.
     pub local_id: String,
     /// The peer's identity.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -117,7 +117,7 @@ impl Namespace {
     }
 
     /// Sends pings 50 ms apart, waits a second for the last, and returns how many were answered.
-    pub fn ping(&self, to: Ipv4Addr, count: u32) -> Result<u32> {
+    pub fn ping(&self, to: impl Into<IpAddr>, count: u32) -> Result<u32> {
         let limit = Duration::from_secs(5) + Duration::from_millis(60) * count;
         let said = self.run_within(
             &[
@@ -129,7 +129,7 @@ impl Namespace {
                 "1",
                 "-c",
                 &count.to_string(),
-                &to.to_string(),
+                &to.into().to_string(),
             ],
             limit,
         )?;
