@@ -206,7 +206,7 @@ counters! {
     FramesLeaked Error Times "Frames that were lost instead of returned; this is a bug.",
 
     // What the XDP program decided; the steward copies them.
-    SteerPassNotOurs Info Packets "Passed to the kernel by XDP: not IPv4, or nothing that the dataplane takes.",
+    SteerPassNotOurs Info Packets "Passed to the kernel by XDP: not IP, or nothing that the dataplane takes.",
     SteerPassFragment Notice Packets "Passed to the kernel by XDP: fragments of ESP, AH or UDP to our addresses.",
     SteerPassIke Info Packets "Passed to the kernel by XDP: IKE on UDP 4500, or a keepalive.",
     SteerPassMalformed Notice Packets "Passed to the kernel by XDP: an IPv4 or UDP header that does not fit its packet.",
