@@ -102,7 +102,9 @@ fn payload() -> impl Strategy<Value = Payload> {
         (any::<u8>(), vec((0..0x8000_u16, octets(9)), 0..5))
             .prop_map(|(kind, attributes)| Payload::Configuration { kind, attributes }),
         octets(40).prop_map(Payload::Eap),
-        (49..=u8::MAX, octets(40)).prop_map(|(kind, data)| Payload::Unknown { kind, data }),
+        // 53 is the fragment of an encrypted payload (RFC 7383 2.5), which is no payload of a chain.
+        (prop_oneof![49..53_u8, 54..=u8::MAX], octets(40))
+            .prop_map(|(kind, data)| Payload::Unknown { kind, data }),
     ]
 }
 
@@ -112,7 +114,7 @@ fn header() -> impl Strategy<Value = Header> {
         any::<u64>(),
         any::<[bool; 3]>(),
         any::<u32>(),
-        0..4_usize,
+        0..6_usize,
     )
         .prop_map(
             |(
