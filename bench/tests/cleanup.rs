@@ -44,7 +44,11 @@ fn holder() -> (Process, String, u32) {
         .find_map(|line| line.split("holding ").nth(1))
         .expect("a line");
     let (name, id) = line.trim().split_once(' ').expect("a name and an id");
-    (process, name.to_owned(), id.parse().expect("an id"))
+    let id = id.parse().expect("an id");
+    // While it is still on its way from one program to the next, it has no command line.
+    testbed::wait_until("the process to run", LIMIT, || runs(id)).expect("a process");
+    assert!(exists(name));
+    (process, name.to_owned(), id)
 }
 
 fn exists(namespace: &str) -> bool {
@@ -63,7 +67,6 @@ fn an_interrupt_removes_everything() {
     }
     for signal in ["TERM", "INT"] {
         let (mut process, namespace, sleeper) = holder();
-        assert!(exists(&namespace) && runs(sleeper));
         let mut sender = Command::new("kill");
         sender
             .arg(format!("-{signal}"))
