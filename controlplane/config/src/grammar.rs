@@ -314,7 +314,7 @@ static IKE: Section = Section {
             Kind::Texts("[aes256gcm16-sha384-x25519]"),
             "What to offer and accept, the preferred first.",
         )
-        .default(crate::tunnel::DEFAULT_IKE_WORDS)
+        .default(esplanade_ike::config::DEFAULT_IKE)
         .known_as(&["ike", "proposal", "crypto"]),
         field("rekey", Kind::Text("4h"), "When its keys are replaced.")
             .default("4h")
@@ -370,9 +370,9 @@ static CHILD: Section = Section {
         field(
             "proposals",
             Kind::Texts("[aes256gcm16-x25519]"),
-            "What to offer and accept, the preferred first.",
+            "What to offer and accept, the preferred first. With AH, the default is `sha256` and `sha512`, each with `x25519` and without.",
         )
-        .default(crate::tunnel::DEFAULT_CHILD_WORDS)
+        .default(esplanade_ike::config::DEFAULT_ESP)
         .known_as(&["esp_proposals", "ah_proposals", "phase2alg", "proposal"]),
         field(
             "protocol",

@@ -16,7 +16,6 @@ mod identity;
 mod model;
 mod node;
 mod problem;
-mod proposal;
 mod quantity;
 mod reader;
 mod schema;
@@ -33,10 +32,6 @@ pub use model::{
     Port, Role, Start, Tfc, TfcSize, Tunnel,
 };
 pub use problem::{Place, Problem, Severity};
-pub use proposal::{
-    AdditionalKeyExchanges, AhIntegrity, AhProposal, ChildProposal, Encryption, EspEncryption,
-    EspIntegrity, EspProposal, IkeProposal, Integrity, KeyExchange, Prf,
-};
 pub use schema::schema;
 pub use secret::Secret;
 pub use selector::{Prefix, Selector};

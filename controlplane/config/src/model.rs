@@ -2,9 +2,10 @@
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
+use esplanade_ike::config::{ChildProposal, IkeProposal};
 use esplanade_pki::{DistinguishedName, OwnCertificate, Trust};
 
-use crate::{ChildProposal, IkeProposal, Problem, Secret, Selector};
+use crate::{Problem, Secret, Selector};
 
 /// A valid configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use esplanade_ike::config::ProposalError;
 use serde::Serialize;
 
 /// Where something stands in the text. Lines and columns count from 1, columns in characters.
@@ -105,6 +106,17 @@ impl Mistake {
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
+    }
+}
+
+impl From<ProposalError> for Mistake {
+    fn from(error: ProposalError) -> Self {
+        let help = match &error {
+            ProposalError::Unknown { word, known } => nearest(word, known.iter().copied())
+                .map(|near| format!("did you mean `{near}`? Known here are {}", known.join(", "))),
+            _ => None,
+        };
+        Self::new(error.to_string()).help(help.unwrap_or_else(|| error.help()))
     }
 }
 

@@ -2,34 +2,17 @@
 
 use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
+use esplanade_ike::config::{ChildProposal, ChildWords, IkeProposal, Protection};
+
 use crate::{
-    AhProposal, ChildProposal, EspProposal, FileContext, IkeProposal, Selector, authentication,
-    identity,
+    FileContext, Selector, authentication, identity,
     model::{Child, Df, Identity, Ike, Lifetime, Mode, Start, Tfc, TfcSize, Tunnel},
     node::Key,
     problem::{Mistake, Place, Problems},
-    proposal, quantity,
+    quantity,
     reader::Reader,
     selector,
 };
-
-/// What is offered for an IKE SA unless the file says otherwise.
-///
-/// A peer that knows no additional key exchanges refuses the whole first one (RFC 7296 3.3.6) and takes another.
-pub(crate) const DEFAULT_IKE_WORDS: &str = "aes256gcm16-sha384-x25519-ke1_mlkem768, aes256gcm16-sha384-x25519, \
-    aes256gcm16-sha384-ecp256, aes128gcm16-sha256-x25519, aes128gcm16-sha256-ecp256, aes256-sha256-modp2048";
-/// What is offered for a child unless the file says otherwise.
-///
-/// What RFC 8221 5 and 6 say MUST or SHOULD of, without NULL, which it wants implemented, not used; the rest is for those who
-/// ask by name.
-pub(crate) const DEFAULT_ESP_WORDS: &str = "aes256gcm16-x25519, aes256gcm16, aes128gcm16-x25519, aes128gcm16, \
-    chacha20poly1305-x25519, chacha20poly1305, aes256-sha512, aes256-sha256, aes128-sha256";
-/// The same for a child of AH: what RFC 8221 6 says MUST or SHOULD of.
-const DEFAULT_AH_WORDS: &str = "sha256-x25519, sha256, sha512-x25519, sha512";
-/// Both, as the grammar tells them.
-pub(crate) const DEFAULT_CHILD_WORDS: &str = "aes256gcm16-x25519, aes256gcm16, aes128gcm16-x25519, aes128gcm16, \
-    chacha20poly1305-x25519, chacha20poly1305, aes256-sha512, aes256-sha256, aes128-sha256; with ah: sha256-x25519, sha256, \
-    sha512-x25519, sha512";
 
 const IKE_REKEY: Duration = Duration::from_secs(4 * 3600);
 const CHILD_REKEY: Duration = Duration::from_secs(3600);
@@ -181,7 +164,7 @@ fn address(words: &str) -> Result<IpAddr, Mistake> {
 
 fn default_ike() -> Ike {
     Ike {
-        proposals: default_ike_proposals(),
+        proposals: IkeProposal::defaults(),
         lifetime: with_margin(IKE_REKEY),
         dpd_delay: Some(DPD_DELAY),
         fragment_size: FRAGMENT_SIZE,
@@ -189,21 +172,14 @@ fn default_ike() -> Ike {
     }
 }
 
-fn default_ike_proposals() -> Vec<IkeProposal> {
-    DEFAULT_IKE_WORDS
-        .split(", ")
-        .filter_map(|words| proposal::ike(words).ok())
-        .collect()
-}
-
 fn read_ike(section: &Reader<'_>, problems: &mut Problems<'_>) -> Ike {
-    let proposals = section.values("proposals", problems, proposal::ike);
+    let proposals = section.values("proposals", problems, |words| Ok(words.parse()?));
     let dpd_delay = section.value("dpd-delay", problems, |words| match words {
         "off" | "no" | "false" | "0" => Ok(None),
         words => duration_within(words, &DPD_RANGE).map(Some),
     });
     Ike {
-        proposals: proposals.map_or_else(default_ike_proposals, first_of_each),
+        proposals: proposals.map_or_else(IkeProposal::defaults, first_of_each),
         lifetime: read_lifetime(section, IKE_REKEY, problems),
         dpd_delay: dpd_delay.unwrap_or(Some(DPD_DELAY)),
         fragment_size: section
@@ -372,37 +348,23 @@ fn read_proposals(
     ah: bool,
     problems: &mut Problems<'_>,
 ) -> Vec<ChildProposal> {
-    if ah {
-        let proposals = read_ah_proposals(section, problems);
-        proposals.into_iter().map(ChildProposal::Ah).collect()
-    } else {
-        let proposals = read_esp_proposals(section, problems);
-        proposals.into_iter().map(ChildProposal::Esp).collect()
-    }
-}
-
-fn read_ah_proposals(section: &Reader<'_>, problems: &mut Problems<'_>) -> Vec<AhProposal> {
     let esn = read_esn(section, problems);
-    let written = section.values("proposals", problems, proposal::ah);
-    let written = written.map_or_else(default_ah_proposals, first_of_each);
-    let mut proposals = Vec::new();
-    for words in written {
-        let own = words.esn.map(|esn| [esn]);
-        for esn in own.as_ref().map_or(esn, |own| own.as_slice()) {
-            proposals.push(AhProposal {
-                integrity: words.integrity,
-                key_exchange: words.key_exchange,
-                additional: words.additional,
-                esn: *esn,
-            });
+    let (read, defaults): (fn(&str) -> _, fn() -> _) = if ah {
+        (ChildWords::ah, ChildWords::default_ah)
+    } else {
+        (ChildWords::esp, ChildWords::default_esp)
+    };
+    let written = section.values("proposals", problems, |words| Ok(read(words)?));
+    for (words, place) in written.iter().flatten() {
+        if matches!(words.protection, Protection::Esp(esp) if !esp.encryption.hides()) {
+            let what = "this proposal encrypts nothing: whoever is on the way can read all packets";
+            let help = "leave it out, unless that is what the tunnel is for";
+            problems.warning(*place, Mistake::new(what).help(help));
         }
     }
-    proposals
-}
-
-fn default_ah_proposals() -> Vec<proposal::AhWords> {
-    let words = DEFAULT_AH_WORDS.split(", ");
-    words.filter_map(|words| proposal::ah(words).ok()).collect()
+    let written = written.map_or_else(defaults, first_of_each);
+    let written = written.into_iter();
+    written.flat_map(|words| words.proposals(esn)).collect()
 }
 
 /// Extended sequence numbers, as they are offered by proposals that do not say.
@@ -412,40 +374,6 @@ fn read_esn(section: &Reader<'_>, problems: &mut Problems<'_>) -> &'static [bool
         Some(Esn::Off) => &[false],
         Some(Esn::Prefer) | None => &[true, false],
     }
-}
-
-fn read_esp_proposals(section: &Reader<'_>, problems: &mut Problems<'_>) -> Vec<EspProposal> {
-    let esn = read_esn(section, problems);
-    let written = section.values("proposals", problems, proposal::esp);
-    for (words, place) in written.iter().flatten() {
-        if !words.encryption.hides() {
-            let what = "this proposal encrypts nothing: whoever is on the way can read all packets";
-            let help = "leave it out, unless that is what the tunnel is for";
-            problems.warning(*place, Mistake::new(what).help(help));
-        }
-    }
-    let written = written.map_or_else(default_esp_proposals, first_of_each);
-    let mut proposals = Vec::new();
-    for words in written {
-        let own = words.esn.map(|esn| [esn]);
-        for esn in own.as_ref().map_or(esn, |own| own.as_slice()) {
-            proposals.push(EspProposal {
-                encryption: words.encryption,
-                integrity: words.integrity,
-                key_exchange: words.key_exchange,
-                additional: words.additional,
-                esn: *esn,
-            });
-        }
-    }
-    proposals
-}
-
-fn default_esp_proposals() -> Vec<proposal::EspWords> {
-    let words = DEFAULT_ESP_WORDS.split(", ");
-    words
-        .filter_map(|words| proposal::esp(words).ok())
-        .collect()
 }
 
 enum Esn {
@@ -565,30 +493,6 @@ fn soft_above_hard(section: &Reader<'_>, (soft, hard): (&str, &str), problems: &
             mistake.help(format!(
                 "raise it, or leave it out: `{soft}` and a tenth is the default"
             )),
-        );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_defaults_are_valid() {
-        assert_eq!(
-            default_ike_proposals().len(),
-            DEFAULT_IKE_WORDS.split(", ").count()
-        );
-        assert!(
-            DEFAULT_ESP_WORDS
-                .split(", ")
-                .all(|words| proposal::esp(words).is_ok())
-        );
-        let all = DEFAULT_AH_WORDS.split(", ");
-        assert!(all.clone().all(|words| proposal::ah(words).is_ok()));
-        assert_eq!(
-            DEFAULT_CHILD_WORDS,
-            format!("{DEFAULT_ESP_WORDS}; with ah: {DEFAULT_AH_WORDS}")
         );
     }
 }

@@ -261,7 +261,7 @@ fn algorithms() {
         more,
         (12, 21),
         "unknown algorithm `3des`",
-        "aes128gcm16, aes192gcm16, aes256gcm16, chacha20poly1305",
+        "aes256gcm16, aes192gcm16, aes128gcm16, chacha20poly1305",
     );
     let more = "        proposals: [aes128gcm16-sha256]\n        local: [";
     expect(
@@ -276,8 +276,8 @@ fn algorithms() {
         "    children",
         more,
         (10, 24),
-        "lacks its PRF",
-        "aes256gcm16-prfsha384-x25519",
+        "lacks its integrity, which `aes256` needs",
+        "aes256-sha256-x25519",
     );
 }
 

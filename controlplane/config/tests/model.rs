@@ -34,7 +34,7 @@ fn only_interfaces_addresses_key_and_subnets_are_required() {
     let proposals: Vec<String> = child.proposals.iter().map(ToString::to_string).collect();
     assert_eq!(
         proposals[..2],
-        ["aes256gcm16-x25519-esn", "aes256gcm16-x25519-noesn"]
+        ["aes256gcm16-x25519-esn", "aes256gcm16-x25519"]
     );
     assert!(config.warnings.is_empty());
 }
@@ -92,7 +92,7 @@ tunnels:
     assert_eq!(child.local[0].to_string(), "10.1.0.0/16[tcp/443]");
     assert_eq!(child.remote.len(), 2);
     let proposals: Vec<String> = child.proposals.iter().map(ToString::to_string).collect();
-    assert_eq!(proposals, ["aes128gcm16-esn", "aes256gcm16-noesn"]);
+    assert_eq!(proposals, ["aes128gcm16-esn", "aes256gcm16"]);
     let required = parse(&text.replace("esn: off", "esn: true")).unwrap();
     assert!(
         required.tunnels[0].children[0]
@@ -122,12 +122,12 @@ fn ah_modes_and_padding_have_their_meaning() {
     let child = &config.tunnels[0].children[0];
     assert_eq!(child.mode, Mode::TransportIfPossible);
     let proposals: Vec<String> = child.proposals.iter().map(ToString::to_string).collect();
-    assert_eq!(proposals[..2], ["sha256-x25519-esn", "sha256-x25519-noesn"]);
+    assert_eq!(proposals[..2], ["ah-sha256-x25519-esn", "ah-sha256-x25519"]);
     let config =
         with("        protocol: ah\n        proposals: [aes128gmac-esn, sha1]\n        esn: off\n");
     let proposals = config.tunnels[0].children[0].proposals.iter();
     let proposals: Vec<String> = proposals.map(ToString::to_string).collect();
-    assert_eq!(proposals, ["aes128gmac-esn", "sha1-noesn"]);
+    assert_eq!(proposals, ["ah-aes128gmac-esn", "ah-sha1"]);
 
     let config = with("        tfc: { size: 1200, multiple: 64, dummies: 10 }\n");
     let expected = Tfc {

@@ -10,8 +10,9 @@ pub use esplanade_pki::{CrlPolicy, DistinguishedName, OwnCertificate, RsaPadding
 pub use crate::identity::Identity;
 pub use crate::secret::Secret;
 pub use crate::suite::{
-    AdditionalKex, AhIntegrity, ChildProposal, Encryption, Esp, EspEncryption, EspIntegrity,
-    IkeProposal, Integrity, KeyExchangeMethod, Prf, ProposalError, Protection,
+    AdditionalKex, AhIntegrity, ChildProposal, ChildWords, DEFAULT_AH, DEFAULT_ESP, DEFAULT_IKE,
+    Encryption, Esp, EspEncryption, EspIntegrity, IkeProposal, Integrity, KeyExchangeMethod, Prf,
+    ProposalError, Protection,
 };
 pub use crate::wire::ts::TrafficSelector;
 

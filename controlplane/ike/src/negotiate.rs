@@ -477,7 +477,7 @@ mod tests {
     fn with_auth_the_key_exchange_is_left_out() {
         let ours = [
             child("aes256gcm16-x25519"),
-            child("aes256gcm16-p256"),
+            child("aes256gcm16-ecp256"),
             child("aes128gcm16"),
         ];
         assert_eq!(suites_for(&ours, ChildExchange::WithAuth).len(), 2);

@@ -13,7 +13,7 @@ const HEADERS: u16 = 28;
 fn narrow(side: usize, size: u16) -> PeerConfig {
     let mut peer = peer(side);
     peer.fragment_size = size;
-    peer.children[0].proposals = vec!["aes128gcm16-p384".parse().unwrap()];
+    peer.children[0].proposals = vec!["aes128gcm16-ecp384".parse().unwrap()];
     peer
 }
 

@@ -80,18 +80,18 @@ fn every_cipher_of_esp_is_agreed_and_rekeyed() {
 fn every_suite_carries() {
     for suite in [
         "aes256gcm16-sha384-x25519",
-        "aes128gcm16-sha256-p256",
-        "aes256gcm16-sha512-p384",
+        "aes128gcm16-sha256-ecp256",
+        "aes256gcm16-sha512-ecp384",
         "aes128gcm16-sha256-modp2048",
         "aes256-sha512-x25519",
-        "aes128-sha256-p256",
+        "aes128-sha256-ecp256",
         "aes256-sha384-prfsha256-x25519",
     ] {
         let (mut a, mut b) = (peer(A), peer(B));
         a.ike_proposals = vec![suite.parse().unwrap()];
         b.ike_proposals = a.ike_proposals.clone();
         for p in [&mut a, &mut b] {
-            p.children[0].proposals = vec!["aes128gcm16-p256-esn".parse().unwrap()];
+            p.children[0].proposals = vec!["aes128gcm16-ecp256-esn".parse().unwrap()];
         }
         let mut link = Link::new(1, Weather::fair(), [vec![a], vec![b]]);
         connect(&mut link, A);
@@ -121,10 +121,10 @@ fn every_suite_carries() {
 fn another_group_costs_a_round_trip() {
     for cookies in [false, true] {
         let (mut a, mut b) = (peer(A), peer(B));
-        a.ike_proposals = ["aes256gcm16-sha384-x25519", "aes256gcm16-sha384-p384"]
+        a.ike_proposals = ["aes256gcm16-sha384-x25519", "aes256gcm16-sha384-ecp384"]
             .map(|s| s.parse().unwrap())
             .to_vec();
-        b.ike_proposals = vec!["aes256gcm16-sha384-p384".parse().unwrap()];
+        b.ike_proposals = vec!["aes256gcm16-sha384-ecp384".parse().unwrap()];
         let cookie_threshold = if cookies { 0 } else { 32 };
         let settings = Settings {
             cookie_threshold,
@@ -232,13 +232,13 @@ fn unknown_identities_are_refused_and_named() {
 #[test]
 fn no_common_proposal_is_refused_and_named() {
     let (a, mut b) = (peer(A), peer(B));
-    b.ike_proposals = vec!["aes128-sha256-p256".parse().unwrap()];
+    b.ike_proposals = vec!["aes128-sha256-ecp256".parse().unwrap()];
     let mut link = Link::new(1, Weather::fair(), [vec![a], vec![b]]);
     connect(&mut link, A);
     link.agree(0);
     assert_eq!(
         link.refusals(B)[0],
-        "no common proposal for the IKE SA: the peer proposes aes256gcm16-prfsha384-x25519; configured here: aes128-sha256-p256"
+        "no common proposal for the IKE SA: the peer proposes aes256gcm16-prfsha384-x25519; configured here: aes128-sha256-ecp256"
     );
     assert!(link.refusals(A)[0].contains("takes none of our proposals for the IKE SA"));
 }

@@ -47,13 +47,13 @@ fn suite(link: &Link, side: usize) -> String {
 fn every_method_serves_first_and_additionally() {
     for (ike, child) in [
         (HYBRID, HYBRID_CHILD),
-        ("aes128gcm16-sha256-p521", "aes128gcm16-p521"),
+        ("aes128gcm16-sha256-ecp521", "aes128gcm16-ecp521"),
         ("aes128gcm16-sha256-modp3072", "aes128gcm16-mlkem512"),
         ("aes128gcm16-sha256-mlkem512", "aes128gcm16-mlkem1024"),
         ("aes128gcm16-sha256-mlkem768", "aes128gcm16-modp4096"),
         (
-            "aes256-sha512-p256-ke1_mlkem1024-ke2_p384-ke7_mlkem512",
-            "aes128gcm16-p384-ke2_mlkem768-ke3_mlkem1024-ke4_x25519",
+            "aes256-sha512-ecp256-ke1_mlkem1024-ke2_ecp384-ke7_mlkem512",
+            "aes128gcm16-ecp384-ke2_mlkem768-ke3_mlkem1024-ke4_x25519",
         ),
     ] {
         let side = |side| with(side, &[ike], child);

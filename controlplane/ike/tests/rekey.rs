@@ -253,9 +253,9 @@ fn a_child_changes_its_group() {
     let (mut a, mut b) = (peer(A), peer(B));
     a.children[0].proposals = vec![
         "aes256gcm16-x25519".parse().unwrap(),
-        "aes256gcm16-p256".parse().unwrap(),
+        "aes256gcm16-ecp256".parse().unwrap(),
     ];
-    b.children[0].proposals = vec!["aes256gcm16-p256".parse().unwrap()];
+    b.children[0].proposals = vec!["aes256gcm16-ecp256".parse().unwrap()];
     let mut link = Link::new(1, Weather::fair(), [vec![a], vec![b]]);
     command(&mut link, A, 2);
     link.run(SECOND);
