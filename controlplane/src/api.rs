@@ -8,9 +8,11 @@ use std::{fmt, io, str::FromStr};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+mod capture;
 pub mod fuzzing;
 mod report;
 
+pub use capture::*;
 pub use report::*;
 
 /// The socket's name within the run directory. Its mode is 0600: who may open it, may command the gateway.
@@ -60,6 +62,37 @@ pub enum Request {
     },
     /// Read the configuration file again and apply what changed.
     Reload,
+    /// Copy packets, for [`Request::Captured`]. There is one capture at a time.
+    Capture {
+        /// Only those of a tunnel or one of its child SAs.
+        #[serde(default)]
+        target: Option<Target>,
+        /// How many, and how long.
+        limits: CaptureLimits,
+    },
+    /// The next packets of a capture. One that nobody asks for in 5 s ends.
+    Captured {
+        /// Which.
+        capture: u64,
+    },
+    /// End a capture.
+    EndCapture {
+        /// Which.
+        capture: u64,
+    },
+}
+
+/// The bounds of a capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureLimits {
+    /// How long.
+    pub seconds: u32,
+    /// Packets a second of each worker.
+    pub rate: u32,
+    /// Octets of each packet.
+    pub snap: u16,
+    /// Only packets that are dropped.
+    pub drops_only: bool,
 }
 
 /// Which SA a rekey concerns.
@@ -149,10 +182,14 @@ pub enum Report {
     Sas(Vec<Sa>),
     /// To [`Request::Counters`].
     Counters(Vec<CounterRow>),
-    /// To [`Request::Initiate`], [`Request::Terminate`], [`Request::Rekey`]: what happened.
+    /// To [`Request::Initiate`], [`Request::Terminate`], [`Request::Rekey`], [`Request::EndCapture`]: what happened.
     Done(String),
     /// To [`Request::Reload`].
     Reloaded(Reloaded),
+    /// To [`Request::Capture`].
+    Capture(Capture),
+    /// To [`Request::Captured`].
+    Packets(Packets),
 }
 
 /// Why a line could not be read.

@@ -13,6 +13,7 @@ pub mod guard;
 mod lock;
 pub mod logging;
 pub mod netlink;
+pub mod pcapng;
 pub mod privileges;
 mod readiness;
 pub mod supervisor;

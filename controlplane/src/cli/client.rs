@@ -6,7 +6,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::{io::BufReader, net::UnixStream, time::timeout};
+use tokio::{
+    io::BufReader,
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    time::timeout,
+};
 
 use crate::api::{self, MAX_RESPONSE, ReadError, Request, Response, SOCKET_NAME};
 
@@ -63,29 +70,83 @@ pub async fn ask(
     }
 }
 
-async fn exchange(path: &Path, request: &Request) -> Result<Response, ClientError> {
-    let broken = |cause: String| ClientError::Broken {
-        path: path.to_owned(),
-        cause,
-    };
-    let stream = UnixStream::connect(path)
-        .await
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                ClientError::Absent(path.to_owned())
-            }
-            io::ErrorKind::PermissionDenied => ClientError::Forbidden(path.to_owned()),
-            _ => broken(error.to_string()),
-        })?;
-    let (reading, mut writing) = stream.into_split();
-    let written = api::write_message(&mut writing, request).await;
-    written.map_err(|error| broken(error.to_string()))?;
-    match api::read_message(&mut BufReader::new(reading), MAX_RESPONSE).await {
-        Ok(Some(response)) => Ok(response),
-        Ok(None) => Err(broken("it may have just been stopped".to_owned())),
-        Err(ReadError::Malformed(error)) => Err(broken(format!(
-            "it speaks another version of the protocol ({error})"
-        ))),
-        Err(error) => Err(broken(error.to_string())),
+/// A connection for several questions.
+#[derive(Debug)]
+pub struct Session {
+    path: PathBuf,
+    reading: BufReader<OwnedReadHalf>,
+    writing: OwnedWriteHalf,
+}
+
+impl Session {
+    /// Connects to the daemon that serves `run_dir`.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`].
+    pub async fn open(run_dir: &Path) -> Result<Self, ClientError> {
+        Self::connect(run_dir.join(SOCKET_NAME)).await
     }
+
+    async fn connect(path: PathBuf) -> Result<Self, ClientError> {
+        let stream = match UnixStream::connect(&path).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                return Err(match error.kind() {
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                        ClientError::Absent(path)
+                    }
+                    io::ErrorKind::PermissionDenied => ClientError::Forbidden(path),
+                    _ => ClientError::Broken {
+                        path,
+                        cause: error.to_string(),
+                    },
+                });
+            }
+        };
+        let (reading, writing) = stream.into_split();
+        Ok(Self {
+            path,
+            reading: BufReader::new(reading),
+            writing,
+        })
+    }
+
+    /// Asks something that waits for nobody.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`].
+    pub async fn ask(&mut self, request: &Request) -> Result<Response, ClientError> {
+        match timeout(PATIENCE, self.exchange(request)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(ClientError::Silent {
+                path: self.path.clone(),
+                seconds: PATIENCE.as_secs(),
+            }),
+        }
+    }
+
+    async fn exchange(&mut self, request: &Request) -> Result<Response, ClientError> {
+        let path = &self.path;
+        let broken = |cause: String| ClientError::Broken {
+            path: path.clone(),
+            cause,
+        };
+        let written = api::write_message(&mut self.writing, request).await;
+        written.map_err(|error| broken(error.to_string()))?;
+        match api::read_message(&mut self.reading, MAX_RESPONSE).await {
+            Ok(Some(response)) => Ok(response),
+            Ok(None) => Err(broken("it may have just been stopped".to_owned())),
+            Err(ReadError::Malformed(error)) => Err(broken(format!(
+                "it speaks another version of the protocol ({error})"
+            ))),
+            Err(error) => Err(broken(error.to_string())),
+        }
+    }
+}
+
+async fn exchange(path: &Path, request: &Request) -> Result<Response, ClientError> {
+    let mut session = Session::connect(path.to_owned()).await?;
+    session.exchange(request).await
 }

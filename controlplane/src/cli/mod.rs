@@ -18,6 +18,7 @@ use crate::{
     configuration, supervisor,
 };
 
+mod capture;
 mod client;
 mod render;
 mod table;
@@ -92,6 +93,8 @@ enum Command {
     },
     /// Read the configuration file again and apply what changed; a bad file changes nothing.
     Reload,
+    /// Copy packets before and after ESP, and those that are dropped with the reason, into a file of pcapng.
+    Capture(capture::Options),
     /// Run both planes here, restart the one that crashes, end both on SIGTERM.
     Run {
         /// The YAML file.
@@ -130,6 +133,7 @@ impl Cli {
         match self.command {
             Command::Check { config } => check(&config, json),
             Command::Run { config, keep } => run(config, run_dir, keep),
+            Command::Capture(options) => self::capture(&run_dir, json, &options),
             Command::Status => ask(
                 &run_dir,
                 json,
@@ -187,18 +191,9 @@ fn ask(
     extra: Duration,
     render: impl Fn(&Report) -> String,
 ) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
-        Err(error) => {
-            return failure(
-                json,
-                &format!("the runtime does not start: {error}"),
-                REFUSED,
-            );
-        }
+        Err(why) => return failure(json, &why, REFUSED),
     };
     match runtime.block_on(client::ask(run_dir, request, extra)) {
         Ok(Response::Ok(report)) if json => print(&json_of(&report)),
@@ -206,6 +201,30 @@ fn ask(
         Ok(Response::Error(why)) => failure(json, &why, REFUSED),
         Err(error) => failure(json, &error.to_string(), UNREACHABLE),
     }
+}
+
+fn capture(run_dir: &Path, json: bool, options: &capture::Options) -> ExitCode {
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(why) => return failure(json, &why, REFUSED),
+    };
+    match runtime.block_on(options.capture(run_dir)) {
+        Ok(outcome) if options.to_stdout() => {
+            eprint!("esplanade: {}", outcome.words());
+            ExitCode::SUCCESS
+        }
+        Ok(outcome) if json => print(&format!("{}\n", serde_json::json!(outcome))),
+        Ok(outcome) => print(&outcome.words()),
+        Err(capture::Failure::Client(error)) => failure(json, &error.to_string(), UNREACHABLE),
+        Err(why) => failure(json, &why.to_string(), REFUSED),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("the runtime does not start: {error}"))
 }
 
 fn check(config: &Path, json: bool) -> ExitCode {
@@ -246,6 +265,8 @@ fn json_of(report: &Report) -> String {
         Report::Counters(list) => serde_json::to_string_pretty(list),
         Report::Done(done) => serde_json::to_string(&serde_json::json!({ "done": done })),
         Report::Reloaded(changes) => serde_json::to_string_pretty(changes),
+        Report::Capture(capture) => serde_json::to_string(capture),
+        Report::Packets(packets) => serde_json::to_string(packets),
     };
     value.unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}")) + "\n"
 }

@@ -13,6 +13,8 @@ pub fn report(report: &Report) -> String {
         Report::Counters(list) => counters(list),
         Report::Done(what) => format!("{what}\n"),
         Report::Reloaded(changes) => reloaded(changes),
+        Report::Capture(capture) => format!("capture {} has begun\n", capture.capture),
+        Report::Packets(seen) => format!("{}\n", count(seen.packets.len() as u64, "packet")),
     }
 }
 

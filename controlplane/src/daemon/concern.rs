@@ -32,6 +32,8 @@ pub(super) enum Concern {
     Protected(Prefix, Prefix),
     /// What stays inside.
     Inside(Prefix),
+    /// A capture.
+    Capture,
 }
 
 impl From<&Command> for Concern {
@@ -51,6 +53,9 @@ impl From<&Command> for Concern {
             }
             Command::SetPort { port, .. } => Self::Port(*port),
             Command::BeginSync | Command::EndSync => Self::Picture,
+            Command::StartCapture(_) | Command::CaptureGroup { .. } | Command::StopCapture => {
+                Self::Capture
+            }
             Command::SetLocalAddress { address } | Command::RemoveLocalAddress { address } => {
                 Self::Address(*address)
             }

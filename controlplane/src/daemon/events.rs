@@ -217,6 +217,7 @@ impl Gateway {
                 let interface = port.map_or("of no name", |port| &port.interface);
                 format!("change the facts of port {interface}")
             }
+            Concern::Capture => "copy packets for `esplanade capture`".to_owned(),
             Concern::Picture => "take the whole picture of policies and routes".to_owned(),
             Concern::Address(address) => format!("change whether XDP takes ESP to {address}"),
             Concern::Protected(local, remote) => {

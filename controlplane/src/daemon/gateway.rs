@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     agreements::Agreements,
+    captures::Running,
     children::{self, Children},
     dataplane::Dataplane,
     ike_io::{Datagram, Sockets},
@@ -170,6 +171,10 @@ pub(super) struct Gateway {
     pub(super) waiters: Waiters,
     /// Children that the operator took down: traffic does not bring them up again.
     pub(super) taken_down: BTreeSet<ChildName>,
+    /// The capture that runs.
+    pub(super) capture: Option<Running>,
+    /// How many there were.
+    pub(super) captures: u64,
     /// What went wrong last, by tunnel.
     pub(super) troubles: BTreeMap<String, String>,
     housekeeping: Instant,
@@ -227,6 +232,8 @@ impl Gateway {
             outbox: Outbox::default(),
             waiters: Waiters::default(),
             taken_down: BTreeSet::new(),
+            capture: None,
+            captures: 0,
             troubles: BTreeMap::new(),
             housekeeping: now,
             watch: now + WATCH,
@@ -333,6 +340,7 @@ impl Gateway {
     pub(super) fn on_dataplane_gone(&mut self) {
         warn!("the dataplane is gone; the kernel's guard keeps protected traffic in");
         self.dataplane = None;
+        self.capture = None;
     }
 
     /// A datagram came.
@@ -591,6 +599,7 @@ impl Gateway {
         }
         self.release(now);
         self.waiters.expire(now);
+        self.look_after_capture(now);
     }
 
     fn release(&mut self, now: Instant) {
@@ -643,8 +652,15 @@ impl Gateway {
                 .as_ref()
                 .is_some_and(|dataplane| dataplane.courier.is_waiting());
         let tick = waiting.then(|| now + TICK);
-        [tick, self.endpoint.poll_timeout(), self.waiters.deadline()]
+        let capture = self.capture.as_ref().map(Running::deadline);
+        let others = [
+            self.endpoint.poll_timeout(),
+            self.waiters.deadline(),
+            capture,
+        ];
+        [tick]
             .into_iter()
+            .chain(others)
             .flatten()
             .fold(self.housekeeping.min(self.watch), Instant::min)
     }

@@ -236,6 +236,12 @@ fn algorithm(transform: channel::Transform) -> String {
     )
 }
 
+/// The clock that the dataplane stamps packets with.
+pub(super) fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}
+
 /// The clock that the dataplane stamps its records with.
 pub(super) fn monotonic_ms() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);

@@ -38,10 +38,13 @@ impl Gateway {
                 rows.retain(|row| all || row.value != 0);
                 Response::Ok(Report::Counters(rows))
             }
-            Request::Reload => match self.reload().await {
-                Ok(changes) => Response::Ok(Report::Reloaded(changes)),
-                Err(why) => Response::Error(why),
-            },
+            Request::Reload => answer(self.reload().await, Report::Reloaded),
+            Request::Capture { target, limits } => answer(
+                self.start_capture(target.as_ref(), &limits, now),
+                Report::Capture,
+            ),
+            Request::Captured { capture } => answer(self.captured(capture, now), Report::Packets),
+            Request::EndCapture { capture } => answer(self.stop_capture(capture), Report::Done),
             Request::Initiate { target, timeout_ms } => {
                 let outcome = self.initiate(&target, now);
                 return self.answer_later(outcome, timeout_ms, now, reply);
@@ -88,7 +91,7 @@ impl Gateway {
     }
 
     /// The tunnel's children that a target means.
-    fn children_of(&self, target: &Target) -> Result<BTreeSet<String>, String> {
+    pub(super) fn children_of(&self, target: &Target) -> Result<BTreeSet<String>, String> {
         let known = |tunnel: &&config::Tunnel| tunnel.name == target.tunnel;
         let tunnel = self.config.tunnels.iter().find(known).ok_or_else(|| {
             let names: Vec<&str> = self
@@ -272,6 +275,10 @@ impl Gateway {
             needs_restart: changes.needs_restart,
         })
     }
+}
+
+fn answer<T>(outcome: Result<T, String>, report: impl FnOnce(T) -> Report) -> Response {
+    outcome.map_or_else(Response::Error, |value| Response::Ok(report(value)))
 }
 
 /// What came of a command.

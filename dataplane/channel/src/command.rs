@@ -1,6 +1,6 @@
 //! What the control plane tells a worker or the steward: the SAD and SPD of RFC 4301 4.4, routes and neighbours.
 
-use crate::{Label, PolicyId, PortId, Prefix, SaId, WorkerId};
+use crate::{CaptureOrder, Label, PolicyId, PortId, Prefix, SaId, WorkerId};
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -89,6 +89,15 @@ pub enum Command {
     /// Policies, routes, neighbours, ports, local addresses, protected pairs and inside prefixes that were not set since
     /// [`Command::BeginSync`] are gone. SAs are never swept.
     EndSync,
+    /// To workers: packets are copied from now on, until [`Command::StopCapture`] or the order's end.
+    StartCapture(CaptureOrder),
+    /// To workers: packets of this policy's group are among those that a capture is after.
+    CaptureGroup {
+        /// Any policy of the group.
+        policy: PolicyId,
+    },
+    /// To workers: no packets are copied any more.
+    StopCapture,
     /// To the steward: ESP and UDP 4500 to this address are ours; on outside ports also plain packets that a protected
     /// pair covers, the address included.
     SetLocalAddress {

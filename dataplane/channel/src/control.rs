@@ -1,8 +1,9 @@
 //! The control plane's end of the channel.
 
 use crate::{
-    Command, Counter, Epoch, Event, Facts, Full, NotLocked, PortCounter, PortId, SaId, SaRecord,
-    Sequence, Setup, Waker, WorkerId,
+    Captured, Command, Counter, Epoch, Event, Facts, Full, NotLocked, PortCounter, PortId, SaId,
+    SaRecord, Sequence, Setup, Waker, WorkerId,
+    capture::PacketReceiver,
     handshake::{ConnectError, is_open},
     layout::{EVENT_SLOTS, LAYOUT_HASH, Layout, VERSION},
     mapping::{Mapping, Region},
@@ -30,6 +31,7 @@ pub struct ControlChannel {
     mapping: Arc<Mapping>,
     senders: Vec<CommandSender>,
     events: Vec<EventReceiver>,
+    packets: Vec<PacketReceiver<Region>>,
     /// The ring that is asked first for the next event, so that none starves the others.
     next: usize,
 }
@@ -76,6 +78,11 @@ impl ControlChannel {
                 corrupt: false,
             });
         }
+        let packets = (0..layout.rings() as u16 - 1)
+            .map(|worker| layout.capture_ring(&mapping, WorkerId(worker)))
+            .map(|ring| PacketReceiver::attach(ring?))
+            .collect::<Option<_>>()
+            .ok_or(ConnectError::Header)?;
         let channel = Self {
             socket,
             event_fd,
@@ -85,6 +92,7 @@ impl ControlChannel {
             mapping,
             senders,
             events,
+            packets,
             next: 0,
         };
         Ok((channel, warning))
@@ -140,6 +148,11 @@ impl ControlChannel {
             }
         }
         None
+    }
+
+    /// The next packet that a worker has copied, of each worker in its order; `None` when there is none.
+    pub fn next_packet(&mut self) -> Option<Captured> {
+        self.packets.iter_mut().find_map(PacketReceiver::receive)
     }
 
     /// Readable when there are events.

@@ -199,6 +199,8 @@ counters! {
     HandoffSent Info Packets "Packets lent to the worker that owns their SA.",
     HandoffReceived Info Packets "Packets borrowed from other workers.",
     HandoffFull Error Packets "Packets dropped because the ring to the worker that owns their SA was full.",
+    Captured Info Packets "Packets copied for `esplanade capture`.",
+    CaptureLost Notice Packets "Packets that `esplanade capture` was to have and were not copied: its rate was reached, or its ring was full.",
     RxRingFull Error Packets "Packets that the kernel dropped because the worker did not empty its receive ring in time.",
     RxFillEmpty Error Packets "Packets that the kernel dropped because it had no empty frame to receive into.",
     RxDropped Warning Packets "Packets that the kernel dropped for other reasons, such as one that no frame can hold.",

@@ -73,6 +73,11 @@ impl PolicyId {
     pub const fn group(self) -> u64 {
         self.0 >> 8
     }
+
+    /// The first of a group.
+    pub const fn first_of(group: u64) -> Self {
+        Self(group << 8)
+    }
 }
 
 /// A port, by its place in [`Setup::ports`](crate::Setup::ports).

@@ -1,8 +1,8 @@
 //! Where everything is in the shared memory, and the hash by which two builds know that they agree on it.
 
 use crate::{
-    Counter, PortCounter, Setup, WorkerId, mapping::Mapping, mapping::Region, record,
-    ring::ring_words,
+    CAPTURE_SLOTS, Counter, PortCounter, Setup, WorkerId, capture::CAPTURE_WORDS, mapping::Mapping,
+    mapping::Region, record, ring::ring_words,
 };
 use std::sync::Arc;
 
@@ -91,9 +91,15 @@ impl Layout {
         end.next_multiple_of(PAGE_WORDS)
     }
 
+    const fn capture_rings(&self) -> usize {
+        let end = self.sa_table_start() + self.sa_capacity * record::SA_WORDS;
+        end.next_multiple_of(PAGE_WORDS)
+    }
+
     /// The words of the whole segment.
     pub const fn words(&self) -> usize {
-        let end = self.sa_table_start() + self.sa_capacity * record::SA_WORDS;
+        let end =
+            self.capture_rings() + (self.rings - 1) * ring_words::<CAPTURE_WORDS>(CAPTURE_SLOTS);
         end.next_multiple_of(PAGE_WORDS)
     }
 
@@ -124,6 +130,14 @@ impl Layout {
         Region::new(mapping, first, words)
     }
 
+    /// Of a worker; the steward has none.
+    pub fn capture_ring(&self, mapping: &Arc<Mapping>, worker: WorkerId) -> Option<Region> {
+        let words = ring_words::<CAPTURE_WORDS>(CAPTURE_SLOTS);
+        let worker = usize::from(worker.0);
+        let first = self.capture_rings() + worker * words;
+        (worker + 1 < self.rings).then(|| Region::new(mapping, first, words))
+    }
+
     pub fn sa_table(&self, mapping: &Arc<Mapping>) -> Region {
         let words = self.sa_capacity * record::SA_WORDS;
         Region::new(mapping, self.sa_table_start(), words)
@@ -140,6 +154,8 @@ pub const LAYOUT_HASH: u64 = {
         PAGE_WORDS,
         COMMAND_SLOTS,
         EVENT_SLOTS,
+        CAPTURE_SLOTS,
+        CAPTURE_WORDS,
         crate::ring::HEADER_WORDS,
         crate::MAX_WORKERS,
         crate::MAX_PORTS,

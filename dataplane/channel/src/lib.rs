@@ -8,6 +8,7 @@
 //! What is shared is words, each an atomic of its own. A record is copied out, then judged; neither side trusts a
 //! count or a field that the other has written.
 
+mod capture;
 mod command;
 mod control;
 mod counter;
@@ -28,6 +29,9 @@ mod undumpable;
 pub mod words;
 mod worker;
 
+pub use capture::{
+    CAPTURE_SLOTS, CaptureOrder, Captured, Heading, MAX_SNAP, PacketSender, Sighting,
+};
 pub use command::{
     Command, CommandError, DfPolicy, InboundSa, KeyMaterial, Lifetime, Mode, Original, OutboundSa,
     Policy, PolicyAction, Selector, Tfc, Transform, UdpPorts,

@@ -113,6 +113,13 @@ impl<S: Words, const SLOT: usize> Producer<S, SLOT> {
         Ok(Sequence(self.head))
     }
 
+    /// How many slots are free at least.
+    pub fn room(&mut self) -> u64 {
+        self.tail = self.ring.load(TAIL, Ordering::Acquire);
+        let used = self.head.wrapping_sub(self.tail);
+        self.ring.capacity.saturating_sub(used)
+    }
+
     /// The last slot that was pushed.
     pub fn pushed(&self) -> Sequence {
         Sequence(self.head)

@@ -1,8 +1,8 @@
 //! The shared memory as the dataplane makes it: one segment for one life and one setup.
 
 use crate::{
-    CopyMode, Epoch, Facts, MAX_ENGINE_NAME, NotLocked, PortFacts, PortMode, Setup, SetupError,
-    Waker, WorkerEnd, WorkerId,
+    CopyMode, Epoch, Facts, MAX_ENGINE_NAME, NotLocked, PacketSender, PortFacts, PortMode, Setup,
+    SetupError, Waker, WorkerEnd, WorkerId,
     layout::{LAYOUT_HASH, Layout, MAGIC, VERSION, header},
     mapping::{self, MapError, Mapping},
     ring::{Consumer, Producer},
@@ -141,6 +141,9 @@ impl Segment {
                 pending: false,
             },
             counters,
+            packets: layout
+                .capture_ring(mapping, ring)
+                .and_then(PacketSender::attach),
             sa_table: SaWriter {
                 table: SeqlockTable::new(layout.sa_table(mapping)),
             },

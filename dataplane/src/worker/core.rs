@@ -1,6 +1,7 @@
 //! What all stages of the pipeline share: tables, ports, counters, limits, and what becomes of a frame.
 
 use super::{
+    capture::Capture,
     handoff::{Handoff, Lent},
     held::{Held, Neighbor, Packet},
     limit::TokenBucket,
@@ -16,7 +17,7 @@ use crate::{
     port::{BURST, Port, RxFrame, TxFrame},
 };
 use arrayvec::ArrayVec;
-use esplanade_channel::{Counter, Event, PortCounter, Role};
+use esplanade_channel::{Counter, Event, Heading, PortCounter, Role};
 use esplanade_crypto::IvGenerator;
 use esplanade_ipsec::{
     id::SaId,
@@ -77,6 +78,8 @@ pub struct Core<P, E> {
     pub ivs: IvGenerator,
     /// SAs whose statistics changed since they were last published.
     pub dirty: Vec<SaId>,
+    /// Packets for who watches.
+    pub capture: Capture,
     /// What the stages cost, when somebody asks.
     pub stopwatch: Stopwatch,
     /// Monotonic time.
@@ -111,6 +114,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
             dummies: Dummies::default(),
             ivs,
             dirty: Vec::with_capacity(sa_capacity as usize),
+            capture: Capture::new(None),
             stopwatch: Stopwatch::default(),
             now_ms: 0,
             icmp_limit: TokenBucket::new(ICMP_PER_SECOND, ICMP_AT_ONCE),
@@ -140,6 +144,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
     #[inline]
     pub fn drop(&mut self, arrived: Arrived, reason: Counter) {
         self.tally.one(reason);
+        self.see_drop(arrived.port, reason, &arrived.frame);
         self.finish(arrived);
     }
 
@@ -178,10 +183,12 @@ impl<P: Port, E: EventSink> Core<P, E> {
             Some(frame) => {
                 self.discard(port, frame);
                 self.tally.one(Counter::PacketTooBig);
+                self.capture.because(Counter::PacketTooBig);
                 None
             }
             None => {
                 self.tally.one(Counter::NoTxFrame);
+                self.capture.because(Counter::NoTxFrame);
                 None
             }
         }
@@ -198,10 +205,11 @@ impl<P: Port, E: EventSink> Core<P, E> {
     /// Sends a frame of this port. `false`, and counted, when the port has no room even after a kick.
     #[inline]
     pub fn transmit(&mut self, number: u8, frame: TxFrame) -> bool {
+        let length = frame.packet_len() as u64;
+        self.see(number, Heading::Out, frame.packet());
         let Some(port) = self.ports.get_mut(usize::from(number)) else {
             return false;
         };
-        let length = frame.packet_len() as u64;
         let refused = port.transmit(frame).or_else(|frame| {
             port.flush();
             port.transmit(frame)
@@ -213,7 +221,13 @@ impl<P: Port, E: EventSink> Core<P, E> {
                 true
             }
             Err(frame) => {
-                port.discard(frame);
+                self.see_unsent(
+                    number,
+                    Counter::TxRingFull,
+                    &frame,
+                    frame.packet_len().saturating_sub(ETHERNET),
+                );
+                self.discard(number, frame);
                 self.tally.one(Counter::TxRingFull);
                 false
             }
@@ -247,6 +261,8 @@ impl<P: Port, E: EventSink> Core<P, E> {
             Packet::Received(arrived) => self.drop(arrived, reason),
             Packet::Admitted(admitted) => {
                 self.tally.one(reason);
+                let length = admitted.inner.length;
+                self.see_unsent(admitted.target_port, reason, &admitted.target, length);
                 self.discard(admitted.target_port, admitted.target);
             }
         }

@@ -85,6 +85,10 @@ impl Opening {
     fn drop<P: Port, E: EventSink>(&mut self, core: &mut Core<P, E>, reason: Counter) {
         if let Some(target) = self.target.take() {
             core.tally.one(reason);
+            // What was not authentic was seen before its frame went back.
+            if reason != Counter::InStateProtoError {
+                core.see_unsent(self.target_port, reason, &target, self.plaintext);
+            }
             core.discard(self.target_port, target);
         }
     }
@@ -145,6 +149,9 @@ impl Inbound {
         }
         core.stopwatch.was(Stage::Fit);
         let verdicts = open(&core.tables, &mut core.stopwatch, sealed, opening);
+        if core.capture.is_on() {
+            see_forged(core, sealed, opening, &verdicts);
+        }
         for packet in &mut *sealed {
             if let Some(arrived) = packet.arrived.take() {
                 core.finish(arrived);
@@ -161,6 +168,22 @@ impl Inbound {
         opening.iter_mut().for_each(|packet| deliver(core, packet));
         opening.clear();
         core.stopwatch.was(Stage::Transmit);
+    }
+}
+
+/// Shows packets that failed authentication to who watches, as they came.
+#[cold]
+fn see_forged<P: Port, E: EventSink>(
+    core: &mut Core<P, E>,
+    sealed: &[Sealed],
+    opening: &[Opening],
+    verdicts: &[Verdict],
+) {
+    for (packet, verdict) in opening.iter().zip(verdicts) {
+        let arrived = sealed.get(packet.packet).and_then(|of| of.arrived.as_ref());
+        if let (Some(arrived), false) = (arrived, *verdict == Verdict::Authentic) {
+            core.see_drop(arrived.port, Counter::InStateProtoError, &arrived.frame);
+        }
     }
 }
 
@@ -284,6 +307,8 @@ fn check<P: Port, E: EventSink>(
             plaintext,
             inner: None,
         });
+    } else if let Some(arrived) = &packet.arrived {
+        core.see_refused(arrived.port, &arrived.frame);
     }
 }
 
@@ -563,6 +588,7 @@ fn leave_with<P: Port, E: EventSink>(
     };
     if let Some(reason) = reason {
         core.tally.one(reason);
+        core.see_unsent(port, reason, &target, inner.length);
         return core.discard(port, target);
     }
     if forwarded {
@@ -629,6 +655,9 @@ fn move_to_port<P: Port, E: EventSink>(
         }
         moved
     });
+    if moved.is_none() {
+        core.see_unplaced(to, &target, length);
+    }
     core.discard(from, target);
     moved
 }

@@ -2,6 +2,7 @@
 //!
 //! See `README.md` beside this file for the way of a packet through the modules.
 
+mod capture;
 mod core;
 mod fragment;
 pub mod fuzzing;
@@ -21,6 +22,7 @@ mod tally;
 mod transform;
 
 use self::{
+    capture::Capture,
     core::{Arrived, Core},
     inbound::Inbound,
     outbound::Outbound,
@@ -31,8 +33,8 @@ use self::{
 use crate::port::{BURST, Losses, Port};
 use arrayvec::ArrayVec;
 use esplanade_channel::{
-    CommandReceiver, Counter, CounterWriter, Event, EventSender, Heartbeat, Polling, PortId, Role,
-    SaWriter, WakeReceiver, WorkerEnd, WorkerId,
+    CommandReceiver, Counter, CounterWriter, Event, EventSender, Heading, Heartbeat, Polling,
+    PortId, Role, SaWriter, WakeReceiver, WorkerEnd, WorkerId,
 };
 use esplanade_crypto::{EngineKind, IvGenerator};
 use std::{
@@ -115,16 +117,18 @@ impl<P: Port> Worker<P> {
             // Only to spread flows over the cache; no secret.
             now.as_nanos() as u64,
         );
+        let mut core = Core::new(
+            tables,
+            ports,
+            settings.roles,
+            end.events,
+            handoff,
+            ivs,
+            settings.sa_capacity,
+        );
+        core.capture = Capture::new(end.packets);
         Self {
-            core: Core::new(
-                tables,
-                ports,
-                settings.roles,
-                end.events,
-                handoff,
-                ivs,
-                settings.sa_capacity,
-            ),
+            core,
             inbound: Inbound::default(),
             outbound: Outbound::default(),
             commands: end.commands,
@@ -182,6 +186,7 @@ impl<P: Port> Worker<P> {
     pub fn round(&mut self, now: Duration) -> usize {
         let now_ms = now.as_millis() as u64;
         self.core.now_ms = now_ms;
+        self.core.capture.tick(now);
         self.heartbeat.beat(now_ms);
         self.core.stopwatch.start();
         let commands = self.obey();
@@ -263,6 +268,7 @@ impl<P: Port> Worker<P> {
             tally.on_port(port, esplanade_channel::PortCounter::RxBytes, bytes as u64);
             self.core.stopwatch.was(Stage::Receive);
             for frame in burst {
+                self.core.see(port, Heading::In, &frame);
                 let lender = None;
                 self.enter(Arrived {
                     frame,
@@ -296,6 +302,7 @@ impl<P: Port> Worker<P> {
             tally.add(Counter::HandoffReceived, burst.len() as u64);
             self.core.stopwatch.was(Stage::Receive);
             for arrived in burst {
+                self.core.see_borrowed(&arrived);
                 self.enter(arrived);
             }
             self.finish_burst();

@@ -399,7 +399,10 @@ pub(super) fn enqueue<P: Port, E: EventSink>(
             target: Some(target),
             sealed: None,
         }),
-        None => finish(core, source),
+        None => {
+            see_refused(core, plain, packet, &source, length);
+            finish(core, source);
+        }
     }
 }
 
@@ -413,6 +416,9 @@ pub(super) fn send_ready<P: Port, E: EventSink>(
         return;
     }
     seal(core, plain, ready);
+    if core.capture.is_on() {
+        see_unsealed(core, plain, ready);
+    }
     let mut sent = Sent::default();
     for packet in &mut *ready {
         send(core, &mut sent, packet);
@@ -421,6 +427,37 @@ pub(super) fn send_ready<P: Port, E: EventSink>(
     core.tally.add(Counter::OutPackets, sent.packets);
     core.tally.add(Counter::OutBytes, sent.bytes);
     core.tally.add(Counter::OutEspBytes, sent.esp_bytes);
+}
+
+/// Shows packets that could not be sealed to who watches.
+#[cold]
+fn see_unsealed<P: Port, E: EventSink>(core: &mut Core<P, E>, plain: &[Plain], ready: &[Ready]) {
+    for packet in ready.iter().filter(|packet| packet.sealed.is_none()) {
+        let sa = core.tables.outbound.records.get(packet.way.place);
+        let reason = match sa {
+            Some(sa) if sa.sequence.is_near_end() => Counter::OutStateSeqError,
+            Some(sa) if sa.expired => Counter::OutStateExpired,
+            _ => Counter::OutStateProtoError,
+        };
+        core.capture.because(reason);
+        see_refused(core, plain, packet.packet, &packet.source, packet.length);
+    }
+}
+
+/// Shows a packet that found no frame or no sequence number to who watches.
+#[cold]
+fn see_refused<P: Port, E: EventSink>(
+    core: &mut Core<P, E>,
+    plain: &[Plain],
+    packet: usize,
+    source: &Source,
+    length: usize,
+) {
+    match (source, plain.get(packet).and_then(|of| of.arrived.as_ref())) {
+        (Source::Built { frame, port }, _) => core.see_unplaced(*port, frame, ETHERNET + length),
+        (Source::Received, Some(arrived)) => core.see_refused(arrived.port, &arrived.frame),
+        (Source::Received, None) => {}
+    }
 }
 
 /// Counts of a batch.
@@ -510,11 +547,13 @@ pub(super) fn take_number<P: Port, E: EventSink>(
     if sa.expired {
         // By another fragment of the same packet.
         core.tally.one(Counter::OutStateExpired);
+        core.capture.because(Counter::OutStateExpired);
         return None;
     }
     let number = note_use(&mut core.events, sa, length);
     if number.is_none() {
         core.tally.one(Counter::OutStateSeqError);
+        core.capture.because(Counter::OutStateSeqError);
     }
     sa.used_ms = core.now_ms;
     Core::<P, E>::touch(&mut core.dirty, &mut sa.dirty, sa.id);
@@ -656,6 +695,8 @@ pub fn forward<P: Port, E: EventSink>(
         if core.transmit(next_hop.port, target) {
             core.tally.one(counter);
         }
+    } else {
+        core.see_refused(arrived.port, &arrived.frame);
     }
     core.finish(arrived);
 }

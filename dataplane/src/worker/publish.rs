@@ -72,6 +72,7 @@ impl<P: Port> Worker<P> {
             self.sa_table.clear(*sa);
         }
         self.core.tables.apply(command)?;
+        self.core.order_capture(command)?;
         match command {
             Command::InstallInbound(sa) => self.publish(sa.sa),
             Command::InstallOutbound(sa) => {

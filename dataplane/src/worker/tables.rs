@@ -148,6 +148,10 @@ impl Tables {
                 self.fib.end_sync();
                 Ok(())
             }
+            // The worker's own business.
+            Command::StartCapture(_) | Command::CaptureGroup { .. } | Command::StopCapture => {
+                Ok(())
+            }
             Command::SetLocalAddress { .. }
             | Command::RemoveLocalAddress { .. }
             | Command::SetProtected { .. }

@@ -2,8 +2,9 @@
 
 use super::{RawAddress, RawTransform, flag, get, mode, put, raw, sa_id};
 use crate::{
-    Command, CommandError, DfPolicy, InboundSa, KeyMaterial, Label, Lifetime, Original, OutboundSa,
-    Policy, PolicyAction, PolicyId, PortId, Prefix, SaId, Selector, Tfc, UdpPorts, WorkerId,
+    CaptureOrder, Command, CommandError, DfPolicy, InboundSa, KeyMaterial, Label, Lifetime,
+    MAX_SNAP, Original, OutboundSa, Policy, PolicyAction, PolicyId, PortId, Prefix, SaId, Selector,
+    Tfc, UdpPorts, WorkerId,
 };
 use std::net::IpAddr;
 use zerocopy::{FromZeros, IntoBytes};
@@ -33,6 +34,9 @@ mod kind {
     pub const REMOVE_PROTECTED: u64 = 17;
     pub const SET_INSIDE: u64 = 18;
     pub const REMOVE_INSIDE: u64 = 19;
+    pub const START_CAPTURE: u64 = 20;
+    pub const CAPTURE_GROUP: u64 = 21;
+    pub const STOP_CAPTURE: u64 = 22;
 }
 
 raw! {
@@ -132,6 +136,17 @@ raw! {
         local_length: u8,
         remote_length: u8,
         reserved: [u8; 2],
+    }
+}
+
+raw! {
+    /// A capture.
+    RawCapture {
+        until_ms: u64,
+        rate: u32,
+        snap: u16,
+        drops_only: u8,
+        chosen: u8,
     }
 }
 
@@ -254,6 +269,22 @@ pub fn encode_command(command: &Command, words: &mut [u64; COMMAND_WORDS]) {
             put(words, &pair(*prefix, None));
             kind::REMOVE_INSIDE
         }
+        Command::StartCapture(order) => {
+            let record = RawCapture {
+                until_ms: order.until_ms,
+                rate: order.rate,
+                snap: order.snap,
+                drops_only: order.drops_only.into(),
+                chosen: order.chosen.into(),
+            };
+            put(words, &record);
+            kind::START_CAPTURE
+        }
+        Command::CaptureGroup { policy } => {
+            words[1] = policy.0;
+            kind::CAPTURE_GROUP
+        }
+        Command::StopCapture => kind::STOP_CAPTURE,
     };
 }
 
@@ -338,6 +369,11 @@ fn decode_other(words: &[u64; COMMAND_WORDS]) -> Option<Command> {
         kind::SET_INSIDE => Command::SetInside {
             prefix: get::<RawPair>(words)?.local()?,
         },
+        kind::START_CAPTURE => Command::StartCapture(decode_capture(&get(words)?)?),
+        kind::CAPTURE_GROUP => Command::CaptureGroup {
+            policy: PolicyId(words[1]),
+        },
+        kind::STOP_CAPTURE => Command::StopCapture,
         kind::REMOVE_INSIDE => Command::RemoveInside {
             prefix: get::<RawPair>(words)?.local()?,
         },
@@ -614,4 +650,15 @@ impl RawPair {
     fn remote(&self) -> Option<Prefix> {
         self.remote.prefix(self.remote_length)
     }
+}
+
+fn decode_capture(raw: &RawCapture) -> Option<CaptureOrder> {
+    let order = CaptureOrder {
+        until_ms: raw.until_ms,
+        rate: raw.rate,
+        snap: raw.snap,
+        drops_only: flag(raw.drops_only)?,
+        chosen: flag(raw.chosen)?,
+    };
+    ((1..=MAX_SNAP).contains(&order.snap) && order.rate > 0).then_some(order)
 }

@@ -19,7 +19,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// The size of every record and the place of every field, for the layout hash.
-pub const SHAPES: [&[usize]; 12] = [
+pub const SHAPES: [&[usize]; 13] = [
     RawAddress::SHAPE,
     RawTransform::SHAPE,
     command::RawSa::SHAPE,
@@ -29,6 +29,7 @@ pub const SHAPES: [&[usize]; 12] = [
     command::RawNeighbor::SHAPE,
     command::RawPort::SHAPE,
     command::RawPair::SHAPE,
+    command::RawCapture::SHAPE,
     event::RawAcquire::SHAPE,
     event::RawFailure::SHAPE,
     sa::RawIdentity::SHAPE,

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::{
-    Command, CommandError, DfPolicy, Direction, Event, InboundSa, KeyMaterial, Label, Lifetime,
-    Original, OutboundSa, Policy, PolicyAction, PolicyId, PortId, Prefix, SaRecord, SaState,
-    SaStatistics, Selector, Sequence, Tfc, Transform, UdpPorts, WorkerId,
+    CaptureOrder, Command, CommandError, DfPolicy, Direction, Event, InboundSa, KeyMaterial, Label,
+    Lifetime, Original, OutboundSa, Policy, PolicyAction, PolicyId, PortId, Prefix, SaRecord,
+    SaState, SaStatistics, Selector, Sequence, Tfc, Transform, UdpPorts, WorkerId,
 };
 use proptest::{prelude::*, sample::select};
 
@@ -212,6 +212,25 @@ fn command() -> impl Strategy<Value = Command> {
                 udp_checksum,
             }
         ),
+        (
+            any::<u64>(),
+            1..u32::MAX,
+            1..=crate::MAX_SNAP,
+            any::<[bool; 2]>()
+        )
+            .prop_map(
+                |(until_ms, rate, snap, [drops_only, chosen])| Command::StartCapture(
+                    CaptureOrder {
+                        until_ms,
+                        rate,
+                        snap,
+                        drops_only,
+                        chosen,
+                    }
+                )
+            ),
+        policy_id().prop_map(|policy| Command::CaptureGroup { policy }),
+        Just(Command::StopCapture),
         Just(Command::BeginSync),
         Just(Command::EndSync),
         any::<IpAddr>().prop_map(|address| Command::SetLocalAddress { address }),
@@ -311,7 +330,7 @@ proptest! {
     #[test]
     fn any_words_are_a_record_or_refused(
         mut words in any::<[u64; COMMAND_WORDS]>(),
-        kind in 0..20_u64,
+        kind in 0..23_u64,
         small in any::<[u8; COMMAND_WORDS - 1]>(),
     ) {
         let sa = |words: &[u64; COMMAND_WORDS]| words[..SA_WORDS].try_into().unwrap();

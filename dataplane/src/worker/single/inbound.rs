@@ -128,6 +128,7 @@ fn hand_on<P: Port, E: EventSink>(
         .unwrap_or_default();
     let total = front + payload.len();
     let Some(mut target) = core.allocate(target_port, ETHERNET + total) else {
+        core.see_refused(arrived.port, &arrived.frame);
         return core.finish(arrived);
     };
     let headers = arrived.frame.get(ETHERNET..ETHERNET + front);
@@ -154,6 +155,7 @@ fn hand_on<P: Port, E: EventSink>(
         }
         _ => {
             core.tally.one(Counter::InTrailerError);
+            core.see_unsent(target_port, Counter::InTrailerError, &target, total);
             core.discard(target_port, target);
         }
     }
@@ -183,6 +185,7 @@ pub fn esp<P: Port, E: EventSink>(core: &mut Core<P, E>, sealed: Sealed<'_>) {
         plaintext,
     } = sealed;
     let Ok(outer) = packet::read_frame(&arrived.frame) else {
+        core.see_drop(arrived.port, Counter::InHdrError, &arrived.frame);
         return core.tally.one(Counter::InHdrError);
     };
     let records = &core.tables.inbound.records;
@@ -190,11 +193,12 @@ pub fn esp<P: Port, E: EventSink>(core: &mut Core<P, E>, sealed: Sealed<'_>) {
         .get(place)
         .map(|sa| (sa.exit_port, sa.cold.original))
     else {
+        core.see_drop(arrived.port, Counter::InStateInvalid, &arrived.frame);
         return core.tally.one(Counter::InStateInvalid);
     };
     let front = ETHERNET + outer.header;
     let Some(mut target) = core.allocate(target_port, front + plaintext) else {
-        return;
+        return core.see_refused(arrived.port, &arrived.frame);
     };
     let verdict = open(
         core,
@@ -218,6 +222,7 @@ pub fn esp<P: Port, E: EventSink>(core: &mut Core<P, E>, sealed: Sealed<'_>) {
         Ok(opened) => opened,
         Err(reason) => {
             core.tally.one(reason);
+            core.see_drop(arrived.port, reason, &arrived.frame);
             return core.discard(target_port, target);
         }
     };
@@ -297,10 +302,12 @@ fn deliver_transport<P: Port, E: EventSink>(
             deliver(core, id, target, target_port, inner, admitted);
         }
         (inner, _) => {
-            core.tally.one(match inner {
+            let reason = match inner {
                 None => Counter::InHdrError,
                 Some(_) => Counter::InStateInvalid,
-            });
+            };
+            core.tally.one(reason);
+            core.see_unsent(target_port, reason, &target, total);
             core.discard(target_port, target);
         }
     }
@@ -333,6 +340,7 @@ fn deliver<P: Port, E: EventSink>(
         ),
         Err(reason) => {
             core.tally.one(reason);
+            core.see_unsent(target_port, reason, &target, inner.length);
             core.discard(target_port, target);
         }
     }

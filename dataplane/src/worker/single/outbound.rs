@@ -112,7 +112,7 @@ fn pad<P: Port, E: EventSink>(
 
 fn protect<P: Port, E: EventSink>(core: &mut Core<P, E>, leaving: &Leaving<'_>) {
     let Some(sa) = core.tables.outbound.records.get(leaving.way.place) else {
-        return core.tally.one(Counter::OutStateInvalid);
+        return refuse(core, leaving, Counter::OutStateInvalid);
     };
     let ip = leaving.ip;
     // RFC 4303 3.3.4: in transport mode ESP "is applied only to whole IP datagrams (not to IP fragments)"; and the header's
@@ -120,21 +120,24 @@ fn protect<P: Port, E: EventSink>(core: &mut Core<P, E>, leaving: &Leaving<'_>) 
     if sa.mode == Mode::Transport
         && (ip.is_fragment || ip.source != sa.local || ip.destination != sa.remote)
     {
-        return core.tally.one(Counter::OutStateModeError);
+        return refuse(core, leaving, Counter::OutStateModeError);
     }
     let Some(total) = total_len(sa, leaving) else {
-        return core.tally.one(Counter::OutHdrError);
+        return refuse(core, leaving, Counter::OutHdrError);
     };
     let port = leaving.way.next_hop.port;
     let Some(mut target) = core.allocate(port, ETHERNET + total) else {
-        return;
+        return core.see_plain_refused(port, leaving.inner);
     };
     let number = take_number(core, leaving.way.place, leaving.inner.len());
+    if number.is_none() {
+        core.see_plain_refused(port, leaving.inner);
+    }
     let written = number.and_then(|number| {
         let space = target.get_mut(ETHERNET..ETHERNET + total)?;
         let written = write(core, leaving, number, space);
         if written.is_none() {
-            core.tally.one(Counter::OutStateProtoError);
+            refuse(core, leaving, Counter::OutStateProtoError);
         }
         written
     });
@@ -142,6 +145,11 @@ fn protect<P: Port, E: EventSink>(core: &mut Core<P, E>, leaving: &Leaving<'_>) 
         Some(bytes) => transmit(core, leaving, target, total, bytes),
         None => core.discard(port, target),
     }
+}
+
+fn refuse<P: Port, E: EventSink>(core: &mut Core<P, E>, leaving: &Leaving<'_>, reason: Counter) {
+    core.tally.one(reason);
+    core.see_plain(leaving.way.next_hop.port, reason, leaving.inner);
 }
 
 /// The length of the packet that will leave.

@@ -1,6 +1,7 @@
 //! Whole gateways in one process: workers on memory ports, commanded over the real channel, back to back on one wire.
 
 mod algorithms;
+mod capture;
 mod commands;
 mod extensions;
 mod families;
