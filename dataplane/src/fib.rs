@@ -377,6 +377,11 @@ impl Fib {
         })
     }
 
+    /// Has everybody ask anew where packets go: something beside these tables changed that decides it.
+    pub fn forget(&mut self) {
+        self.changed();
+    }
+
     /// Makes every remembered decision stale.
     fn changed(&mut self) {
         self.generation = self.generation.wrapping_add(1);

@@ -457,6 +457,13 @@ static CHILD: Section = Section {
         )
         .default("copy")
         .known_as(&["copy_df", "dont-fragment"]),
+        field(
+            "path-mtu",
+            Kind::Number(576, 65_535),
+            "The largest IP packet that the way to the peer takes, where the route's MTU is more and no router on the way says so.",
+        )
+        .default("that of the route, and less when a router says so")
+        .known_as(&["mtu", "path_mtu"]),
         field("start", START, "As for the tunnel, for this child alone.")
             .default("the tunnel's")
             .known_as(&["start_action", "close_action", "auto"]),

@@ -221,6 +221,8 @@ pub struct Child {
     pub copy_dscp: bool,
     /// What becomes of DF in the outer header.
     pub df: Df,
+    /// The MTU of the path to the peer in bytes of IP, if it is known to be less than that of the route; 576 to 65,535.
+    pub path_mtu: Option<u16>,
     /// Who starts.
     pub start: Start,
 }

@@ -24,6 +24,8 @@ const DPD_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::f
 /// The least MTU of IPv6 (RFC 8200 5), which RFC 7383 2.5.1 recommends.
 const FRAGMENT_SIZE: u16 = 1280;
 const REPLAY_WINDOW: u32 = 1024;
+/// RFC 8200 5.
+const LEAST_MTU_V6: u64 = 1280;
 const PRIORITY: u32 = 1000;
 
 /// A tunnel and where the things stand that other tunnels may be at odds with.
@@ -63,7 +65,9 @@ pub(crate) fn read(
     } else {
         Start::AtOnce
     });
-    let (children, selectors) = read_children(section, start, anyone, problems);
+    let six = local.as_ref().is_some_and(|(address, _)| address.is_ipv6());
+    let outer = Outer { anyone, six };
+    let (children, selectors) = read_children(section, start, outer, problems);
     let ((local, local_identity), remote) = (local?, remote?);
     let authentication = authentication?;
     authentication::check_identities(
@@ -220,10 +224,19 @@ fn read_start(section: &Reader<'_>, anyone: bool, problems: &mut Problems<'_>) -
     Some(start)
 }
 
+/// What of a tunnel's ends its children depend on.
+#[derive(Clone, Copy)]
+struct Outer {
+    /// The peer may come from anywhere.
+    anyone: bool,
+    /// The addresses are of IPv6.
+    six: bool,
+}
+
 fn read_children(
     section: &Reader<'_>,
     start: Start,
-    anyone: bool,
+    outer: Outer,
     problems: &mut Problems<'_>,
 ) -> (Vec<Child>, Vec<Vec<Place>>) {
     let sections = section.named("children", problems);
@@ -238,7 +251,7 @@ fn read_children(
     }
     let read = sections
         .iter()
-        .filter_map(|(key, child)| read_child(key, child, start, anyone, problems));
+        .filter_map(|(key, child)| read_child(key, child, start, outer, problems));
     read.unzip()
 }
 
@@ -246,7 +259,7 @@ fn read_child(
     key: &Key,
     section: &Reader<'_>,
     start: Start,
-    anyone: bool,
+    outer: Outer,
     problems: &mut Problems<'_>,
 ) -> Option<(Child, Vec<Place>)> {
     let local = section.values("local", problems, selector::selector);
@@ -284,7 +297,8 @@ fn read_child(
             Some(2) => Df::Clear,
             _ => Df::Copy,
         },
-        start: read_start(section, anyone, problems).unwrap_or(start),
+        path_mtu: read_path_mtu(section, outer.six, problems),
+        start: read_start(section, outer.anyone, problems).unwrap_or(start),
     };
     let (local, remote) = (first_of_each::<Selector>(local?), remote?);
     if local.is_empty() || remote.is_empty() {
@@ -299,6 +313,20 @@ fn read_child(
         },
         places,
     ))
+}
+
+/// Reads the path MTU, which no path of IPv6 has below 1280 (RFC 8200 5).
+fn read_path_mtu(section: &Reader<'_>, six: bool, problems: &mut Problems<'_>) -> Option<u16> {
+    let mtu = section.number("path-mtu", problems)?;
+    if six
+        && mtu < LEAST_MTU_V6
+        && let Some(place) = section.place("path-mtu")
+    {
+        let what = format!("{mtu} is less than every path of IPv6 carries");
+        let help = "write 1280 or more, or leave it out";
+        problems.error(place, Mistake::new(what).help(help));
+    }
+    u16::try_from(mtu).ok()
 }
 
 fn number_or(section: &Reader<'_>, name: &str, otherwise: u32, problems: &mut Problems<'_>) -> u32 {

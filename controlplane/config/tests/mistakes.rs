@@ -162,6 +162,20 @@ fn what_is_missing_is_told_where_it_belongs() {
 }
 
 #[test]
+fn paths_narrower_than_paths_are() {
+    let line = "        local: [";
+    let with = |mtu: &str| format!("        path-mtu: {mtu}\n        local: [");
+    expect(line, &with("500"), (12, 19), "500", "576");
+    let six = minimal()
+        .replace("192.0.2.", "2001:db8:ff::")
+        .replacen(line, &with("1279"), 1);
+    let problems = parse(&six).expect_err("IPv6 carries more");
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].what.contains("1279 is less than"));
+    assert!(parse(&six.replacen("1279", "1280", 1)).is_ok());
+}
+
+#[test]
 fn prefixes_and_selectors() {
     expect(
         "10.1.0.0/16",

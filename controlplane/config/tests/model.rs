@@ -71,6 +71,7 @@ tunnels:
         priority: 7
         copy-dscp: off
         df: clear
+        path-mtu: 1400
 ";
     let config = parse(text).unwrap();
     assert_eq!(config.dataplane.workers, [Some(2), Some(3), Some(5)]);
@@ -88,7 +89,7 @@ tunnels:
     );
     assert_eq!(tunnel.ike.fragment_size, 576);
     let child = &tunnel.children[0];
-    assert_eq!(child.start, Start::Wait);
+    assert_eq!((child.start, child.path_mtu), (Start::Wait, Some(1400)));
     assert_eq!(child.local[0].to_string(), "10.1.0.0/16[tcp/443]");
     assert_eq!(child.remote.len(), 2);
     let proposals: Vec<String> = child.proposals.iter().map(ToString::to_string).collect();

@@ -256,6 +256,10 @@ pub struct Sa {
     pub replay_drops: u64,
     /// Packets dropped as forged or damaged.
     pub auth_failures: u64,
+    /// The MTU of the path to the peer in bytes of IP, by routes, configuration and what routers on the way said; none before
+    /// its first packet (outbound only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_mtu: Option<u16>,
     /// How long ago it last carried a packet, in milliseconds; none if it never did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_ms: Option<u64>,

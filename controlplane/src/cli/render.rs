@@ -160,6 +160,7 @@ fn sas(list: &[Sa]) -> String {
         ("sequence", Align::Right),
         ("replayed", Align::Right),
         ("forged", Align::Right),
+        ("path mtu", Align::Right),
         ("idle", Align::Right),
     ]);
     for sa in list {
@@ -182,6 +183,7 @@ fn sas(list: &[Sa]) -> String {
             sa.sequence.to_string(),
             sa.replay_drops.to_string(),
             sa.auth_failures.to_string(),
+            sa.path_mtu.map(|mtu| mtu.to_string()).unwrap_or_default(),
             sa.idle_ms
                 .map_or_else(|| "never used".to_owned(), milliseconds),
         ]);

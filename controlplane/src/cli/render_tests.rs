@@ -159,14 +159,15 @@ fn sas_show_traffic_and_the_one_in_use() {
         esn: true,
         replay_drops: 0,
         auth_failures: 1,
+        path_mtu: selected.then_some(1400),
         idle_ms,
     };
     assert_eq!(
         report(&Report::Sas(vec![sa("out", true, Some(250)), sa("in", false, None)])),
         "\
-CHILD            SPI         STATE         LOCAL      REMOTE     MODE        ALGORITHM      WORKER  PACKETS  BYTES  SEQUENCE  REPLAYED  FORGED        IDLE
-site-b/lan  out  0x00001abc  live, in use  192.0.2.1  192.0.2.2  esp tunnel  aes128-sha256       0       12   1800        13         0       1      250 ms
-site-b/lan  in   0x00001abc  live          192.0.2.1  192.0.2.2  esp tunnel  aes128-sha256       0       12   1800        13         0       1  never used
+CHILD            SPI         STATE         LOCAL      REMOTE     MODE        ALGORITHM      WORKER  PACKETS  BYTES  SEQUENCE  REPLAYED  FORGED  PATH MTU        IDLE
+site-b/lan  out  0x00001abc  live, in use  192.0.2.1  192.0.2.2  esp tunnel  aes128-sha256       0       12   1800        13         0       1      1400      250 ms
+site-b/lan  in   0x00001abc  live          192.0.2.1  192.0.2.2  esp tunnel  aes128-sha256       0       12   1800        13         0       1            never used
 "
     );
 }

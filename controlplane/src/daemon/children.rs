@@ -173,7 +173,7 @@ impl Children {
                 lifetime: lifetime(child),
                 copy_dscp: child.copy_dscp,
                 df: df(child.df),
-                path_mtu: 0,
+                path_mtu: child.path_mtu.unwrap_or(0),
                 label,
             }),
         ];

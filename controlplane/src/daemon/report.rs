@@ -217,6 +217,7 @@ fn sa(record: &SaRecord, now_ms: u64) -> Sa {
         esn: record.esn,
         replay_drops: statistics.replays,
         auth_failures: statistics.forged,
+        path_mtu: (statistics.path_mtu != 0).then_some(statistics.path_mtu),
         idle_ms: (statistics.last_used_ms != 0)
             .then(|| now_ms.saturating_sub(statistics.last_used_ms)),
     }

@@ -193,6 +193,13 @@ counters! {
     IcmpRateLimited Notice Packets "ICMP errors not sent because enough were.",
     IcmpSuppressed Notice Packets "ICMP errors not sent because the packet must not cause one (RFC 1812 4.3.2.7, RFC 4443 2.4), or the port has no address to send it from.",
 
+    // ICMP errors of others about our packets.
+    PathMtuLowered Info Packets "ICMP errors that made the MTU of the path to a peer smaller (RFC 1191, RFC 8201).",
+    PathMtuKnown Info Packets "ICMP errors that said nothing new about the path to a peer.",
+    PathMtuRefused Notice Packets "ICMP errors about an MTU that were not believed: what they quote was sent by no SA of ours, or no path is so narrow.",
+    IcmpAboutOurs Notice Packets "ICMP errors about packets of our SAs that say nothing of an MTU: the peer or a way to it is gone, or refuses them.",
+    IcmpAboutOursLimited Notice Packets "ICMP errors about packets of our SAs that were not looked into because enough were.",
+
     // Rings and frames.
     NoTxFrame Error Packets "Packets dropped because no frame was free to send them in.",
     TxRingFull Error Packets "Packets dropped because the transmit ring was full.",

@@ -55,6 +55,9 @@ pub struct SaStatistics {
     pub forged: u64,
     /// When it was last used, in milliseconds of the monotonic clock; 0 for never.
     pub last_used_ms: u64,
+    /// Outbound: the MTU of the path to the peer in bytes of IP, as routes, configuration and routers on the way say; 0 before it
+    /// was asked for. Inbound: 0.
+    pub path_mtu: u16,
 }
 
 /// Which way an SA goes.

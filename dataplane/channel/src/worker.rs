@@ -180,7 +180,15 @@ impl SaWriter {
         }
         let selected = is_selected(self.table.peek(slot(sa), STATE_AT));
         let [a, b, c, d, e, f] = encode_statistics(statistics);
-        let words = [a, b, c, d, e, f, encode_state(state, selected)];
+        let words = [
+            a,
+            b,
+            c,
+            d,
+            e,
+            f,
+            encode_state(state, selected, statistics.path_mtu),
+        ];
         self.table.write(slot(sa), STATISTICS_AT, &words);
     }
 

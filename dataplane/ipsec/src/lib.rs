@@ -8,6 +8,8 @@
 pub mod ah;
 pub mod esp;
 pub mod id;
+pub mod peer_spis;
+pub mod pmtu;
 pub mod replay;
 pub mod sa;
 pub mod sad;

@@ -28,6 +28,9 @@ use esplanade_wire::{icmp, ip};
 /// ICMP errors that a worker sends a second, and at once.
 const ICMP_PER_SECOND: u64 = 100;
 const ICMP_AT_ONCE: u64 = 50;
+/// ICMP errors about our packets that a worker looks into a second, and at once.
+const TOLD_PER_SECOND: u64 = 1000;
+const TOLD_AT_ONCE: u64 = 100;
 
 /// A received frame on its way through the pipeline.
 #[derive(Debug)]
@@ -87,6 +90,8 @@ pub struct Core<P, E> {
     /// The identification of the latest outer header; IPv4 takes the lower half.
     pub identification: u32,
     icmp_limit: TokenBucket,
+    /// What bounds the work that errors of others make.
+    pub told_limit: TokenBucket,
 }
 
 impl<P: Port, E: EventSink> Core<P, E> {
@@ -118,6 +123,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
             stopwatch: Stopwatch::default(),
             now_ms: 0,
             icmp_limit: TokenBucket::new(ICMP_PER_SECOND, ICMP_AT_ONCE),
+            told_limit: TokenBucket::new(TOLD_PER_SECOND, TOLD_AT_ONCE),
             identification,
         }
     }

@@ -10,6 +10,7 @@ use super::{
     held::Packet,
     outbound::forward,
     packet::{self, ETHERNET, EspAt, Ip},
+    pmtu,
     reports::{EventSink, sa_id},
     single,
     stopwatch::{Stage, Stopwatch},
@@ -190,6 +191,9 @@ fn see_forged<P: Port, E: EventSink>(
 /// A packet from outside without ESP. RFC 4301 5.2 step 3: it passes only where a policy says bypass.
 #[cold]
 fn plain<P: Port, E: EventSink>(core: &mut Core<P, E>, arrived: Arrived, ip: &Ip) {
+    let Some(arrived) = pmtu::take(core, arrived, ip) else {
+        return;
+    };
     let decision = core.tables.spd.lookup(&ip.flow_in());
     match decision.map(|decision| decision.action) {
         Some(Action::Bypass) => forward(core, arrived, ip, Counter::InBypassPackets),

@@ -12,6 +12,7 @@ mod inbound;
 mod limit;
 mod outbound;
 mod packet;
+mod pmtu;
 mod publish;
 mod reports;
 mod rest;
@@ -193,6 +194,7 @@ impl<P: Port> Worker<P> {
         let packets = self.receive() + self.borrow();
         single::dummies::send_due(&mut self.core);
         self.drop_late();
+        pmtu::age(&mut self.core.tables, now_ms);
         for lent in self.core.handoff.take_back() {
             if let Some(port) = self.core.ports.get_mut(usize::from(lent.port)) {
                 port.release([lent.frame]);

@@ -332,6 +332,9 @@ pub(super) fn way<P: Port, E: EventSink>(
     if sa.path_mtu != 0 {
         next_hop.mtu = next_hop.mtu.min(sa.path_mtu);
     }
+    if let Some(told) = core.tables.path_mtus.of(sa.remote) {
+        next_hop.mtu = next_hop.mtu.min(told);
+    }
     sa.inner_mtu = sa.inner_mtu(next_hop.mtu);
     // RFC 3948 2.1 wants zero over IPv4.
     sa.udp_checksum = sa.encapsulation.is_some()

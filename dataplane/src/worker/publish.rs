@@ -40,6 +40,7 @@ fn inbound_news(sa: &InboundSa) -> (SaState, SaStatistics) {
         replays: sa.cold.replayed,
         forged: sa.cold.forged,
         last_used_ms: sa.used_ms,
+        path_mtu: 0,
     };
     (state(sa.expired, sa.announced.soft_lifetime), statistics)
 }
@@ -52,6 +53,7 @@ fn outbound_news(sa: &OutboundSa) -> (SaState, SaStatistics) {
         replays: 0,
         forged: 0,
         last_used_ms: sa.used_ms,
+        path_mtu: sa.next_hop.map_or(0, |next_hop| next_hop.mtu),
     };
     let dying = sa.announced.soft_lifetime || sa.announced.near_end;
     (state(sa.expired, dying), statistics)

@@ -11,6 +11,8 @@ use esplanade_ipsec::{
     ah,
     esp::Shape,
     id::SaId,
+    peer_spis::PeerSpis,
+    pmtu::PathMtus,
     replay::{MAX_WINDOW, ReplayWindow},
     sa::{
         Announced, ColdSa, DfPolicy, InboundSa, Lifetime, Mode, Opener, Original, OutboundSa,
@@ -40,6 +42,10 @@ pub struct Tables {
     pub spd: Spd,
     /// Next hops.
     pub fib: Fib,
+    /// Outbound SAs, whoever owns them, by what routers see of them.
+    pub peer_spis: PeerSpis,
+    /// What routers told of paths to peers.
+    pub path_mtus: PathMtus,
     me: u16,
     engine: EngineKind,
 }
@@ -53,6 +59,8 @@ impl Tables {
             outbound: Sad::new(sa_capacity),
             spd: Spd::new(policies, FLOWS, seed),
             fib: Fib::new(ports),
+            peer_spis: PeerSpis::new(sa_capacity, seed),
+            path_mtus: PathMtus::default(),
             me,
             engine,
         }
@@ -276,9 +284,15 @@ impl Tables {
         } else {
             None
         };
-        self.outbound
+        let new = self
+            .outbound
             .insert(id, sa.owner.0, record)
             .map_err(sad_refusal)?;
+        if new {
+            let sas = &self.outbound;
+            let alive = |id| !matches!(sas.locate(id), Whereabouts::Unknown { .. });
+            self.peer_spis.insert(sa.remote, sa.spi, id, alive);
+        }
         Ok(())
     }
 

@@ -33,6 +33,20 @@ impl<'a> Datagram<'a> {
         Ok(Self { header, payload })
     }
 
+    /// The view of a datagram that may have lost its end, as those that ICMP errors quote.
+    ///
+    /// # Errors
+    ///
+    /// The header is not whole.
+    #[inline]
+    pub fn new_quoted(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let (header, rest) = split_header::<HEADER_LEN>(bytes)?;
+        let stated = usize::from(u16::from_be_bytes([header[4], header[5]]));
+        let length = stated.saturating_sub(HEADER_LEN).min(rest.len());
+        let payload = rest.get(..length).unwrap_or_default();
+        Ok(Self { header, payload })
+    }
+
     /// The source port.
     #[inline]
     pub fn source_port(&self) -> u16 {
@@ -161,6 +175,9 @@ mod tests {
             prop_assert_eq!(Repr::parse(&datagram), repr);
             prop_assert_eq!(datagram.payload(), &payload);
             prop_assert_eq!(datagram.checksum(), 0);
+            prop_assert_eq!(Datagram::new_quoted(&bytes), Ok(datagram));
+            let cut = &bytes[..HEADER_LEN + payload.len() / 2];
+            prop_assert_eq!(Datagram::new_quoted(cut).unwrap().payload(), &payload[..payload.len() / 2]);
         }
     }
 

@@ -16,7 +16,10 @@ pub const STATE_AT: usize = STATISTICS_AT + STATISTICS_WORDS;
 /// Where the identity is. Its first word is the SA's id, 0 for a free slot.
 pub const SA_ID_AT: usize = STATE_AT + 1;
 
+/// The word of state, selection and path MTU.
+const STATE: u64 = 0xff;
 const SELECTED: u64 = 1 << 8;
+const PATH_MTU_SHIFT: u32 = 16;
 
 raw! {
     /// What never changes.
@@ -67,7 +70,7 @@ pub fn encode_sa(record: &SaRecord) -> [u64; SA_WORDS - 1] {
     let [a, b, c, d, e, f, state, rest @ ..] = &mut words;
     let statistics = encode_statistics(&record.statistics);
     [*a, *b, *c, *d, *e, *f] = statistics;
-    *state = encode_state(record.state, record.selected);
+    *state = encode_state(record.state, record.selected, record.statistics.path_mtu);
     // `put` leaves out the first word that it is given, as in a slot of a ring.
     let mut slot = [0; SA_WORDS - SA_ID_AT + 1];
     put(&mut slot, &identity);
@@ -89,9 +92,10 @@ pub fn encode_statistics(statistics: &SaStatistics) -> [u64; STATISTICS_WORDS] {
     ]
 }
 
-/// The word of state and selection.
-pub fn encode_state(state: SaState, selected: bool) -> u64 {
-    state as u64 | if selected { SELECTED } else { 0 }
+/// The word of state, selection and path MTU.
+pub fn encode_state(state: SaState, selected: bool, path_mtu: u16) -> u64 {
+    let selected = if selected { SELECTED } else { 0 };
+    state as u64 | selected | u64::from(path_mtu) << PATH_MTU_SHIFT
 }
 
 /// Whether a word of state says selected.
@@ -130,9 +134,7 @@ pub fn decode_sa(words: &[u64; SA_WORDS]) -> Option<SaRecord> {
         direction: directions.into_iter().find(|d| *d as u8 == raw.direction)?,
         policy: PolicyId(raw.policy),
         owner: WorkerId(raw.owner),
-        state: states
-            .into_iter()
-            .find(|s| *s as u64 == state & !SELECTED)?,
+        state: states.into_iter().find(|s| *s as u64 == state & STATE)?,
         selected: is_selected(state),
         label: Label::from_bytes(raw.label)?,
         transform: raw.transform.get(),
@@ -149,6 +151,7 @@ pub fn decode_sa(words: &[u64; SA_WORDS]) -> Option<SaRecord> {
             replays,
             forged,
             last_used_ms,
+            path_mtu: (state >> PATH_MTU_SHIFT) as u16,
         },
     })
 }

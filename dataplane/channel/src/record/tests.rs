@@ -272,9 +272,9 @@ fn event() -> impl Strategy<Value = Event> {
 fn sa_record() -> impl Strategy<Value = SaRecord> {
     let direction = select(vec![Direction::Inbound, Direction::Outbound]);
     let state = select(vec![SaState::Mature, SaState::Dying, SaState::Dead]);
-    let numbers = (any::<u32>(), any::<[u64; 6]>(), any::<bool>());
+    let numbers = (any::<u32>(), any::<[u64; 6]>(), any::<bool>(), any::<u16>());
     (outbound(), direction, state, numbers).prop_map(
-        |(sa, direction, state, (window, statistics, selected))| {
+        |(sa, direction, state, (window, statistics, selected, path_mtu))| {
             let [packets, bytes, sequence, replays, forged, last_used_ms] = statistics;
             SaRecord {
                 sa: sa.sa,
@@ -299,6 +299,7 @@ fn sa_record() -> impl Strategy<Value = SaRecord> {
                     replays,
                     forged,
                     last_used_ms,
+                    path_mtu,
                 },
             }
         },

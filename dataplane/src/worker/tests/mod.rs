@@ -9,6 +9,7 @@ mod handoff;
 mod held;
 mod hostile;
 mod modes;
+mod pmtu;
 mod sizes;
 mod tunnel;
 

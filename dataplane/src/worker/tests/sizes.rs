@@ -4,7 +4,7 @@ use super::*;
 use esplanade_wire::icmp;
 
 /// The ICMP error that waits at the inside, and what it is about.
-fn answer(gateway: &mut Gateway) -> (icmp::Error, Vec<u8>) {
+pub(super) fn answer(gateway: &mut Gateway) -> (icmp::Error, Vec<u8>) {
     let frames = drain(&mut gateway.inside[0]);
     assert_eq!(frames.len(), 1);
     let header = ethernet::Frame::new_checked(&frames[0]).unwrap();

@@ -17,6 +17,16 @@ pub struct Packet<'a> {
     payload: &'a [u8],
 }
 
+/// The SPI of a header that may have lost its end behind the first 8 bytes, as those that ICMP errors quote (RFC 792), and its
+/// sequence number, if that is left. `None` when less is there.
+pub fn quoted(bytes: &[u8]) -> Option<(Spi, Option<u32>)> {
+    let [_, _, _, _, a, b, c, d, rest @ ..] = bytes else {
+        return None;
+    };
+    let sequence = rest.first_chunk().copied().map(u32::from_be_bytes);
+    Some((Spi(u32::from_be_bytes([*a, *b, *c, *d])), sequence))
+}
+
 impl<'a> Packet<'a> {
     /// Checks the lengths.
     ///
@@ -149,6 +159,15 @@ mod tests {
                 }
                 Err(_) => prop_assert!(bytes.len() < 12 || bytes[1] == 0 || bytes.len() < (usize::from(bytes[1]) + 2) * 4),
             }
+        }
+
+        #[test]
+        fn what_a_quote_left_is_told(spi: u32, sequence: u32, left in 0usize..=12) {
+            let repr = Repr { next_header: Protocol::TCP, data_len: 12, spi: Spi(spi), sequence };
+            let mut bytes = [0; FIXED_LEN];
+            repr.emit(&mut bytes).unwrap();
+            let told = (left >= 8).then(|| (Spi(spi), (left == 12).then_some(sequence)));
+            prop_assert_eq!(quoted(&bytes[..left]), told);
         }
 
         #[test]
