@@ -151,7 +151,8 @@ counters! {
     InNoPols Warning Packets "Plain packets from outside that should have come through a tunnel, and were dropped (XfrmInNoPols).",
     InPolBlock Notice Packets "Packets from outside dropped because a policy says discard (XfrmInPolBlock).",
     InEcnError Warning Packets "Packets dropped because the outer header says congestion and the inner one knows no ECN (RFC 6040 4.2).",
-    InHairpin Warning Packets "Decrypted packets whose route leaves by an outside port; this gateway does not relay between tunnels yet.",
+    InRelayed Info Packets "Decrypted packets that leave by an outside port again, in another tunnel or by a policy that says bypass.",
+    InHairpin Warning Packets "Decrypted packets whose route leaves by an outside port, and which no policy covers on their way out.",
     InTtlExpired Notice Packets "Decrypted packets whose TTL or hop limit ended here.",
 
     // Outbound.

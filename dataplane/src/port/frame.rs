@@ -295,9 +295,10 @@ impl TxFrame {
         self.0.length as usize
     }
 
-    /// Makes the packet a received one, for ports that copy packets themselves.
+    /// Makes the packet a received one: for ports that copy packets themselves, and for a worker that treats what it has opened
+    /// as if it had come so. It is given back as what it was ([`RxFrame::into_built`]).
     #[inline]
-    pub(super) fn into_received(self) -> RxFrame {
+    pub(crate) fn into_received(self) -> RxFrame {
         RxFrame(self.0)
     }
 
@@ -319,6 +320,14 @@ impl TxFrame {
     pub fn packet(&self) -> &[u8] {
         // SAFETY: the token owns these bytes, and `length <= capacity`.
         unsafe { slice::from_raw_parts(self.0.data.as_ptr(), self.0.length as usize) }
+    }
+}
+
+impl RxFrame {
+    /// Takes [`TxFrame::into_received`] back.
+    #[inline]
+    pub(crate) fn into_built(self) -> TxFrame {
+        TxFrame(self.0)
     }
 }
 

@@ -6,6 +6,7 @@ use super::{
     held::{Held, Neighbor, Packet},
     limit::TokenBucket,
     packet::{self, ETHERNET, Ip},
+    relay::{self, Relayed},
     reports::{EventSink, Reports},
     single::dummies::Dummies,
     stopwatch::Stopwatch,
@@ -41,6 +42,25 @@ pub struct Arrived {
     pub port: u8,
     /// The worker that it is borrowed from.
     pub lender: Option<u16>,
+    /// It came out of a tunnel, in a frame of the port's that is one to be sent.
+    pub relayed: bool,
+}
+
+impl From<Lent> for Arrived {
+    /// A frame of our own.
+    fn from(lent: Lent) -> Self {
+        let Lent {
+            frame,
+            port,
+            relayed,
+        } = lent;
+        Self {
+            frame,
+            port,
+            lender: None,
+            relayed,
+        }
+    }
 }
 
 /// An inbound packet that its SA lets in, behind the Ethernet header's place of a frame to be sent.
@@ -75,6 +95,8 @@ pub struct Core<P, E> {
     pub handoff: Handoff,
     /// Packets that wait for their next hop's link address.
     pub held: Held,
+    /// Packets from one tunnel that go out by another, or that we answer by their own.
+    pub relayed: Relayed,
     /// The SAs that send dummy packets.
     pub dummies: Dummies,
     /// IVs for the SAs whose packets need one that nobody foresees.
@@ -116,6 +138,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
             reports: Reports::default(),
             handoff,
             held: Held::default(),
+            relayed: Relayed::default(),
             dummies: Dummies::default(),
             ivs,
             dirty: Vec::with_capacity(sa_capacity as usize),
@@ -135,13 +158,27 @@ impl<P: Port, E: EventSink> Core<P, E> {
             frame,
             port,
             lender,
+            relayed,
         } = arrived;
+        let lent = Lent {
+            frame,
+            port,
+            relayed,
+        };
         match lender {
-            Some(worker) => self.handoff.give_back(worker, Lent { frame, port }),
-            None => {
-                if let Some(port) = self.ports.get_mut(usize::from(port)) {
-                    port.release([frame]);
-                }
+            Some(worker) => self.handoff.give_back(worker, lent),
+            None => self.take_home(lent),
+        }
+    }
+
+    /// Gives a frame of ours back to its port.
+    #[inline]
+    pub fn take_home(&mut self, lent: Lent) {
+        if let Some(port) = self.ports.get_mut(usize::from(lent.port)) {
+            if lent.relayed {
+                port.discard(lent.frame.into_built());
+            } else {
+                port.release([lent.frame]);
             }
         }
     }
@@ -160,20 +197,20 @@ impl<P: Port, E: EventSink> Core<P, E> {
         if arrived.lender.is_some() {
             return self.drop(arrived, when_lost);
         }
-        let Arrived { frame, port, .. } = arrived;
-        match self.handoff.lend(owner, Lent { frame, port }) {
+        let Arrived {
+            frame,
+            port,
+            relayed,
+            ..
+        } = arrived;
+        let lent = Lent {
+            frame,
+            port,
+            relayed,
+        };
+        match self.handoff.lend(owner, lent) {
             Ok(()) => self.tally.one(Counter::HandoffSent),
-            Err(Lent { frame, port }) => {
-                let lender = None;
-                self.drop(
-                    Arrived {
-                        frame,
-                        port,
-                        lender,
-                    },
-                    Counter::HandoffFull,
-                );
-            }
+            Err(lent) => self.drop(Arrived::from(lent), Counter::HandoffFull),
         }
     }
 
@@ -291,6 +328,10 @@ impl<P: Port, E: EventSink> Core<P, E> {
     /// neighbour that the packet came from, which knows the way to the sender.
     #[cold]
     pub fn answer(&mut self, arrived: &Arrived, error: icmp::Error) {
+        if arrived.relayed {
+            let about = arrived.frame.get(ETHERNET..).unwrap_or_default();
+            return relay::answer(self, arrived.port, about, error);
+        }
         let about = arrived.frame.get(ETHERNET..).unwrap_or_default();
         let about = ip::Packet::new_checked(about)
             .ok()
@@ -309,8 +350,8 @@ impl<P: Port, E: EventSink> Core<P, E> {
         let (Some((about, source, address)), Some((destination, _))) = (from, to) else {
             return self.tally.one(Counter::IcmpSuppressed);
         };
-        if !self.icmp_limit.take(self.now_ms) {
-            return self.tally.one(Counter::IcmpRateLimited);
+        if !self.may_answer() {
+            return;
         }
         let length = ETHERNET + icmp::Error::packet_len(&about);
         let Some(mut answer) = self.allocate(port, length) else {
@@ -333,6 +374,15 @@ impl<P: Port, E: EventSink> Core<P, E> {
             }
             None => self.discard(port, answer),
         }
+    }
+
+    /// Whether we have not sent too many ICMP errors of late; counts one that we do not send.
+    pub fn may_answer(&mut self) -> bool {
+        let may = self.icmp_limit.take(self.now_ms);
+        if !may {
+            self.tally.one(Counter::IcmpRateLimited);
+        }
+        may
     }
 
     /// Notes that an SA's statistics changed; `dirty` is the SA's own mark.

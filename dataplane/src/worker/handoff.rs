@@ -27,6 +27,8 @@ pub struct Lent {
     pub frame: RxFrame,
     /// The port that it came from and goes back to.
     pub port: u8,
+    /// It is one to be sent, in which a packet from one tunnel to another lies.
+    pub relayed: bool,
 }
 
 /// One direction between two workers.
@@ -236,7 +238,16 @@ mod tests {
         let mut first = ends.pop().unwrap();
         for byte in 0..3 {
             let frame = frame(&mut sender, &mut port, byte);
-            first.lend(1, Lent { frame, port: 5 }).unwrap();
+            first
+                .lend(
+                    1,
+                    Lent {
+                        frame,
+                        port: 5,
+                        relayed: false,
+                    },
+                )
+                .unwrap();
         }
         assert!(!second.fall_asleep());
         let mut borrowed = Vec::new();
@@ -265,7 +276,16 @@ mod tests {
         let mut first = ends.pop().unwrap();
         assert!(second.fall_asleep());
         let frame = frame(&mut sender, &mut port, 1);
-        first.lend(1, Lent { frame, port: 0 }).unwrap();
+        first
+            .lend(
+                1,
+                Lent {
+                    frame,
+                    port: 0,
+                    relayed: false,
+                },
+            )
+            .unwrap();
         first.ring();
         let mut count = [0u8; 8];
         assert_eq!(rustix::io::read(second.bell_fd(), &mut count), Ok(8));
@@ -278,7 +298,16 @@ mod tests {
         let mut ends = Handoff::mesh(1).unwrap();
         for to in 0..2 {
             let frame = frame(&mut sender, &mut port, 1);
-            let refused = ends[0].lend(to, Lent { frame, port: 0 }).unwrap_err();
+            let refused = ends[0]
+                .lend(
+                    to,
+                    Lent {
+                        frame,
+                        port: 0,
+                        relayed: false,
+                    },
+                )
+                .unwrap_err();
             port.release([refused.frame]);
         }
     }

@@ -7,10 +7,9 @@
 
 use super::{
     core::{Admitted, Arrived, Batch, Core, grow_old},
-    held::Packet,
     outbound::forward,
     packet::{self, ETHERNET, EspAt, Ip},
-    pmtu,
+    pmtu, relay,
     reports::{EventSink, sa_id},
     single,
     stopwatch::{Stage, Stopwatch},
@@ -28,7 +27,7 @@ use esplanade_ipsec::{
     sad::{Place, Whereabouts},
     spd::{Action, PolicyId, Probe},
 };
-use esplanade_wire::{Ecn, Protocol, ip::Family};
+use esplanade_wire::{Ecn, Protocol, icmp, ip::Family};
 use std::net::IpAddr;
 
 /// An ESP packet in the stages before it is opened.
@@ -566,24 +565,24 @@ fn leave_with<P: Port, E: EventSink>(
     sa: SaId,
     inner: &Ip,
 ) {
-    let next_hop = match core.tables.fib.resolve(inner.destination) {
-        Ok(next_hop) => next_hop,
-        Err(why) => {
-            let packet = Packet::Admitted(Admitted {
+    let resolved = core.tables.fib.resolve(inner.destination);
+    let next_hop = match resolved {
+        Ok(next_hop) if core.role(next_hop.port) != Some(Role::Outside) => next_hop,
+        // It does not stay with us: another tunnel may take it.
+        resolved => {
+            let admitted = Admitted {
                 target,
                 target_port: port,
                 sa,
                 inner: *inner,
-            });
-            return core.strand(packet, why);
+            };
+            return relay::beyond(core, admitted, resolved.err());
         }
     };
     let role = core.role(next_hop.port);
     // What is for the gateway itself is not forwarded.
     let forwarded = role != Some(Role::Host);
-    let reason = if role.is_none_or(|role| role == Role::Outside) {
-        Some(Counter::InHairpin)
-    } else if forwarded && inner.ttl <= 1 {
+    let reason = if forwarded && inner.ttl <= 1 {
         Some(Counter::InTtlExpired)
     } else if inner.length > usize::from(next_hop.mtu) {
         Some(Counter::PacketTooBig)
@@ -591,9 +590,7 @@ fn leave_with<P: Port, E: EventSink>(
         None
     };
     if let Some(reason) = reason {
-        core.tally.one(reason);
-        core.see_unsent(port, reason, &target, inner.length);
-        return core.discard(port, target);
+        return refuse(core, (target, port), reason, inner, next_hop.mtu);
     }
     if forwarded {
         packet::decrement_ttl(&mut target);
@@ -611,6 +608,28 @@ fn leave_with<P: Port, E: EventSink>(
         core.tally.one(Counter::InPackets);
         core.tally.add(Counter::InBytes, inner.length as u64);
     }
+}
+
+/// Ends the way of a packet that is too old or too long for its next hop, and tells its sender by the tunnel.
+#[cold]
+fn refuse<P: Port, E: EventSink>(
+    core: &mut Core<P, E>,
+    (target, port): (TxFrame, u8),
+    reason: Counter,
+    inner: &Ip,
+    mtu: u16,
+) {
+    let error = match reason {
+        Counter::InTtlExpired => Some(icmp::Error::TtlExceeded),
+        _ => inner.dont_fragment.then_some(icmp::Error::TooBig { mtu }),
+    };
+    let about = target.get(ETHERNET..ETHERNET + inner.length);
+    if let (Some(error), Some(about)) = (error, about) {
+        relay::answer(core, port, about, error);
+    }
+    core.tally.one(reason);
+    core.see_unsent(port, reason, &target, inner.length);
+    core.discard(port, target);
 }
 
 /// Lowers the MSS that the far end announces to what our own packets to it may have.

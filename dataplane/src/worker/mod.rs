@@ -14,6 +14,7 @@ mod outbound;
 mod packet;
 mod pmtu;
 mod publish;
+mod relay;
 mod reports;
 mod rest;
 mod single;
@@ -193,12 +194,13 @@ impl<P: Port> Worker<P> {
         let commands = self.obey();
         let packets = self.receive() + self.borrow();
         single::dummies::send_due(&mut self.core);
+        if !self.core.relayed.is_empty() {
+            self.finish_burst();
+        }
         self.drop_late();
         pmtu::age(&mut self.core.tables, now_ms);
         for lent in self.core.handoff.take_back() {
-            if let Some(port) = self.core.ports.get_mut(usize::from(lent.port)) {
-                port.release([lent.frame]);
-            }
+            self.core.take_home(lent);
         }
         self.core.ports.iter_mut().for_each(Port::flush);
         self.core.handoff.ring();
@@ -276,6 +278,7 @@ impl<P: Port> Worker<P> {
                     frame,
                     port,
                     lender,
+                    relayed: false,
                 });
             }
             self.finish_burst();
@@ -293,6 +296,7 @@ impl<P: Port> Worker<P> {
                     frame: lent.frame,
                     port: lent.port,
                     lender: Some(lender as u16),
+                    relayed: lent.relayed,
                 });
             };
             self.core.handoff.borrow(lender, take, BURST);
@@ -315,6 +319,7 @@ impl<P: Port> Worker<P> {
     #[inline]
     fn enter(&mut self, arrived: Arrived) {
         match self.core.role(arrived.port) {
+            _ if arrived.relayed => self.outbound.enter(&mut self.core, arrived),
             Some(Role::Inside | Role::Host) => self.outbound.enter(&mut self.core, arrived),
             Some(Role::Outside) => self.inbound.enter(&mut self.core, arrived),
             None => self.core.drop(arrived, Counter::InNotOurs),
@@ -325,6 +330,9 @@ impl<P: Port> Worker<P> {
     fn finish_burst(&mut self) {
         self.core.stopwatch.was(Stage::Headers);
         self.inbound.run(&mut self.core);
+        if !self.core.relayed.is_empty() {
+            self.relay();
+        }
         self.outbound.run(&mut self.core);
     }
 

@@ -141,6 +141,11 @@ impl Outbound {
         }
     }
 
+    /// Whether a packet more would find no room.
+    pub fn is_full(&self) -> bool {
+        self.plain.is_full()
+    }
+
     /// Takes the packets that entered through all stages.
     pub fn run<P: Port, E: EventSink>(&mut self, core: &mut Core<P, E>) {
         let Self { plain, ready } = self;
@@ -260,7 +265,7 @@ fn fit<P: Port, E: EventSink>(
     };
     // RFC 4301 5.1.2.1 (2): "The TTL in the inner header is decremented by the encapsulator prior to forwarding and (...) if
     // it forwards the packet": the gateway's own packets are not forwarded.
-    let own = core.role(arrived.port) == Some(Role::Host);
+    let own = core.role(arrived.port) == Some(Role::Host) && !arrived.relayed;
     if ip.ttl <= 1 && !own {
         core.answer(arrived, icmp::Error::TtlExceeded);
         return packet.drop(core, Counter::OutTtlExpired);

@@ -10,6 +10,7 @@ mod held;
 mod hostile;
 mod modes;
 mod pmtu;
+mod relay;
 mod sizes;
 mod tunnel;
 
