@@ -5,6 +5,7 @@ mod capture;
 mod commands;
 mod extensions;
 mod families;
+mod foreign;
 mod handoff;
 mod held;
 mod hostile;
@@ -95,6 +96,8 @@ pub struct Tunnel {
     pub df: DfPolicy,
     pub path_mtu: u16,
     pub owner: u16,
+    /// What A and what B send by; a pattern where it does not matter.
+    pub keys: Option<[Vec<u8>; 2]>,
 }
 
 impl Default for Tunnel {
@@ -114,6 +117,7 @@ impl Default for Tunnel {
             df: DfPolicy::Copy,
             path_mtu: 0,
             owner: 0,
+            keys: None,
         }
     }
 }
@@ -286,8 +290,12 @@ impl Gateway {
         let key = |from: u8| {
             let length = tunnel.algorithm.key_material_len();
             let length = tunnel.ah.map_or(length, Integrity::key_material_len);
-            let bytes = vec![from ^ turn << 4; length];
-            KeyMaterial::new(&bytes).unwrap()
+            let pattern = vec![from ^ turn << 4; length];
+            let drawn = tunnel
+                .keys
+                .as_ref()
+                .map(|keys| &keys[usize::from(from) - 1]);
+            KeyMaterial::new(drawn.unwrap_or(&pattern)).unwrap()
         };
         let encapsulation = tunnel.udp.then_some(UdpPorts {
             local: 4500,

@@ -28,7 +28,7 @@ fn between(site: u8, peer: u8) -> Policy {
 }
 
 /// Two gateways with an SA pair in transport mode. The inside port of each leads to the gateway itself.
-fn hosts(tunnel: &Tunnel) -> (Gateway, Gateway) {
+pub fn hosts(tunnel: &Tunnel) -> (Gateway, Gateway) {
     let tunnel = Tunnel {
         mode: Mode::Transport,
         ..tunnel.clone()
@@ -67,7 +67,7 @@ fn own_header(from: u8, to: u8) -> ipv4::Repr {
 }
 
 /// A datagram between the gateways themselves, with a right checksum and one hop to live.
-fn own(from: u8, to: u8, length: usize) -> Vec<u8> {
+pub fn own(from: u8, to: u8, length: usize) -> Vec<u8> {
     let mut payload = datagram(length);
     let sum = esplanade_wire::checksum::Sum::pseudo_header_v4(
         outer(from),
