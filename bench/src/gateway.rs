@@ -40,6 +40,8 @@ pub struct Site {
     pub remote_id: String,
     /// The pre-shared key.
     pub secret: String,
+    /// How both ends prove who they are, as it stands in the file.
+    pub authentication: String,
     /// The prefix behind us.
     pub local_prefix: String,
     /// The prefix behind the peer.
@@ -75,6 +77,7 @@ impl Site {
             local_id: "gw-a.example.org".to_owned(),
             remote_id: "gw-b.example.org".to_owned(),
             secret: "correct horse battery staple".to_owned(),
+            authentication: "{ psk: { file: psk } }".to_owned(),
             local_prefix: PREFIX_A.to_owned(),
             remote_prefix: PREFIX_B.to_owned(),
             initiates: true,
@@ -120,7 +123,7 @@ tunnels:
   {TUNNEL}:
     local: {{ address: {local}, identity: {local_id} }}
     remote: {{ address: {remote}, identity: {remote_id} }}
-    authentication: {{ psk: {{ file: psk }} }}
+    authentication: {authentication}
     ike: {{ proposals: [{ike}] }}
     start: {start}
     children:
@@ -131,6 +134,7 @@ tunnels:
             tap = self
                 .tap
                 .map_or_else(String::new, |tap| format!("  tap: {tap}\n")),
+            authentication = self.authentication,
             local = self.local,
             local_id = self.local_id,
             remote = self.remote,
@@ -252,6 +256,13 @@ impl<'a> Gateway<'a> {
                 .map(drop))
         });
         outcome.with_context(|| format!("it said:\n{}", self.process.last_words()))
+    }
+
+    /// Has it run the configuration of this site from now on.
+    pub fn reload(&self, site: &Site) -> Result<()> {
+        write_site(self.namespace, site)?;
+        self.command(&["reload"])?.ok()?;
+        Ok(())
     }
 
     /// The configuration file that it runs.
@@ -378,14 +389,18 @@ pub fn write_site(namespace: &Namespace, site: &Site) -> Result<PathBuf> {
 
 /// Writes a configuration file and the pre-shared key beside it.
 pub fn write_config(namespace: &Namespace, yaml: &str, secret: &str) -> Result<PathBuf> {
+    write_file(namespace, "psk", &format!("{secret}\n"))?;
+    write_file(namespace, "esplanade.yaml", yaml)
+}
+
+/// Writes a file beside the configuration, for its owner only.
+pub fn write_file(namespace: &Namespace, name: &str, text: &str) -> Result<PathBuf> {
     let directory = directory_of(namespace);
     fs::create_dir_all(&directory)?;
-    let psk = directory.join("psk");
-    fs::write(&psk, format!("{secret}\n"))?;
-    fs::set_permissions(&psk, fs::Permissions::from_mode(0o600))?;
-    let config = directory.join("esplanade.yaml");
-    fs::write(&config, yaml)?;
-    Ok(config)
+    let path = directory.join(name);
+    fs::write(&path, text)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    Ok(path)
 }
 
 /// Short, because a Unix socket's path holds 107 bytes.

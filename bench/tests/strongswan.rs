@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{UP, bed, eventually, ready, tell};
 use esplanade_bench::gateway::{Gateway, Site, TUNNEL};
-use esplanade_bench::peer::strongswan::{Connection, StrongSwan, Version};
+use esplanade_bench::peer::strongswan::{CONNECTION, Connection, Proof, StrongSwan, Version};
 use esplanade_bench::testbed::{HOST_A, HOST_B, Testbed};
 use esplanade_bench::traffic::stream::Stream;
 use esplanade_bench::traffic::transfer::{noise, transfer};
@@ -16,11 +16,12 @@ use esplanade_controlplane::api::Sa;
 /// The other end of gateway A's tunnel.
 fn peer_of(site: &Site) -> Connection {
     Connection {
+        name: CONNECTION.to_owned(),
         local: site.remote,
         remote: site.local,
         local_id: site.remote_id.clone(),
         remote_id: site.local_id.clone(),
-        secret: site.secret.clone(),
+        proof: Proof::Key(site.secret.clone()),
         local_prefix: site.remote_prefix.clone(),
         remote_prefix: site.local_prefix.clone(),
         ike: "aes256gcm16-prfsha384-x25519".to_owned(),

@@ -1,7 +1,7 @@
 //! The test-bed proves itself: two strongSwans, of which each version is the other end of
 //! Esplanade in the interop tests, talk to each other through it.
 
-use esplanade_bench::peer::strongswan::{Connection, StrongSwan, Version};
+use esplanade_bench::peer::strongswan::{CONNECTION, Connection, Proof, StrongSwan, Version};
 use esplanade_bench::testbed::{self, Layout, OUTSIDE_A, OUTSIDE_B, PREFIX_A, PREFIX_B, Testbed};
 use esplanade_bench::wire_tap::{Depth, WireTap};
 
@@ -23,11 +23,12 @@ fn two_versions_of_strongswan_talk_through_the_testbed() {
     );
 
     let side_a = Connection {
+        name: CONNECTION.to_owned(),
         local: OUTSIDE_A.into(),
         remote: OUTSIDE_B.into(),
         local_id: "gw-a.example.org".to_owned(),
         remote_id: "gw-b.example.org".to_owned(),
-        secret: "correct horse battery staple".to_owned(),
+        proof: Proof::Key("correct horse battery staple".to_owned()),
         local_prefix: PREFIX_A.to_owned(),
         remote_prefix: PREFIX_B.to_owned(),
         ike: "aes256gcm16-prfsha384-x25519".to_owned(),

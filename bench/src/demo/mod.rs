@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::gateway::Gateway;
-use crate::peer::strongswan::{Connection, StrongSwan, Version};
+use crate::peer::strongswan::{CONNECTION, Connection, Proof, StrongSwan, Version};
 use crate::testbed::{Layout, OUTSIDE_A, OUTSIDE_B, PREFIX_A, PREFIX_B, Testbed};
 use crate::wire_tap::{Depth, WireTap};
 use narrator::Narrator;
@@ -103,11 +103,12 @@ fn with_strongswan(narrator: &mut Narrator, version: Version) -> Result<()> {
         "Starting {version} as gateway B and Esplanade as gateway A from deploy/examples/site-a.yaml"
     ));
     let theirs = Connection {
+        name: CONNECTION.to_owned(),
         local: OUTSIDE_B.into(),
         remote: OUTSIDE_A.into(),
         local_id: "gw-b.example.org".to_owned(),
         remote_id: "gw-a.example.org".to_owned(),
-        secret: secret.clone(),
+        proof: Proof::Key(secret.clone()),
         local_prefix: PREFIX_B.to_owned(),
         remote_prefix: PREFIX_A.to_owned(),
         ike: "aes256gcm16-prfsha384-x25519".to_owned(),

@@ -22,6 +22,8 @@ pub const CHILD: &str = "net";
 /// An exchange has three retransmissions in which to succeed.
 const EXCHANGE_LIMIT: Duration = Duration::from_secs(20);
 
+/// The Debian that has it.
+const SUITE: &str = "forky";
 /// Debian packages of the 6.x directory.
 const PACKAGES: &str = "charon-systemd,strongswan-swanctl,libcharon-extra-plugins,\
 libstrongswan-standard-plugins,libstrongswan-extra-plugins";
@@ -31,7 +33,7 @@ libstrongswan-standard-plugins,libstrongswan-extra-plugins";
 pub enum Version {
     /// 5.9.8 as installed on this machine; its ESP is always in UDP 4500.
     Five,
-    /// 6.x of Debian 13 in a directory of its own; it sends plain ESP.
+    /// 6.x of the Debian that follows 13, whose OpenSSL has ML-KEM, in a directory of its own; it sends plain ESP.
     Six,
 }
 
@@ -66,9 +68,33 @@ impl fmt::Display for Version {
     }
 }
 
-/// One connection with one child, authenticated by a pre-shared key.
+/// How both ends of a connection prove who they are.
+#[derive(Debug, Clone)]
+pub enum Proof {
+    /// By this pre-shared key.
+    Key(String),
+    /// By certificates; ours is the one of this name among the [`Credentials`].
+    Certificate(String),
+}
+
+/// Files of certificates in PEM, each with the name that its file gets.
+#[derive(Debug, Clone, Default)]
+pub struct Credentials {
+    /// Certificates that charon may prove itself by.
+    pub certificates: Vec<(String, String)>,
+    /// Their private keys.
+    pub keys: Vec<(String, String)>,
+    /// Authorities, roots and intermediate ones.
+    pub authorities: Vec<(String, String)>,
+    /// Lists of what is revoked.
+    pub lists: Vec<(String, String)>,
+}
+
+/// One connection with one child.
 #[derive(Debug, Clone)]
 pub struct Connection {
+    /// Its name: [`CONNECTION`] where it is the only one.
+    pub name: String,
     /// Our outer address.
     pub local: IpAddr,
     /// The peer's outer address.
@@ -77,8 +103,8 @@ pub struct Connection {
     pub local_id: String,
     /// The peer's identity.
     pub remote_id: String,
-    /// The pre-shared key.
-    pub secret: String,
+    /// How both prove it.
+    pub proof: Proof,
     /// The prefix behind us.
     pub local_prefix: String,
     /// The prefix behind the peer.
@@ -133,6 +159,19 @@ impl<'a> StrongSwan<'a> {
         connection: &Connection,
         log_dir: &Path,
     ) -> Result<Self> {
+        let connections = std::slice::from_ref(connection);
+        let none = Credentials::default();
+        Self::start_all(version, namespace, connections, &none, log_dir)
+    }
+
+    /// As [`StrongSwan::start`], with several connections and the certificates that they prove themselves by.
+    pub fn start_all(
+        version: Version,
+        namespace: &'a Namespace,
+        connections: &[Connection],
+        credentials: &Credentials,
+        log_dir: &Path,
+    ) -> Result<Self> {
         let root = match version {
             Version::Five => None,
             Version::Six => Some(directory_of_six()?),
@@ -140,7 +179,8 @@ impl<'a> StrongSwan<'a> {
         // Short, because a Unix socket's path holds 107 bytes; the same inside and outside.
         let dir = PathBuf::from("/run").join(namespace.name());
         let outside = within(root.as_deref(), &dir);
-        write_configuration(&outside, &dir, version, connection)?;
+        write_configuration(&outside, &dir, version, connections)?;
+        write_credentials(&outside.join("swanctl"), credentials)?;
 
         let mut command = enter(namespace, root.as_deref(), "charon-systemd")?;
         command.env("STRONGSWAN_CONF", dir.join("strongswan.conf"));
@@ -183,27 +223,50 @@ impl<'a> StrongSwan<'a> {
 
     /// Negotiates the IKE SA and the child, and waits until both stand.
     pub fn initiate(&self) -> Result<()> {
-        self.swanctl(&["--initiate", "--child", CHILD, "--timeout", "15"])?
-            .ok()?;
+        self.initiate_of(CONNECTION)
+    }
+
+    /// The same of this connection.
+    pub fn initiate_of(&self, name: &str) -> Result<()> {
+        self.swanctl(&[
+            "--initiate",
+            "--ike",
+            name,
+            "--child",
+            CHILD,
+            "--timeout",
+            "15",
+        ])?
+        .ok()?;
         Ok(())
     }
 
     /// Deletes the IKE SA with its children.
     pub fn terminate(&self) -> Result<()> {
-        self.swanctl(&["--terminate", "--ike", CONNECTION, "--timeout", "10"])?
+        self.terminate_of(CONNECTION)
+    }
+
+    /// The same of this connection.
+    pub fn terminate_of(&self, name: &str) -> Result<()> {
+        self.swanctl(&["--terminate", "--ike", name, "--timeout", "10"])?
             .ok()?;
         Ok(())
     }
 
     /// Starts the rekeying of the child SA.
     pub fn rekey_child(&self) -> Result<()> {
-        self.swanctl(&["--rekey", "--child", CHILD])?.ok()?;
-        Ok(())
+        self.rekey(CONNECTION, "--child")
     }
 
     /// Starts the rekeying of the IKE SA.
     pub fn rekey_ike(&self) -> Result<()> {
-        self.swanctl(&["--rekey", "--ike", CONNECTION])?.ok()?;
+        self.rekey(CONNECTION, "--ike")
+    }
+
+    /// Starts the rekeying of a connection's `--ike` or `--child`.
+    pub fn rekey(&self, name: &str, layer: &str) -> Result<()> {
+        let target = if layer == "--ike" { name } else { CHILD };
+        self.swanctl(&["--rekey", layer, target])?.ok()?;
         Ok(())
     }
 
@@ -219,8 +282,13 @@ impl<'a> StrongSwan<'a> {
 
     /// The SPI pair of each IKE SA, as printed.
     pub fn ike_sas(&self) -> Result<Vec<String>> {
+        self.ike_sas_of(CONNECTION)
+    }
+
+    /// The same of this connection.
+    pub fn ike_sas_of(&self, name: &str) -> Result<Vec<String>> {
         // "peer: #1, ESTABLISHED, IKEv2, 0123456789abcdef_i* fedcba9876543210_r"
-        let prefix = format!("{CONNECTION}: #");
+        let prefix = format!("{name}: #");
         let list = self.list()?;
         Ok(list
             .lines()
@@ -304,7 +372,7 @@ fn write_configuration(
     outside: &Path,
     dir: &Path,
     version: Version,
-    connection: &Connection,
+    connections: &[Connection],
 ) -> Result<()> {
     let _ = fs::remove_dir_all(outside);
     fs::create_dir_all(outside.join("swanctl"))
@@ -314,8 +382,24 @@ fn write_configuration(
         daemon_configuration(dir, version)?,
     )?;
     let secrets = outside.join("swanctl/swanctl.conf");
-    fs::write(&secrets, connection_configuration(connection)?)?;
+    fs::write(&secrets, connection_configuration(connections)?)?;
     fs::set_permissions(&secrets, fs::Permissions::from_mode(0o600))?;
+    Ok(())
+}
+
+fn write_credentials(directory: &Path, credentials: &Credentials) -> Result<()> {
+    for (place, files) in [
+        ("x509", &credentials.certificates),
+        ("x509ca", &credentials.authorities),
+        ("x509crl", &credentials.lists),
+        ("private", &credentials.keys),
+    ] {
+        let place = directory.join(place);
+        fs::create_dir_all(&place)?;
+        for (name, pem) in files {
+            fs::write(place.join(format!("{name}.pem")), pem)?;
+        }
+    }
     Ok(())
 }
 
@@ -362,23 +446,55 @@ fn daemon_configuration(dir: &Path, version: Version) -> Result<String> {
     Ok(text)
 }
 
-fn connection_configuration(connection: &Connection) -> Result<String> {
+fn connection_configuration(connections: &[Connection]) -> Result<String> {
+    let mut text = "connections {\n".to_owned();
+    for connection in connections {
+        write_connection(&mut text, connection)?;
+    }
+    text.push_str("}\nsecrets {\n");
+    for connection in connections {
+        if let Proof::Key(secret) = &connection.proof {
+            let Connection {
+                name,
+                local_id,
+                remote_id,
+                ..
+            } = connection;
+            write!(
+                text,
+                "  ike-{name} {{
+    id-1 = {local_id}
+    id-2 = {remote_id}
+    secret = \"{secret}\"
+  }}
+"
+            )?;
+        }
+    }
+    text.push_str("}\n");
+    Ok(text)
+}
+
+fn write_connection(text: &mut String, connection: &Connection) -> Result<()> {
     let Connection {
+        name,
         local,
         remote,
         local_id,
         remote_id,
-        secret,
+        proof,
         local_prefix,
         remote_prefix,
         ike,
         esp,
     } = connection;
-    let mut text = String::new();
+    let (method, certificate) = match proof {
+        Proof::Key(_) => ("psk", String::new()),
+        Proof::Certificate(name) => ("pubkey", format!("\n      certs = {name}.pem")),
+    };
     write!(
         text,
-        "connections {{
-  {CONNECTION} {{
+        "  {name} {{
     version = 2
     local_addrs = {local}
     remote_addrs = {remote}
@@ -386,11 +502,11 @@ fn connection_configuration(connection: &Connection) -> Result<String> {
     rekey_time = 0
     dpd_delay = 0
     local {{
-      auth = psk
+      auth = {method}{certificate}
       id = {local_id}
     }}
     remote {{
-      auth = psk
+      auth = {method}
       id = {remote_id}
     }}
     children {{
@@ -403,17 +519,9 @@ fn connection_configuration(connection: &Connection) -> Result<String> {
       }}
     }}
   }}
-}}
-secrets {{
-  ike-{CONNECTION} {{
-    id-1 = {local_id}
-    id-2 = {remote_id}
-    secret = \"{secret}\"
-  }}
-}}
 "
     )?;
-    Ok(text)
+    Ok(())
 }
 
 /// Reads the children out of `swanctl --list-sas`:
@@ -456,7 +564,7 @@ fn spi_after(line: &str, direction: &str) -> Option<u32> {
 
 /// Where the 6.x lies; makes it when it is not there yet, which takes half a minute.
 fn directory_of_six() -> Result<PathBuf> {
-    let root = target_dir()?.join("peers").join("trixie");
+    let root = target_dir()?.join("peers").join(SUITE);
     let complete = root.join("complete");
     if complete.is_file() {
         return Ok(root);
@@ -480,10 +588,12 @@ fn directory_of_six() -> Result<PathBuf> {
     if let Some(keyring) = keyring {
         command.arg(format!("--keyring={keyring}"));
     }
-    command.arg("trixie").arg(&root).arg(mirror);
+    // A mirror may stand still for weeks; that Debian has signed what it offers, is checked all the same.
+    command.arg("--aptopt=Acquire::Check-Valid-Until \"false\"");
+    command.arg(SUITE).arg(&root).arg(mirror);
     run(&mut command, Duration::from_secs(300))?
         .ok()
-        .context("cannot install strongSwan 6 from Debian trixie")?;
+        .with_context(|| format!("cannot install strongSwan 6 from Debian {SUITE}"))?;
     fs::write(complete, "")?;
     Ok(root)
 }

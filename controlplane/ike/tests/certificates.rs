@@ -245,11 +245,13 @@ fn a_failed_check_names_itself_and_its_certificate() {
         assert!(at_a.contains("our proof does not convince it"), "{at_a}");
     }
     // The initiator checks as much, and says so.
-    let [at_a, _] = refused([a(leaf(A), &root, trust(&[&other])), b()]);
+    let [at_a, at_b] = refused([a(leaf(A), &root, trust(&[&other])), b()]);
     assert!(
         at_a.contains("its issuer `O=Example, CN=root` is none of the trusted"),
         "{at_a}"
     );
+    // The responder stands by then, and hears of it in an exchange of its own.
+    assert!(at_b.contains("our proof does not convince it"), "{at_b}");
 }
 
 #[test]

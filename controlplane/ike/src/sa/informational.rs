@@ -5,11 +5,25 @@ use std::time::Instant;
 use super::exchange::Exchange;
 use super::{IkeSa, State};
 use crate::children::ChildState;
-use crate::error::{CloseReason, RemovalReason};
+use crate::error::{CloseReason, Refusal, RemovalReason, Subject};
 use crate::event::Path;
 use crate::gateway::{Gateway, Signal};
 use crate::wire::header::ExchangeType;
+use crate::wire::message::Payloads;
+use crate::wire::notify;
 use crate::wire::payload::Payload;
+
+/// RFC 7296 2.21.2: "In an IKE_AUTH exchange, or in the INFORMATIONAL exchange immediately following
+/// it", these "are the only ones to cause the IKE SA to be deleted or not created, without a Delete
+/// payload".
+const fn is_fatal(kind: u16) -> bool {
+    matches!(
+        kind,
+        notify::UNSUPPORTED_CRITICAL_PAYLOAD
+            | notify::INVALID_SYNTAX
+            | notify::AUTHENTICATION_FAILED
+    )
+}
 
 impl IkeSa {
     pub(super) fn start_delete_child(
@@ -104,6 +118,12 @@ impl IkeSa {
         path: Path,
         payloads: &[Payload],
     ) {
+        if let Some(error) = Payloads(payloads)
+            .error()
+            .filter(|error| is_fatal(error.kind))
+        {
+            return self.refused_by_peer(gw, now, path, error.kind);
+        }
         if payloads.contains(&Payload::DeleteIke) {
             return self.deleted_by_peer(gw, now, path);
         }
@@ -126,6 +146,29 @@ impl IkeSa {
         // RFC 7296 1.4.1: "Normally, the response in the INFORMATIONAL exchange will contain
         // Delete payloads for the paired SAs going in the other direction."
         self.respond(gw, path, ExchangeType::Informational, &answer);
+    }
+
+    /// The initiator does not believe who we are, which it finds out when our end stands.
+    fn refused_by_peer(&mut self, gw: &mut Gateway, now: Instant, path: Path, notify: u16) {
+        self.respond(gw, path, ExchangeType::Informational, &[]);
+        if let Some(peer) = &self.peer {
+            let refusal = match notify {
+                notify::AUTHENTICATION_FAILED => Refusal::RefusedByPeer {
+                    ours: peer.local_id.clone(),
+                    asked_for: peer.remote_id.clone(),
+                },
+                notify => Refusal::PeerError {
+                    subject: Subject::Ike,
+                    notify,
+                },
+            };
+            self.refused(gw, refusal);
+        }
+        let reason = match &self.state {
+            State::Closing(reason) => reason.clone(),
+            _ => CloseReason::Refused,
+        };
+        self.finish(gw, now, reason);
     }
 
     /// Removes the child with this SPI of the peer's; gives ours, for the answer.
