@@ -1,6 +1,7 @@
 //! `esplanade-bench`: measures a gateway, and shows one.
 
 mod crypto;
+mod ike;
 mod pipeline;
 mod timing;
 
@@ -54,6 +55,10 @@ enum Command {
     Crypto(crypto::Options),
     /// What the whole worker can do on one core, without a wire.
     Pipeline(pipeline::Options),
+    /// IKE handshakes a second between two processes, and what many tunnels take.
+    Ike(ike::Options),
+    #[command(hide = true)]
+    IkeSide(ike::SideOptions),
     /// Sends numbered and dated UDP packets through AF_XDP.
     Generate {
         /// The interface to send by.
@@ -120,13 +125,18 @@ fn main() -> ExitCode {
 }
 
 fn carry_out(command: Command) -> Result<()> {
-    let needs_testbed = !matches!(command, Command::Crypto(_) | Command::Pipeline(_));
+    let needs_testbed = !matches!(
+        command,
+        Command::Crypto(_) | Command::Pipeline(_) | Command::Ike(_) | Command::IkeSide(_)
+    );
     if let Some(reason) = testbed::unavailable().filter(|_| needs_testbed) {
         bail!("{reason}");
     }
     match command {
         Command::Crypto(options) => crypto::run(&options),
         Command::Pipeline(options) => pipeline::run(&options),
+        Command::Ike(options) => ike::run(&options),
+        Command::IkeSide(options) => ike::run_side(&options),
         Command::Demo {
             peer: PeerName::Esplanade,
         } => demo::run(demo::Peer::Esplanade),

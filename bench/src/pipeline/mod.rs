@@ -25,7 +25,9 @@ use esplanade_dataplane::port::BURST;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::timing::{Bytes, JsonLines, Machine, Summary, mean, pin, ticks_per_nanosecond};
+use crate::timing::{
+    Bytes, JsonLines, Machine, Summary, mean, pin, resident, ticks_per_nanosecond,
+};
 use gateway::{Gateway, Keys, MAX_NETWORKS, MAX_PAIRS, MAX_POLICIES_OF_SA, Site, Size};
 use lane::Lane;
 
@@ -376,14 +378,6 @@ impl Bed {
                 .collect()
         }))
     }
-}
-
-/// Bytes of memory that this process has.
-fn resident() -> Result<f64> {
-    const PAGE: f64 = 4096.0;
-    let statm = std::fs::read_to_string("/proc/self/statm")?;
-    let pages = statm.split(' ').nth(1).context("no resident pages")?;
-    Ok(PAGE * pages.parse::<f64>()?)
 }
 
 #[cfg(test)]

@@ -77,6 +77,18 @@ pub fn pin(core: usize) -> Result<()> {
     Ok(())
 }
 
+/// Bytes of memory that this process has.
+///
+/// # Errors
+///
+/// The kernel does not say.
+pub fn resident() -> Result<f64> {
+    const PAGE: f64 = 4096.0;
+    let statm = std::fs::read_to_string("/proc/self/statm")?;
+    let pages = statm.split(' ').nth(1).context("no resident pages")?;
+    Ok(PAGE * pages.parse::<f64>()?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

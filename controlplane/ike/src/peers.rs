@@ -1,12 +1,14 @@
 //! The configured peers (the PAD of RFC 4301 4.4.3), who of them is wanted up, and when a failed
-//! negotiation is tried again.
+//! negotiation is tried again. There may be a hundred thousand: nothing here walks them all for a
+//! message or a timer.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::config::{PeerConfig, Settings};
+use crate::config::{Authentication, PeerConfig, Settings};
 use crate::identity::Identity;
 use crate::suite::IkeProposal;
 
@@ -74,10 +76,110 @@ impl Peer {
     }
 }
 
-/// All peers by name.
+/// What a stranger may be told before it has said who it is: what the peers have in common that it could be.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Welcome {
+    /// One of them, for the log.
+    pub(crate) name: String,
+    /// The suites of all, without repetition.
+    pub(crate) proposals: Vec<IkeProposal>,
+    /// One of them pretends that there is a NAT.
+    pub(crate) encapsulate: bool,
+    /// Hashes of the keys of the authorities that they trust (RFC 7296 3.7).
+    pub(crate) authorities: Vec<[u8; 20]>,
+}
+
+/// Authorities that one CERTREQ names.
+const MAX_AUTHORITIES: usize = 32;
+
+fn add<T: PartialEq + Copy>(list: &mut Vec<T>, more: &[T]) {
+    for item in more {
+        if !list.contains(item) {
+            list.push(*item);
+        }
+    }
+}
+
+impl Welcome {
+    pub(crate) fn of(peer: &PeerConfig) -> Self {
+        let trusted = match &peer.authentication {
+            Authentication::Certificate { trust, .. } => trust.authorities(),
+            Authentication::Psk(_) => &[],
+        };
+        let hashes: Vec<_> = trusted
+            .iter()
+            .map(|authority| *authority.key_hash())
+            .collect();
+        let mut authorities = Vec::new();
+        add(&mut authorities, &hashes);
+        authorities.truncate(MAX_AUTHORITIES);
+        Self {
+            name: peer.name.clone(),
+            proposals: peer.ike_proposals.clone(),
+            encapsulate: peer.force_encapsulation,
+            authorities,
+        }
+    }
+
+    fn join(mut self, other: &Self) -> Self {
+        add(&mut self.proposals, &other.proposals);
+        add(&mut self.authorities, &other.authorities);
+        self.authorities.truncate(MAX_AUTHORITIES);
+        self.encapsulate |= other.encapsulate;
+        self
+    }
+}
+
+/// Those with the same addresses.
+#[derive(Default)]
+struct Group {
+    names: BTreeSet<String>,
+    welcome: OnceLock<Welcome>,
+}
+
+/// All peers by name, with the indexes by which they are found.
 #[derive(Default)]
 pub(crate) struct Peers {
     all: BTreeMap<String, Peer>,
+    /// By our address and theirs, as configured.
+    by_addresses: HashMap<(IpAddr, IpAddr), Group>,
+    by_identity: HashMap<Identity, BTreeSet<String>>,
+    /// Those whose identity has to be compared: distinguished names.
+    compared: BTreeSet<String>,
+    by_retry: BTreeSet<(Instant, String)>,
+}
+
+/// A peer that may be changed. When it is dropped, the indexes are right again.
+pub(crate) struct PeerMut<'p> {
+    peer: &'p mut Peer,
+    before: Option<Instant>,
+    by_retry: &'p mut BTreeSet<(Instant, String)>,
+}
+
+impl Deref for PeerMut<'_> {
+    type Target = Peer;
+
+    fn deref(&self) -> &Peer {
+        self.peer
+    }
+}
+
+impl DerefMut for PeerMut<'_> {
+    fn deref_mut(&mut self) -> &mut Peer {
+        self.peer
+    }
+}
+
+impl Drop for PeerMut<'_> {
+    fn drop(&mut self) {
+        if self.before != self.peer.retry_at {
+            let entry = |at| (at, self.peer.config.name.clone());
+            if let Some(before) = self.before.map(entry) {
+                self.by_retry.remove(&before);
+            }
+            self.by_retry.extend(self.peer.retry_at.map(entry));
+        }
+    }
 }
 
 fn matches(configured: IpAddr, actual: IpAddr) -> bool {
@@ -85,40 +187,114 @@ fn matches(configured: IpAddr, actual: IpAddr) -> bool {
         || (configured.is_unspecified() && configured.is_ipv4() == actual.is_ipv4())
 }
 
+/// What stands for every address of this one's family.
+const fn any(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
+}
+
 impl Peers {
     pub(crate) fn get(&self, name: &str) -> Option<&Peer> {
         self.all.get(name)
     }
 
-    pub(crate) fn get_mut(&mut self, name: &str) -> Option<&mut Peer> {
-        self.all.get_mut(name)
+    pub(crate) fn get_mut(&mut self, name: &str) -> Option<PeerMut<'_>> {
+        let peer = self.all.get_mut(name)?;
+        Some(PeerMut {
+            before: peer.retry_at,
+            peer,
+            by_retry: &mut self.by_retry,
+        })
     }
 
     pub(crate) fn insert(&mut self, peer: Peer) {
-        self.all.insert(peer.config.name.clone(), peer);
+        let (config, name) = (peer.config.clone(), peer.config.name.clone());
+        self.remove(&name);
+        let addresses = (config.local, config.remote);
+        let group = self.by_addresses.entry(addresses).or_default();
+        group.names.insert(name.clone());
+        group.welcome = OnceLock::new();
+        match &config.remote_id {
+            Identity::Dn(_) => self.compared.insert(name.clone()),
+            exact => {
+                let names = self.by_identity.entry(exact.clone()).or_default();
+                names.insert(name.clone())
+            }
+        };
+        let retry = peer.retry_at.map(|at| (at, name.clone()));
+        self.by_retry.extend(retry);
+        self.all.insert(name, peer);
     }
 
     pub(crate) fn remove(&mut self, name: &str) {
-        self.all.remove(name);
+        let Some(peer) = self.all.remove(name) else {
+            return;
+        };
+        let addresses = (peer.config.local, peer.config.remote);
+        if let Some(group) = self.by_addresses.get_mut(&addresses) {
+            group.names.remove(name);
+            group.welcome = OnceLock::new();
+            if group.names.is_empty() {
+                self.by_addresses.remove(&addresses);
+            }
+        }
+        let identity = &peer.config.remote_id;
+        if let Some(names) = self.by_identity.get_mut(identity) {
+            names.remove(name);
+            if names.is_empty() {
+                self.by_identity.remove(identity);
+            }
+        }
+        self.compared.remove(name);
+        if let Some(at) = peer.retry_at {
+            self.by_retry.remove(&(at, name.to_owned()));
+        }
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Peer> {
-        self.all.values()
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.all.keys().cloned().collect()
     }
 
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Peer> {
-        self.all.values_mut()
+    /// When the next failed negotiation is tried again.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.by_retry.first().map(|&(at, _)| at)
     }
 
-    /// The peers that may call from this address, those with a fixed address first.
-    pub(crate) fn at(&self, local: IpAddr, remote: IpAddr) -> Vec<Arc<PeerConfig>> {
-        let here = |p: &&Peer| matches(p.config.local, local) && matches(p.config.remote, remote);
-        let mut found: Vec<_> = self.iter().filter(here).map(|p| p.config.clone()).collect();
-        found.sort_by_key(|p| (p.remote.is_unspecified(), p.local.is_unspecified()));
-        found
+    /// The peers whose time has come to be tried again.
+    pub(crate) fn due(&self, now: Instant) -> Vec<String> {
+        self.by_retry
+            .iter()
+            .take_while(|(at, _)| *at <= now)
+            .map(|(_, name)| name.clone())
+            .collect()
     }
 
-    /// The peer that calls itself `theirs`, asks for `ours` and takes this suite.
+    /// What a stranger from this address is told; `None` if nobody may call from there. The peers with a
+    /// fixed address come first.
+    pub(crate) fn welcome(&self, local: IpAddr, remote: IpAddr) -> Option<Welcome> {
+        [
+            (local, remote),
+            (any(local), remote),
+            (local, any(remote)),
+            (any(local), any(remote)),
+        ]
+        .iter()
+        .filter_map(|addresses| self.by_addresses.get(addresses))
+        .map(|group| {
+            group.welcome.get_or_init(|| {
+                let peers = group.names.iter().filter_map(|name| self.get(name));
+                let each = peers.map(|peer| Welcome::of(&peer.config));
+                each.reduce(|all, one| all.join(&one)).unwrap_or_default()
+            })
+        })
+        .cloned()
+        .reduce(|all, group| all.join(&group))
+    }
+
+    /// The peer that calls itself `theirs`, asks for `ours` and takes this suite; one with a fixed address
+    /// before others.
     pub(crate) fn identified(
         &self,
         (local, remote): (IpAddr, IpAddr),
@@ -126,10 +302,122 @@ impl Peers {
         ours: Option<&Identity>,
         suite: IkeProposal,
     ) -> Option<Arc<PeerConfig>> {
-        self.at(local, remote).into_iter().find(|p| {
-            p.remote_id.accepts(theirs)
-                && ours.is_none_or(|ours| p.local_id == *ours)
-                && p.ike_proposals.contains(&suite)
+        let equal = self.by_identity.get(theirs).into_iter().flatten();
+        equal
+            .chain(&self.compared)
+            .filter_map(|name| self.get(name))
+            .map(|peer| &peer.config)
+            .filter(|p| matches(p.local, local) && matches(p.remote, remote))
+            .filter(|p| p.remote_id.accepts(theirs))
+            .filter(|p| ours.is_none_or(|ours| p.local_id == *ours))
+            .filter(|p| p.ike_proposals.contains(&suite))
+            .min_by_key(|p| (p.remote.is_unspecified(), p.local.is_unspecified()))
+            .cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::Secret;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert(Box<PeerConfig>),
+        Remove(usize),
+        Retry(usize, Option<u64>),
+    }
+
+    const LOCAL: [&str; 3] = ["192.0.2.1", "192.0.2.2", "0.0.0.0"];
+    const REMOTE: [&str; 4] = ["192.0.2.8", "192.0.2.9", "0.0.0.0", "::"];
+    const IDENTITIES: [&str; 4] = [
+        "a.example.org",
+        "b.example.org",
+        "O=Example, CN=*",
+        "O=Example, CN=a",
+    ];
+    const SUITES: [&str; 2] = ["aes256gcm16-sha384-x25519", "aes128gcm16-sha256-x25519"];
+
+    fn config() -> impl Strategy<Value = PeerConfig> {
+        let numbers = (0..6_usize, 0..3_usize, 0..4_usize, 0..4_usize, 0..2_usize);
+        numbers.prop_map(|(name, local, remote, identity, suite)| {
+            let key = Secret::from(&b"a key"[..]);
+            let (local, remote) = (
+                LOCAL[local].parse().unwrap(),
+                REMOTE[remote].parse().unwrap(),
+            );
+            let mut config = PeerConfig::new(&name.to_string(), local, remote, key);
+            config.remote_id = IDENTITIES[identity].parse().unwrap();
+            config.ike_proposals = vec![SUITES[suite].parse().unwrap()];
+            config.force_encapsulation = name == 5;
+            config
         })
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => config().prop_map(|config| Step::Insert(Box::new(config))),
+            1 => (0..6_usize).prop_map(Step::Remove),
+            2 => (0..6_usize, proptest::option::of(0..9_u64)).prop_map(|(n, at)| Step::Retry(n, at)),
+        ]
+    }
+
+    proptest! {
+        /// The indexes find what a walk over all peers finds.
+        #[test]
+        fn nobody_is_lost_in_an_index(steps in proptest::collection::vec(step(), 0..30)) {
+            let start = Instant::now();
+            let mut peers = Peers::default();
+            for step in steps {
+                match step {
+                    Step::Insert(config) => peers.insert(Peer::new(*config)),
+                    Step::Remove(name) => peers.remove(&name.to_string()),
+                    Step::Retry(name, at) => {
+                        if let Some(mut peer) = peers.get_mut(&name.to_string()) {
+                            peer.retry_at = at.map(|at| start + Duration::from_secs(at));
+                        }
+                    }
+                }
+                let all: Vec<&Peer> = peers.all.values().collect();
+                let retries = all.iter().filter_map(|peer| peer.retry_at);
+                prop_assert_eq!(peers.poll_timeout(), retries.min());
+                let now = start + Duration::from_secs(4);
+                let mut due = peers.due(now);
+                due.sort();
+                let late = all.iter().filter(|peer| peer.retry_at.is_some_and(|at| at <= now));
+                prop_assert_eq!(due, late.map(|peer| peer.config.name.clone()).collect::<Vec<_>>());
+                for (local, remote) in [(LOCAL[0], REMOTE[0]), (LOCAL[1], REMOTE[1]), (LOCAL[0], "198.51.100.7")] {
+                    let addresses: (IpAddr, IpAddr) = (local.parse().unwrap(), remote.parse().unwrap());
+                    let here = |p: &&&Peer| matches(p.config.local, addresses.0) && matches(p.config.remote, addresses.1);
+                    let welcome = peers.welcome(addresses.0, addresses.1);
+                    prop_assert_eq!(welcome.is_some(), all.iter().any(|p| here(&p)));
+                    let welcome = welcome.unwrap_or_default();
+                    for suite in SUITES {
+                        let suite: IkeProposal = suite.parse().unwrap();
+                        let takes = |p: &&&Peer| p.config.ike_proposals.contains(&suite);
+                        prop_assert_eq!(
+                            welcome.proposals.contains(&suite),
+                            all.iter().filter(here).any(|p| takes(&p))
+                        );
+                        for identity in ["a.example.org", "c.example.org", "O=Example, CN=a", "O=Example, CN=b"] {
+                            let theirs: Identity = identity.parse().unwrap();
+                            let fits = |p: &&&Peer| p.config.remote_id.accepts(&theirs);
+                            let vague = |p: &PeerConfig| (p.remote.is_unspecified(), p.local.is_unspecified());
+                            let expected = all.iter().filter(here).filter(takes).filter(fits);
+                            let found = peers.identified(addresses, &theirs, None, suite);
+                            prop_assert_eq!(
+                                found.as_deref().map(vague),
+                                expected.map(|p| vague(&p.config)).min()
+                            );
+                            prop_assert!(found.is_none_or(|p| p.remote_id.accepts(&theirs) && p.ike_proposals.contains(&suite)));
+                        }
+                    }
+                    let pretends = all.iter().filter(here).any(|p| p.config.force_encapsulation);
+                    prop_assert_eq!(welcome.encapsulate, pretends);
+                }
+            }
+        }
     }
 }

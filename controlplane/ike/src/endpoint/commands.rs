@@ -27,7 +27,7 @@ impl Endpoint {
             .or_else(|| self.connecting_sa(peer))
             .is_some();
         let unknown = || CommandError::UnknownPeer(peer.to_owned());
-        let state = self.gw.peers.get_mut(peer).ok_or_else(unknown)?;
+        let mut state = self.gw.peers.get_mut(peer).ok_or_else(unknown)?;
         if state.config.remote.is_unspecified() && state.last_remote.is_none() && !up {
             return Err(CommandError::RespondOnly(peer.to_owned()));
         }
@@ -48,6 +48,7 @@ impl Endpoint {
                 state.children.extend(all);
             }
         }
+        drop(state);
         self.bring_up(now, peer);
         self.settle(now);
         Ok(())
@@ -87,7 +88,7 @@ impl Endpoint {
         peer: &str,
         child: &str,
     ) -> Result<(), CommandError> {
-        if let Some(state) = self.gw.peers.get_mut(peer) {
+        if let Some(mut state) = self.gw.peers.get_mut(peer) {
             state.children.remove(child);
         }
         let mut found = false;
@@ -119,7 +120,7 @@ impl Endpoint {
     }
 
     fn terminate_peer(&mut self, now: Instant, peer: &str) -> Result<(), CommandError> {
-        let waiting = self.gw.peers.get_mut(peer).is_some_and(|state| {
+        let waiting = self.gw.peers.get_mut(peer).is_some_and(|mut state| {
             state.wanted = false;
             state.retry_at.take().is_some()
         });
@@ -239,7 +240,7 @@ impl Endpoint {
                 let task = Task::DeleteChild(inbound, RemovalReason::Expired);
                 self.enqueue(now, owner, task);
                 let jitter = self.gw.settings.retry_initial;
-                if let Some(peer) = self.gw.peers.get_mut(&name) {
+                if let Some(mut peer) = self.gw.peers.get_mut(&name) {
                     // A child that ends without a successor is made anew.
                     peer.failed(now, &self.gw.settings, jitter);
                 }

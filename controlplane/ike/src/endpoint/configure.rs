@@ -22,8 +22,8 @@ impl Endpoint {
         let gone: Vec<String> = self
             .gw
             .peers
-            .iter()
-            .map(|peer| peer.config.name.clone())
+            .names()
+            .into_iter()
             .filter(|name| !names.contains(name.as_str()))
             .collect();
         for name in gone {
@@ -86,7 +86,7 @@ impl Endpoint {
 
     fn change_children(&mut self, now: Instant, old: &PeerConfig, config: PeerConfig) {
         let (name, config) = (config.name.clone(), Arc::new(config));
-        let Some(peer) = self.gw.peers.get_mut(&name) else {
+        let Some(mut peer) = self.gw.peers.get_mut(&name) else {
             return;
         };
         peer.config = config.clone();
@@ -98,6 +98,7 @@ impl Endpoint {
         {
             peer.children.insert(child.name.as_str().into());
         }
+        drop(peer);
         for key in self.sas.of_peer(&name) {
             self.with(now, key, |sa, _| sa.peer = Some(config.clone()));
         }
@@ -165,7 +166,7 @@ impl Endpoint {
                 self.gw.spis.release(found.inbound);
                 continue;
             };
-            if let Some(peer) = self.gw.peers.get_mut(&found.peer) {
+            if let Some(mut peer) = self.gw.peers.get_mut(&found.peer) {
                 peer.wanted = true;
                 peer.children.insert(found.child.as_str().into());
                 let port = found

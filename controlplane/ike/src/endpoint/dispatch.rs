@@ -101,18 +101,17 @@ impl Endpoint {
         {
             return sa.repeat_init(&mut self.gw, path, datagram);
         }
-        let candidates = self.gw.peers.at(path.local.ip(), path.remote.ip());
-        if candidates.is_empty() {
+        let Some(welcome) = self.gw.peers.welcome(path.local.ip(), path.remote.ip()) else {
             self.gw.count(Counter::Stranger);
             if self.gw.admit_stranger(now) {
                 self.gw.refused(None, path, Refusal::UnknownAddress);
             }
             return;
-        }
+        };
         if self.shutdown_by.is_some() || !self.admit_half_open(now, path, message) {
             return;
         }
-        match answer_init(&mut self.gw, now, path, datagram, message, &candidates) {
+        match answer_init(&mut self.gw, now, path, datagram, message, &welcome) {
             InitReply::Open(sa) => {
                 self.sas
                     .note_initiator(path.remote, header.initiator_spi, sa.key);
@@ -120,8 +119,7 @@ impl Endpoint {
             }
             InitReply::Refuse(refusal, why) => {
                 if let Some(why) = why.filter(|_| self.gw.admit_stranger(now)) {
-                    let peer = candidates.first().map(|peer| peer.name.clone());
-                    self.gw.refused(peer.as_deref(), path, why);
+                    self.gw.refused(Some(&welcome.name), path, why);
                 }
                 self.answer_init_unprotected(path, header, refusal);
             }

@@ -74,18 +74,13 @@ impl Endpoint {
         for key in self.sas.due(now) {
             self.with(now, key, |sa, gw| sa.handle_timeout(gw, now));
         }
-        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        let retry: Vec<String> = self
-            .gw
-            .peers
-            .iter_mut()
-            .filter(|peer| due(peer.retry_at))
-            .map(|peer| {
+        let retry = self.gw.peers.due(now);
+        for name in &retry {
+            if let Some(mut peer) = self.gw.peers.get_mut(name) {
                 peer.retry_at = None;
                 peer.deleted.clear();
-                peer.config.name.clone()
-            })
-            .collect();
+            }
+        }
         self.settle(now);
         for name in retry {
             self.bring_up(now, &name);
@@ -95,14 +90,13 @@ impl Endpoint {
 
     /// When [`Endpoint::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let retry = self.gw.peers.iter().filter_map(|peer| peer.retry_at).min();
         let shutdown = self
             .shutdown_by
             .filter(|_| self.sas.iter().any(|sa| !sa.is_over()));
         [
             self.sas.poll_timeout(),
             self.gw.children.poll_timeout(),
-            retry,
+            self.gw.peers.poll_timeout(),
             shutdown,
         ]
         .into_iter()
@@ -186,10 +180,12 @@ impl Endpoint {
     /// Says goodbye to all peers; poll until [`Endpoint::is_idle`].
     pub fn shutdown(&mut self, now: Instant) {
         self.shutdown_by = Some(now + self.gw.settings.shutdown_patience);
-        self.gw.peers.iter_mut().for_each(|peer| {
-            peer.wanted = false;
-            peer.retry_at = None;
-        });
+        for name in self.gw.peers.names() {
+            if let Some(mut peer) = self.gw.peers.get_mut(&name) {
+                peer.wanted = false;
+                peer.retry_at = None;
+            }
+        }
         for key in self.sas.keys() {
             self.close_sa(now, key, &CloseReason::Shutdown);
         }

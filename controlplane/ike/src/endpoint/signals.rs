@@ -93,7 +93,7 @@ impl Endpoint {
             .children
             .of_peer(&name)
             .any(|c| c.state == ChildState::Adopted);
-        if let Some(peer) = self.gw.peers.get_mut(&name) {
+        if let Some(mut peer) = self.gw.peers.get_mut(&name) {
             peer.last_remote = Some(remote);
             peer.succeeded();
             peer.wanted |= adopted;
@@ -183,7 +183,7 @@ impl Endpoint {
             return self.ensure_children(now, name);
         }
         let jitter = self.gw.jittered(self.gw.settings.retry_initial / 2);
-        let Some(peer) = self.gw.peers.get_mut(name) else {
+        let Some(mut peer) = self.gw.peers.get_mut(name) else {
             return;
         };
         match reason {
@@ -199,7 +199,7 @@ impl Endpoint {
     fn on_child_failed(&mut self, now: Instant, key: SaKey) {
         let jitter = self.gw.jittered(self.gw.settings.retry_initial / 2);
         if let Some(name) = self.peer_of(key)
-            && let Some(peer) = self.gw.peers.get_mut(&name)
+            && let Some(mut peer) = self.gw.peers.get_mut(&name)
         {
             peer.failed(now, &self.gw.settings, jitter);
         }
@@ -212,7 +212,7 @@ impl Endpoint {
         let settings = &self.gw.settings;
         if let Some(peer) = self.peer_of(key)
             && !self.gw.child_stands(&peer.as_str().into(), name)
-            && let Some(peer) = self.gw.peers.get_mut(&peer)
+            && let Some(mut peer) = self.gw.peers.get_mut(&peer)
             && peer.starts(name)
         {
             if now.saturating_duration_since(installed) >= settings.retry_max {

@@ -15,6 +15,7 @@ use crate::error::{CloseReason, Refusal, RemovalReason, Subject};
 use crate::event::Path;
 use crate::gateway::{Gateway, Signal};
 use crate::negotiate::ChildExchange;
+use crate::peers::Welcome;
 use crate::wire::header::ExchangeType;
 use crate::wire::message::Payloads;
 use crate::wire::notify;
@@ -53,7 +54,7 @@ impl IkeSa {
         };
         let mut payloads = vec![Payload::IdInitiator(id)];
         payloads.extend(certificates);
-        payloads.extend(certificate_request([&*peer]));
+        payloads.extend(certificate_request(&Welcome::of(&peer)));
         if is_first_contact(gw, &peer) {
             payloads.push(Payload::notify(notify::INITIAL_CONTACT, &[]));
         }

@@ -16,6 +16,7 @@ use crate::error::{CloseReason, Refusal, Subject};
 use crate::event::Path;
 use crate::gateway::{Gateway, SaKey};
 use crate::negotiate::{accepted_ike, describe, ike_offer, select_ike};
+use crate::peers::Welcome;
 use crate::provider::KeyExchange;
 use crate::suite::{IkeProposal, KeyExchangeMethod};
 use crate::wire::header::{ExchangeType, Header};
@@ -362,14 +363,14 @@ pub(crate) enum InitReply {
     Drop(Counter),
 }
 
-/// Answers an IKE_SA_INIT request of one of `candidates`.
+/// Answers an IKE_SA_INIT request of somebody who is welcome so far.
 pub(crate) fn answer_init(
     gw: &mut Gateway,
     now: Instant,
     path: Path,
     datagram: &[u8],
     message: &Message,
-    candidates: &[Arc<PeerConfig>],
+    welcome: &Welcome,
 ) -> InitReply {
     let payloads = Payloads(&message.payloads);
     let (Some(offer), Some((group, public)), Some(nonce_i)) = (
@@ -379,14 +380,9 @@ pub(crate) fn answer_init(
     ) else {
         return InitReply::Drop(Counter::Malformed);
     };
-    let mut ours: Vec<IkeProposal> = Vec::new();
     let intermediate = payloads.notify(notify::INTERMEDIATE_EXCHANGE_SUPPORTED);
-    for suite in candidates.iter().flat_map(|p| &p.ike_proposals) {
-        let possible = suite.additional.is_empty() || intermediate.is_some();
-        if possible && !ours.contains(suite) {
-            ours.push(*suite);
-        }
-    }
+    let possible = |suite: &&IkeProposal| suite.additional.is_empty() || intermediate.is_some();
+    let ours: Vec<IkeProposal> = welcome.proposals.iter().filter(possible).copied().collect();
     let Some(selected) = select_ike(offer, &ours, 0, group) else {
         gw.count(Counter::NoProposalChosen);
         let refusal = Refusal::ProposalMismatch {
@@ -422,7 +418,7 @@ pub(crate) fn answer_init(
         return InitReply::Drop(Counter::Malformed);
     };
     sa.keys = Some(keys);
-    let pretend = candidates.iter().any(|p| p.force_encapsulation);
+    let pretend = welcome.encapsulate;
     sa.nat = detect_nat(&message.header, payloads, path, pretend);
     let mut answer = vec![
         Payload::SecurityAssociation(selected.answer(&[])),
@@ -443,7 +439,7 @@ pub(crate) fn answer_init(
         answer.push(Payload::notify(notify::IKEV2_FRAGMENTATION_SUPPORTED, &[]));
     }
     answer.push(hash_algorithms());
-    answer.extend(certificate_request(candidates.iter().map(|p| &**p)));
+    answer.extend(certificate_request(welcome));
     if intermediate.is_some() {
         answer.push(Payload::notify(
             notify::INTERMEDIATE_EXCHANGE_SUPPORTED,

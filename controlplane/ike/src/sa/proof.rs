@@ -10,6 +10,7 @@ use crate::config::{Authentication, PeerConfig};
 use crate::crypto::keys::{End, IkeKeys, SignedOctets};
 use crate::error::Refusal;
 use crate::gateway::Gateway;
+use crate::peers::Welcome;
 use crate::wire::message::Payloads;
 use crate::wire::payload::{Identification, Payload, X509_SIGNATURE};
 
@@ -17,8 +18,6 @@ use crate::wire::payload::{Identification, Payload, X509_SIGNATURE};
 const SHARED_KEY: u8 = 2;
 /// Auth Method "Digital Signature" (RFC 7427 3).
 const DIGITAL_SIGNATURE: u8 = 14;
-/// Authorities that one CERTREQ names.
-const MAX_AUTHORITIES: usize = 32;
 
 impl Proof {
     fn signed<'a>(
@@ -205,21 +204,8 @@ pub(super) fn hashes_of(payloads: Payloads<'_>) -> Vec<u16> {
 
 /// RFC 7296 3.7: asks for certificates of these authorities, "a concatenated list of SHA-1 hashes of
 /// the public keys of trusted Certification Authorities"; nothing where no certificate is wanted.
-pub(super) fn certificate_request<'p>(
-    peers: impl IntoIterator<Item = &'p PeerConfig>,
-) -> Option<Payload> {
-    let mut hashes: Vec<[u8; 20]> = Vec::new();
-    for peer in peers {
-        let Authentication::Certificate { trust, .. } = &peer.authentication else {
-            continue;
-        };
-        for authority in trust.authorities() {
-            let hash = *authority.key_hash();
-            if !hashes.contains(&hash) && hashes.len() < MAX_AUTHORITIES {
-                hashes.push(hash);
-            }
-        }
-    }
+pub(super) fn certificate_request(welcome: &Welcome) -> Option<Payload> {
+    let hashes = &welcome.authorities;
     (!hashes.is_empty()).then(|| Payload::CertificateRequest {
         encoding: X509_SIGNATURE,
         data: hashes.concat(),
