@@ -107,7 +107,7 @@ pub const DEFAULT_FRAGMENT_SIZE: u16 = 1280;
 #[derive(Clone, Debug, PartialEq)]
 pub struct PeerConfig {
     /// The peer's name; unique in a configuration.
-    pub name: String,
+    pub name: Arc<str>,
     /// Our address; unspecified: any.
     pub local: IpAddr,
     /// The peer's address; unspecified: anybody who proves the identity, and we only respond.
@@ -144,7 +144,7 @@ impl PeerConfig {
     /// A peer with defaults in all but what has none.
     pub fn new(name: &str, local: IpAddr, remote: IpAddr, psk: Secret) -> Self {
         Self {
-            name: name.to_owned(),
+            name: name.into(),
             local,
             remote,
             remote_port: 500,

@@ -80,7 +80,7 @@ impl Peer {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Welcome {
     /// One of them, for the log.
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     /// The suites of all, without repetition.
     pub(crate) proposals: Vec<IkeProposal>,
     /// One of them pretends that there is a NAT.
@@ -133,27 +133,27 @@ impl Welcome {
 /// Those with the same addresses.
 #[derive(Default)]
 struct Group {
-    names: BTreeSet<String>,
+    names: BTreeSet<Arc<str>>,
     welcome: OnceLock<Welcome>,
 }
 
 /// All peers by name, with the indexes by which they are found.
 #[derive(Default)]
 pub(crate) struct Peers {
-    all: BTreeMap<String, Peer>,
+    all: BTreeMap<Arc<str>, Peer>,
     /// By our address and theirs, as configured.
     by_addresses: HashMap<(IpAddr, IpAddr), Group>,
-    by_identity: HashMap<Identity, BTreeSet<String>>,
+    by_identity: HashMap<Identity, Vec<Arc<str>>>,
     /// Those whose identity has to be compared: distinguished names.
-    compared: BTreeSet<String>,
-    by_retry: BTreeSet<(Instant, String)>,
+    compared: BTreeSet<Arc<str>>,
+    by_retry: BTreeSet<(Instant, Arc<str>)>,
 }
 
 /// A peer that may be changed. When it is dropped, the indexes are right again.
 pub(crate) struct PeerMut<'p> {
     peer: &'p mut Peer,
     before: Option<Instant>,
-    by_retry: &'p mut BTreeSet<(Instant, String)>,
+    by_retry: &'p mut BTreeSet<(Instant, Arc<str>)>,
 }
 
 impl Deref for PeerMut<'_> {
@@ -210,19 +210,24 @@ impl Peers {
     }
 
     pub(crate) fn insert(&mut self, peer: Peer) {
-        let (config, name) = (peer.config.clone(), peer.config.name.clone());
+        let config = peer.config.clone();
+        let name = config.name.clone();
         self.remove(&name);
         let addresses = (config.local, config.remote);
         let group = self.by_addresses.entry(addresses).or_default();
         group.names.insert(name.clone());
         group.welcome = OnceLock::new();
         match &config.remote_id {
-            Identity::Dn(_) => self.compared.insert(name.clone()),
-            exact => {
-                let names = self.by_identity.entry(exact.clone()).or_default();
-                names.insert(name.clone())
+            Identity::Dn(_) => {
+                self.compared.insert(name.clone());
             }
-        };
+            exact => {
+                // As a rule there is one, and there are many of these lists.
+                let only = || Vec::with_capacity(1);
+                let names = self.by_identity.entry(exact.clone());
+                names.or_insert_with(only).push(name.clone());
+            }
+        }
         let retry = peer.retry_at.map(|at| (at, name.clone()));
         self.by_retry.extend(retry);
         self.all.insert(name, peer);
@@ -242,18 +247,18 @@ impl Peers {
         }
         let identity = &peer.config.remote_id;
         if let Some(names) = self.by_identity.get_mut(identity) {
-            names.remove(name);
+            names.retain(|other| **other != *name);
             if names.is_empty() {
                 self.by_identity.remove(identity);
             }
         }
         self.compared.remove(name);
         if let Some(at) = peer.retry_at {
-            self.by_retry.remove(&(at, name.to_owned()));
+            self.by_retry.remove(&(at, name.into()));
         }
     }
 
-    pub(crate) fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<Arc<str>> {
         self.all.keys().cloned().collect()
     }
 
@@ -263,7 +268,7 @@ impl Peers {
     }
 
     /// The peers whose time has come to be tried again.
-    pub(crate) fn due(&self, now: Instant) -> Vec<String> {
+    pub(crate) fn due(&self, now: Instant) -> Vec<Arc<str>> {
         self.by_retry
             .iter()
             .take_while(|(at, _)| *at <= now)
@@ -387,7 +392,7 @@ mod tests {
                 let mut due = peers.due(now);
                 due.sort();
                 let late = all.iter().filter(|peer| peer.retry_at.is_some_and(|at| at <= now));
-                prop_assert_eq!(due, late.map(|peer| peer.config.name.clone()).collect::<Vec<_>>());
+                prop_assert_eq!(due, late.map(|peer| peer.config.name.clone()).collect::<Vec<Arc<str>>>());
                 for (local, remote) in [(LOCAL[0], REMOTE[0]), (LOCAL[1], REMOTE[1]), (LOCAL[0], "198.51.100.7")] {
                     let addresses: (IpAddr, IpAddr) = (local.parse().unwrap(), remote.parse().unwrap());
                     let here = |p: &&&Peer| matches(p.config.local, addresses.0) && matches(p.config.remote, addresses.1);

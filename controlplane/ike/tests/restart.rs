@@ -405,7 +405,7 @@ fn a_lost_dataplane_with_a_hundred_peers_is_back_in_a_second() {
         (0..100_u8)
             .map(|n| {
                 let mut one = peer(side);
-                one.name = format!("peer-{n}");
+                one.name = format!("peer-{n}").into();
                 let identity = |s: usize| format!("gw-{s}-{n}.example.org").parse().unwrap();
                 one.local_id = identity(side);
                 one.remote_id = identity(1 - side);

@@ -56,7 +56,7 @@ pub(super) fn any(address: IpAddr) -> IpAddr {
 fn peer(tunnel: &config::Tunnel) -> PeerConfig {
     let children: Vec<ChildConfig> = tunnel.children.iter().map(child).collect();
     PeerConfig {
-        name: tunnel.name.clone(),
+        name: tunnel.name.as_str().into(),
         local: tunnel.local,
         remote: tunnel.remote.unwrap_or(any(tunnel.local)),
         remote_port: tunnel.remote_port,

@@ -18,13 +18,13 @@ impl Endpoint {
     /// only these are; other changed peers start anew, missing ones are terminated,
     /// and the children of both are removed at once.
     pub fn configure(&mut self, now: Instant, peers: Vec<PeerConfig>) {
-        let names: BTreeSet<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
-        let gone: Vec<String> = self
+        let names: BTreeSet<&str> = peers.iter().map(|peer| &*peer.name).collect();
+        let gone: Vec<Arc<str>> = self
             .gw
             .peers
             .names()
             .into_iter()
-            .filter(|name| !names.contains(name.as_str()))
+            .filter(|name| !names.contains(&**name))
             .collect();
         for name in gone {
             self.drop_peer(now, &name);
@@ -102,7 +102,7 @@ impl Endpoint {
         for key in self.sas.of_peer(&name) {
             self.with(now, key, |sa, _| sa.peer = Some(config.clone()));
         }
-        let peer_name: Arc<str> = name.as_str().into();
+        let peer_name = name.clone();
         for child in old
             .children
             .iter()

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::gateway::SaKey;
@@ -11,7 +12,7 @@ use crate::sa::IkeSa;
 struct Entry {
     sa: IkeSa,
     due: Option<Instant>,
-    peer: Option<String>,
+    peer: Option<Arc<str>>,
     half_open: bool,
 }
 
@@ -23,7 +24,7 @@ pub(super) struct SaTable {
     /// Those that we answered, by the initiator's address and SPI.
     by_initiator: HashMap<(SocketAddr, u64), SaKey>,
     initiators: HashMap<SaKey, (SocketAddr, u64)>,
-    by_peer: BTreeSet<(String, SaKey)>,
+    by_peer: BTreeSet<(Arc<str>, SaKey)>,
     by_time: BTreeSet<(Instant, SaKey)>,
     half_open: usize,
 }
@@ -51,8 +52,9 @@ impl SaTable {
 
     /// The IKE SAs of a peer, the oldest first.
     pub(super) fn of_peer(&self, peer: &str) -> Vec<SaKey> {
+        let key = |key| (Arc::from(peer), SaKey(key));
         self.by_peer
-            .range((peer.to_owned(), SaKey(0))..=(peer.to_owned(), SaKey(u64::MAX)))
+            .range(key(0)..=key(u64::MAX))
             .map(|(_, key)| *key)
             .collect()
     }
@@ -88,7 +90,7 @@ impl SaTable {
         if sa.is_closed() {
             return self.forget(key);
         }
-        let peer = sa.peer_name().map(str::to_owned);
+        let peer = sa.peer.as_ref().map(|peer| peer.name.clone());
         let (due, half_open) = (sa.poll_timeout(), sa.is_half_open());
         self.by_spi.insert(sa.local_spi, key);
         self.by_peer.extend(peer.clone().map(|peer| (peer, key)));

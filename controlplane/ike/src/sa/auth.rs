@@ -251,7 +251,7 @@ impl IkeSa {
                 gw.count(Counter::AuthenticationFailed);
                 // Anybody can get this far: the events are as few as those about strangers.
                 if gw.admit_stranger(now) {
-                    gw.refused(peer.as_ref().map(|p| p.name.as_str()), path, refusal);
+                    gw.refused(peer.as_ref().map(|p| &*p.name), path, refusal);
                 }
                 // RFC 7296 2.21.2: the peer is not told what was wrong
                 let refusal = Payload::notify(notify::AUTHENTICATION_FAILED, &[]);

@@ -510,7 +510,7 @@ impl IkeSa {
             remote: self.path.remote.port(),
         });
         let sa = ChildSa {
-            peer: peer.name.clone(),
+            peer: peer.name.to_string(),
             child: agreed.name.to_string(),
             inbound: agreed.inbound,
             outbound: agreed.outbound,
@@ -531,7 +531,7 @@ impl IkeSa {
         };
         let late = outbound == Outbound::WhenConfirmedOrLate;
         let child = Child {
-            peer: peer.name.as_str().into(),
+            peer: peer.name.clone(),
             name: agreed.name,
             owner: Some(self.key),
             inbound: agreed.inbound,

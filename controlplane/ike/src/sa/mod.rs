@@ -236,7 +236,7 @@ impl IkeSa {
     }
 
     pub(crate) fn peer_name(&self) -> Option<&str> {
-        self.peer.as_ref().map(|peer| peer.name.as_str())
+        self.peer.as_ref().map(|peer| &*peer.name)
     }
 
     pub(crate) const fn is_established(&self) -> bool {
@@ -604,7 +604,7 @@ impl IkeSa {
             self.keepalive_at = Some(now + gw.settings.nat_keepalive);
         }
         gw.events.push_back(Event::IkeEstablished {
-            peer: peer.name.clone(),
+            peer: peer.name.to_string(),
             initiator: self.initiator,
             path: self.path,
             suite: self
