@@ -6,6 +6,7 @@ use super::{
     held::{Held, Neighbor, Packet},
     limit::TokenBucket,
     packet::{self, ETHERNET, Ip},
+    reassembly::Reassembly,
     relay::{self, Relayed},
     reports::{EventSink, Reports},
     single::dummies::Dummies,
@@ -33,6 +34,17 @@ const ICMP_AT_ONCE: u64 = 50;
 const TOLD_PER_SECOND: u64 = 1000;
 const TOLD_AT_ONCE: u64 = 100;
 
+/// Where a packet that enters a half of the pipeline comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// It was received.
+    Wire,
+    /// It came out of a tunnel, and lies in a frame to be sent.
+    Relayed,
+    /// It was put together of fragments, in a frame to be sent.
+    Reassembled,
+}
+
 /// A received frame on its way through the pipeline.
 #[derive(Debug)]
 pub struct Arrived {
@@ -42,8 +54,8 @@ pub struct Arrived {
     pub port: u8,
     /// The worker that it is borrowed from.
     pub lender: Option<u16>,
-    /// It came out of a tunnel, in a frame of the port's that is one to be sent.
-    pub relayed: bool,
+    /// Where its packet comes from, which says what kind of frame it is.
+    pub origin: Origin,
 }
 
 impl From<Lent> for Arrived {
@@ -52,13 +64,13 @@ impl From<Lent> for Arrived {
         let Lent {
             frame,
             port,
-            relayed,
+            origin,
         } = lent;
         Self {
             frame,
             port,
             lender: None,
-            relayed,
+            origin,
         }
     }
 }
@@ -97,6 +109,8 @@ pub struct Core<P, E> {
     pub held: Held,
     /// Packets from one tunnel that go out by another, or that we answer by their own.
     pub relayed: Relayed,
+    /// Packets of which not all fragments are there.
+    pub reassembly: Reassembly,
     /// The SAs that send dummy packets.
     pub dummies: Dummies,
     /// IVs for the SAs whose packets need one that nobody foresees.
@@ -139,6 +153,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
             handoff,
             held: Held::default(),
             relayed: Relayed::default(),
+            reassembly: Reassembly::default(),
             dummies: Dummies::default(),
             ivs,
             dirty: Vec::with_capacity(sa_capacity as usize),
@@ -158,12 +173,12 @@ impl<P: Port, E: EventSink> Core<P, E> {
             frame,
             port,
             lender,
-            relayed,
+            origin,
         } = arrived;
         let lent = Lent {
             frame,
             port,
-            relayed,
+            origin,
         };
         match lender {
             Some(worker) => self.handoff.give_back(worker, lent),
@@ -175,7 +190,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
     #[inline]
     pub fn take_home(&mut self, lent: Lent) {
         if let Some(port) = self.ports.get_mut(usize::from(lent.port)) {
-            if lent.relayed {
+            if lent.origin != Origin::Wire {
                 port.discard(lent.frame.into_built());
             } else {
                 port.release([lent.frame]);
@@ -200,13 +215,13 @@ impl<P: Port, E: EventSink> Core<P, E> {
         let Arrived {
             frame,
             port,
-            relayed,
+            origin,
             ..
         } = arrived;
         let lent = Lent {
             frame,
             port,
-            relayed,
+            origin,
         };
         match self.handoff.lend(owner, lent) {
             Ok(()) => self.tally.one(Counter::HandoffSent),
@@ -328,7 +343,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
     /// neighbour that the packet came from, which knows the way to the sender.
     #[cold]
     pub fn answer(&mut self, arrived: &Arrived, error: icmp::Error) {
-        if arrived.relayed {
+        if arrived.origin == Origin::Relayed {
             let about = arrived.frame.get(ETHERNET..).unwrap_or_default();
             return relay::answer(self, arrived.port, about, error);
         }

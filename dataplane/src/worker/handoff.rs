@@ -4,6 +4,7 @@
 //! back once the packet is sealed or opened into a frame of its own. Each pair of workers has a queue each
 //! way, and a queue back; order is kept. What is out is bounded, so giving back never fails.
 
+use super::core::Origin;
 use crate::port::{BURST, RxFrame};
 use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
@@ -27,8 +28,8 @@ pub struct Lent {
     pub frame: RxFrame,
     /// The port that it came from and goes back to.
     pub port: u8,
-    /// It is one to be sent, in which a packet from one tunnel to another lies.
-    pub relayed: bool,
+    /// Where its packet comes from, which says what kind of frame it is.
+    pub origin: Origin,
 }
 
 /// One direction between two workers.
@@ -244,7 +245,7 @@ mod tests {
                     Lent {
                         frame,
                         port: 5,
-                        relayed: false,
+                        origin: Origin::Wire,
                     },
                 )
                 .unwrap();
@@ -282,7 +283,7 @@ mod tests {
                 Lent {
                     frame,
                     port: 0,
-                    relayed: false,
+                    origin: Origin::Wire,
                 },
             )
             .unwrap();
@@ -304,7 +305,7 @@ mod tests {
                     Lent {
                         frame,
                         port: 0,
-                        relayed: false,
+                        origin: Origin::Wire,
                     },
                 )
                 .unwrap_err();

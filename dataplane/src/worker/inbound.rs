@@ -9,7 +9,9 @@ use super::{
     core::{Admitted, Arrived, Batch, Core, grow_old},
     outbound::forward,
     packet::{self, ETHERNET, EspAt, Ip},
-    pmtu, relay,
+    pmtu,
+    reassembly::{self, Outcome},
+    relay,
     reports::{EventSink, sa_id},
     single,
     stopwatch::{Stage, Stopwatch},
@@ -109,6 +111,14 @@ impl Inbound {
             Ok(ip) => ip,
             Err(why) => return core.drop(arrived, why.inbound_counter()),
         };
+        if ip.is_fragment {
+            return match reassembly::take(core, arrived, &ip) {
+                Outcome::Plain(arrived) => plain(core, arrived, &ip),
+                // It is no fragment any more.
+                Outcome::Whole(arrived) => self.enter(core, arrived),
+                Outcome::Gone => {}
+            };
+        }
         if ip.protocol == Protocol::AH {
             return single::inbound::ah(core, arrived, &ip);
         }

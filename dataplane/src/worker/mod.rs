@@ -14,6 +14,7 @@ mod outbound;
 mod packet;
 mod pmtu;
 mod publish;
+mod reassembly;
 mod relay;
 mod reports;
 mod rest;
@@ -25,7 +26,7 @@ mod transform;
 
 use self::{
     capture::Capture,
-    core::{Arrived, Core},
+    core::{Arrived, Core, Origin},
     inbound::Inbound,
     outbound::Outbound,
     reports::EventSink,
@@ -198,6 +199,7 @@ impl<P: Port> Worker<P> {
             self.finish_burst();
         }
         self.drop_late();
+        reassembly::end_late(&mut self.core);
         pmtu::age(&mut self.core.tables, now_ms);
         for lent in self.core.handoff.take_back() {
             self.core.take_home(lent);
@@ -278,7 +280,7 @@ impl<P: Port> Worker<P> {
                     frame,
                     port,
                     lender,
-                    relayed: false,
+                    origin: Origin::Wire,
                 });
             }
             self.finish_burst();
@@ -296,7 +298,7 @@ impl<P: Port> Worker<P> {
                     frame: lent.frame,
                     port: lent.port,
                     lender: Some(lender as u16),
-                    relayed: lent.relayed,
+                    origin: lent.origin,
                 });
             };
             self.core.handoff.borrow(lender, take, BURST);
@@ -319,7 +321,7 @@ impl<P: Port> Worker<P> {
     #[inline]
     fn enter(&mut self, arrived: Arrived) {
         match self.core.role(arrived.port) {
-            _ if arrived.relayed => self.outbound.enter(&mut self.core, arrived),
+            _ if arrived.origin == Origin::Relayed => self.outbound.enter(&mut self.core, arrived),
             Some(Role::Inside | Role::Host) => self.outbound.enter(&mut self.core, arrived),
             Some(Role::Outside) => self.inbound.enter(&mut self.core, arrived),
             None => self.core.drop(arrived, Counter::InNotOurs),

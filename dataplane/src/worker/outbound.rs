@@ -5,7 +5,7 @@
 //! frames into frames of the ports that they leave by; transmission.
 
 use super::{
-    core::{Arrived, Batch, Core, grow_old},
+    core::{Arrived, Batch, Core, Origin, grow_old},
     fragment,
     held::Packet,
     packet::{self, ETHERNET, Ip, Outer},
@@ -265,7 +265,7 @@ fn fit<P: Port, E: EventSink>(
     };
     // RFC 4301 5.1.2.1 (2): "The TTL in the inner header is decremented by the encapsulator prior to forwarding and (...) if
     // it forwards the packet": the gateway's own packets are not forwarded.
-    let own = core.role(arrived.port) == Some(Role::Host) && !arrived.relayed;
+    let own = core.role(arrived.port) == Some(Role::Host) && arrived.origin == Origin::Wire;
     if ip.ttl <= 1 && !own {
         core.answer(arrived, icmp::Error::TtlExceeded);
         return packet.drop(core, Counter::OutTtlExpired);

@@ -352,6 +352,17 @@ pub fn write_ethernet(frame: &mut [u8], next_hop: &NextHop, family: Family) {
     let _ = header.emit(frame);
 }
 
+/// Writes the Ethernet header of a packet of this family that no link carried: from no neighbour, to none.
+pub fn write_link(frame: &mut [u8], port: u8, family: Family) {
+    let nowhere = NextHop {
+        destination: MacAddress::default(),
+        source: MacAddress::default(),
+        mtu: 0,
+        port,
+    };
+    write_ethernet(frame, &nowhere, family);
+}
+
 /// Writes what packets of the algorithm carry of an IV into a space of that length.
 #[inline]
 pub fn write_iv(space: &mut [u8], iv: &Iv, algorithm: Algorithm) {

@@ -4,7 +4,7 @@
 
 use super::{
     Worker,
-    core::{Admitted, Arrived, Core},
+    core::{Admitted, Arrived, Core, Origin},
     held,
     packet::{self, ETHERNET},
     reports::EventSink,
@@ -15,9 +15,8 @@ use crate::{
 };
 use arrayvec::ArrayVec;
 use esplanade_channel::{Counter, Role};
-use esplanade_ipsec::{sa::NextHop, spd::Action};
+use esplanade_ipsec::spd::Action;
 use esplanade_wire::{
-    ethernet::MacAddress,
     icmp,
     ip::{self, Family},
 };
@@ -86,20 +85,13 @@ fn push<P: Port, E: EventSink>(
     family: Family,
     length: usize,
 ) -> bool {
-    // From no neighbour, to none.
-    let nowhere = NextHop {
-        destination: MacAddress::default(),
-        source: MacAddress::default(),
-        mtu: 0,
-        port,
-    };
-    packet::write_ethernet(&mut frame, &nowhere, family);
+    packet::write_link(&mut frame, port, family);
     frame.set_len(ETHERNET + length);
     let arrived = Arrived {
         frame: frame.into_received(),
         port,
         lender: None,
-        relayed: true,
+        origin: Origin::Relayed,
     };
     match core.relayed.0.try_push(arrived) {
         Ok(()) => true,

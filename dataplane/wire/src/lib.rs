@@ -16,6 +16,7 @@ pub mod ip;
 pub mod ipv4;
 pub mod ipv6;
 mod protocol;
+pub mod reassembly;
 pub mod splice;
 pub mod tcp;
 pub mod udp;

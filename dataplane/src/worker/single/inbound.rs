@@ -27,11 +27,6 @@ use esplanade_wire::{
 /// Takes a packet of AH.
 #[cold]
 pub fn ah<P: Port, E: EventSink>(core: &mut Core<P, E>, arrived: Arrived, ip: &Ip) {
-    // RFC 4302 3.4.1: "If a packet offered to AH for processing appears to be an IP fragment (...) the receiver MUST discard
-    // the packet".
-    if ip.is_fragment {
-        return core.drop(arrived, Counter::InFragment);
-    }
     core.tally.one(Counter::InAhPackets);
     core.tally.add(Counter::InAhBytes, ip.length as u64);
     let spi = find_ah(&arrived.frame, ip).map(|ah| ah.spi().0);

@@ -221,24 +221,6 @@ fn authentic_oddities_are_told_apart() {
 }
 
 #[test]
-fn fragments_of_esp_are_counted() {
-    let (mut a, mut b) = pair(&Tunnel {
-        df: DfPolicy::Clear,
-        ..Tunnel::default()
-    });
-    let wire = a.protect(&[greeting(A, B, 1000)]).remove(0);
-    let outside = ip(&wire);
-    for piece in ipv4::fragments(outside, 600).unwrap() {
-        let mut bytes = piece.header().to_vec();
-        bytes.extend(&outside.as_bytes()[piece.payload()]);
-        let piece = frame(gateway_mac(A, OUTSIDE), gateway_mac(B, OUTSIDE), &bytes);
-        assert!(b.unprotect(&[piece]).is_empty());
-    }
-    assert_eq!(b.count(Counter::InFragment), 2);
-    b.audit();
-}
-
-#[test]
 fn a_full_wire_is_counted_and_leaks_nothing() {
     let (mut a, _) = pair(&Tunnel::default());
     for _ in 0..6 {

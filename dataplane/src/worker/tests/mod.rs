@@ -11,6 +11,7 @@ mod held;
 mod hostile;
 mod modes;
 mod pmtu;
+mod reassembly;
 mod relay;
 mod sizes;
 mod tunnel;
