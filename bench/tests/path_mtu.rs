@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::{bed, eventually, ready, two_gateways};
+use common::{bed, eventually, ready, two_gateways, two_gateways_of};
+use esplanade_bench::gateway::Site;
 use esplanade_bench::testbed::{HOST_B, OUTSIDE_A, OUTSIDE_B, Testbed};
 use esplanade_bench::traffic::transfer::{noise, transfer};
 
@@ -64,4 +65,33 @@ fn a_narrow_link_on_the_way_is_found_and_connections_fit_it() {
     let delivery = transfer(&bed.host_a, (&bed.host_b, HOST_B), &bytes).expect("a transfer");
     assert!(delivery.bytes == bytes, "what arrives is what was sent");
     assert_eq!(a.counter("PathMtuRefused").expect("a counter"), 0);
+}
+
+#[test]
+fn esp_that_is_fragmented_by_us_or_on_the_way_is_put_together() {
+    if !ready() {
+        return;
+    }
+    let bed = bed();
+    route_between(&bed);
+    // Gateway A cuts what exceeds its own link, and the router what exceeds the next one.
+    let site = |site: Site| Site {
+        child: vec!["df: clear".to_owned(), "fragment: after".to_owned()],
+        ..site
+    };
+    let (a, b) = two_gateways_of(&bed, &site(Site::a()), &site(Site::b()));
+    let to = HOST_B.to_string();
+    for length in [1372, 1472] {
+        let length = length.to_string();
+        let line = [
+            "ping", "-n", "-c", "3", "-i", "0.2", "-W", "1", "-M", "dont", "-s", &length, &to,
+        ];
+        let said = bed.host_a.run(&line).expect("ping").stdout;
+        assert!(said.contains(" 3 received"), "{said}");
+    }
+    assert!(b.counter("InReassembled").expect("a counter") >= 6);
+    assert!(a.counter("OutFragmented").expect("a counter") >= 3);
+    for name in ["InFragment", "InFragmentOverlap", "InFragmentTimeout"] {
+        assert_eq!(b.counter(name).expect("a counter"), 0, "{name}");
+    }
 }

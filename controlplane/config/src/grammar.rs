@@ -444,12 +444,12 @@ static CHILD: Section = Section {
         )
         .default("1000"),
         field(
-            "copy-dscp",
-            Kind::Switch,
-            "Copy the inner packet's DSCP to the outer header.",
+            "dscp",
+            Kind::Text("copy"),
+            "The outer header's DSCP: `copy` for the inner packet's, a number from 0 to 63, or a name such as `ef`, `af41`, `cs1`.",
         )
-        .default("on")
-        .known_as(&["copy_dscp", "dscp"]),
+        .default("copy")
+        .known_as(&["copy_dscp", "copy-dscp", "tos"]),
         field(
             "df",
             Kind::Word(&["copy", "set", "clear"]),
@@ -457,6 +457,13 @@ static CHILD: Section = Section {
         )
         .default("copy")
         .known_as(&["copy_df", "dont-fragment"]),
+        field(
+            "fragment",
+            Kind::Word(&["before", "after"]),
+            "When a packet that is too long, and may be fragmented, is: `before` it is sealed, which spares the peer putting it together, or `after`, which hides that it was.",
+        )
+        .default("before")
+        .known_as(&["fragmentation"]),
         field(
             "path-mtu",
             Kind::Number(576, 65_535),

@@ -10,6 +10,7 @@ mod authentication;
 mod check;
 mod dataplane;
 mod diff;
+mod dscp;
 mod files;
 mod grammar;
 mod identity;
@@ -28,8 +29,8 @@ use std::path::Path;
 pub use diff::{ChangedTunnel, Diff, diff};
 pub use files::{Disk, FileContext, Files, NoFiles, SecretFile};
 pub use model::{
-    Authentication, Child, Config, Dataplane, Df, Engine, Identity, Ike, Lifetime, Mode, Polling,
-    Port, Role, Start, Tfc, TfcSize, Tunnel,
+    Authentication, Child, Config, Dataplane, Df, Engine, Fragment, Identity, Ike, Lifetime, Mode,
+    Polling, Port, Role, Start, Tfc, TfcSize, Tunnel,
 };
 pub use problem::{Place, Problem, Severity};
 pub use schema::schema;

@@ -217,10 +217,12 @@ pub struct Child {
     pub replay_window: u32,
     /// Which of two children whose traffic overlaps takes it: the lower.
     pub priority: u32,
-    /// Does the outer header take the inner one's DSCP?
-    pub copy_dscp: bool,
+    /// The outer header's DSCP; `None` is the inner one's.
+    pub dscp: Option<u8>,
     /// What becomes of DF in the outer header.
     pub df: Df,
+    /// When packets that do not fit, and may be fragmented, are.
+    pub fragment: Fragment,
     /// The MTU of the path to the peer in bytes of IP, if it is known to be less than that of the route; 576 to 65,535.
     pub path_mtu: Option<u16>,
     /// Who starts.
@@ -280,6 +282,16 @@ pub enum Df {
     Set,
     /// It is cleared.
     Clear,
+}
+
+/// When packets that do not fit through a tunnel are fragmented (RFC 4303 3.3.4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fragment {
+    /// Before they are sealed: the peer opens each fragment by itself, and the receiving host puts them together.
+    #[default]
+    Before,
+    /// Once they are sealed: the peer puts them together before it opens them.
+    After,
 }
 
 /// Who starts a child.

@@ -5,8 +5,8 @@ use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 use esplanade_ike::config::{ChildProposal, ChildWords, IkeProposal, Protection};
 
 use crate::{
-    FileContext, Selector, authentication, identity,
-    model::{Child, Df, Identity, Ike, Lifetime, Mode, Start, Tfc, TfcSize, Tunnel},
+    FileContext, Selector, authentication, dscp, identity,
+    model::{Child, Df, Fragment, Identity, Ike, Lifetime, Mode, Start, Tfc, TfcSize, Tunnel},
     node::Key,
     problem::{Mistake, Place, Problems},
     quantity,
@@ -291,12 +291,13 @@ fn read_child(
         ),
         replay_window: number_or(section, "replay-window", REPLAY_WINDOW, problems),
         priority: number_or(section, "priority", PRIORITY, problems),
-        copy_dscp: section.switch("copy-dscp", problems).unwrap_or(true),
+        dscp: section.value("dscp", problems, dscp::read).flatten(),
         df: match section.word("df", problems) {
             Some(1) => Df::Set,
             Some(2) => Df::Clear,
             _ => Df::Copy,
         },
+        fragment: read_fragment(section, ah, problems),
         path_mtu: read_path_mtu(section, outer.six, problems),
         start: read_start(section, outer.anyone, problems).unwrap_or(start),
     };
@@ -313,6 +314,23 @@ fn read_child(
         },
         places,
     ))
+}
+
+/// Reads when packets are fragmented, which only ESP's tunnel mode without padding can do once they are sealed.
+fn read_fragment(section: &Reader<'_>, ah: bool, problems: &mut Problems<'_>) -> Fragment {
+    if section.word("fragment", problems) != Some(1) {
+        return Fragment::Before;
+    }
+    let transport = section.word("mode", problems).is_some_and(|mode| mode != 0);
+    if (ah || transport || section.place("tfc").is_some())
+        && let Some(place) = section.place("fragment")
+    {
+        let what =
+            "only ESP in tunnel mode, without `tfc`, fragments packets after it has sealed them";
+        let help = "leave `fragment` out, or take `protocol: esp` and `mode: tunnel` without `tfc`";
+        problems.error(place, Mistake::new(what).help(help));
+    }
+    Fragment::After
 }
 
 /// Reads the path MTU, which no path of IPv6 has below 1280 (RFC 8200 5).

@@ -162,6 +162,40 @@ fn what_is_missing_is_told_where_it_belongs() {
 }
 
 #[test]
+fn code_points_and_fragments_that_cannot_be_are_explained() {
+    let line = "        local: [";
+    let with = |more: &str| format!("        {more}\n        local: [");
+    expect(
+        line,
+        &with("dscp: af51"),
+        (12, 15),
+        "no DSCP",
+        "`af11` to `af43`",
+    );
+    expect(
+        line,
+        &with("copy-dscp: off"),
+        (12, 9),
+        "copy-dscp",
+        "`dscp`",
+    );
+    expect(line, &with("fragment: never"), (12, 19), "never", "`after`");
+    for mode in [
+        "protocol: ah",
+        "mode: transport-if-possible",
+        "tfc: { size: mtu }",
+    ] {
+        let text = minimal().replacen(line, &with(&format!("fragment: after\n        {mode}")), 1);
+        let problems = parse(&text).expect_err(mode);
+        let what = "only ESP in tunnel mode, without `tfc`";
+        assert!(
+            problems.iter().any(|problem| problem.what.contains(what)),
+            "{mode}: {problems:?}"
+        );
+    }
+}
+
+#[test]
 fn paths_narrower_than_paths_are() {
     let line = "        local: [";
     let with = |mtu: &str| format!("        path-mtu: {mtu}\n        local: [");
@@ -305,7 +339,7 @@ fn limits() {
         ("rekey-bytes", "50G", "no amount", "50GiB"),
         ("start", "always", "not known", "`at-once` or `wait`"),
         ("esn", "maybe", "not known", "`require`"),
-        ("copy-dscp", "maybe", "neither on nor off", "on"),
+        ("dscp", "maybe", "no DSCP", "`copy`"),
     ] {
         let more = format!("        {key}: {value}\n        local: [");
         expect(

@@ -8,7 +8,8 @@ use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt, path::Path, time::Dur
 
 use common::{minimal, parse};
 use esplanade_config::{
-    Authentication, Config, Identity, Mode, Polling, Role, Start, Tfc, TfcSize, diff, schema,
+    Authentication, Config, Fragment, Identity, Mode, Polling, Role, Start, Tfc, TfcSize, diff,
+    schema,
 };
 
 #[test]
@@ -69,7 +70,8 @@ tunnels:
         lifetime-packets: 1000000
         replay-window: 64
         priority: 7
-        copy-dscp: off
+        dscp: cs1
+        fragment: after
         df: clear
         path-mtu: 1400
 ";
@@ -90,6 +92,7 @@ tunnels:
     assert_eq!(tunnel.ike.fragment_size, 576);
     let child = &tunnel.children[0];
     assert_eq!((child.start, child.path_mtu), (Start::Wait, Some(1400)));
+    assert_eq!((child.dscp, child.fragment), (Some(8), Fragment::After));
     assert_eq!(child.local[0].to_string(), "10.1.0.0/16[tcp/443]");
     assert_eq!(child.remote.len(), 2);
     let proposals: Vec<String> = child.proposals.iter().map(ToString::to_string).collect();

@@ -9,7 +9,7 @@ use esplanade_channel::{
     self as channel, Command, DfPolicy, Direction, InboundSa, KeyMaterial, Label, Lifetime,
     OutboundSa, PolicyId, SaId, SaRecord, WorkerId,
 };
-use esplanade_config::{Child, Config, Df, TfcSize, Tunnel};
+use esplanade_config::{Child, Config, Df, Fragment, TfcSize, Tunnel};
 use esplanade_ike::{AdoptedChild, ChildSa, Mode, UdpPorts, config::Protection};
 
 use super::{
@@ -171,7 +171,8 @@ impl Children {
                 tfc: tfc(child, sa),
                 owner,
                 lifetime: lifetime(child),
-                copy_dscp: child.copy_dscp,
+                dscp: child.dscp,
+                fragment_sealed: child.fragment == Fragment::After,
                 df: df(child.df),
                 path_mtu: child.path_mtu.unwrap_or(0),
                 label,

@@ -198,10 +198,12 @@ pub struct OutboundSa {
     pub owner: WorkerId,
     /// When to tell, and when to stop.
     pub lifetime: Lifetime,
-    /// Whether the outer DSCP is the inner one; otherwise it is 0.
-    pub copy_dscp: bool,
+    /// The outer DSCP, 0 to 63; `None` is that of the inner header (RFC 2983).
+    pub dscp: Option<u8>,
     /// What the outer DF bit is.
     pub df: DfPolicy,
+    /// Whether packets that may be fragmented are so once they are sealed, or before (RFC 4303 3.3.4).
+    pub fragment_sealed: bool,
     /// The known path MTU to the peer in bytes of IP; 0 for that of the route.
     pub path_mtu: u16,
     /// What an operator calls it.

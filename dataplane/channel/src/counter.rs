@@ -172,7 +172,7 @@ counters! {
     OutHdrError Notice Packets "Plain packets to be protected that are malformed or truncated.",
     OutBadChecksum Notice Packets "Plain packets to be protected whose IPv4 header has a wrong checksum.",
     OutExtensions Notice Packets "Plain IPv6 packets to be protected with too many extension headers, or with one where it must not be (RFC 8200 4.1).",
-    OutFragmented Info Packets "Sealed packets sent in fragments, because the path is narrower than what IPv6 carries at least, 1280 bytes (RFC 8200 5).",
+    OutFragmented Info Packets "Sealed packets sent in fragments: the child fragments after sealing, or the path is narrower than what IPv6 carries at least, 1280 bytes (RFC 8200 5).",
     OutTtlExpired Notice Packets "Packets whose TTL or hop limit ended here before they could be protected.",
     OutFragmentNoPorts Notice Packets "Later fragments without ports, which a policy that tells ports apart cannot match (RFC 4301 7).",
     OutNoPols Notice Packets "Packets from inside that no policy covers, and were dropped (XfrmOutNoPols).",

@@ -7,7 +7,7 @@ use crate::{
     ah, esp::Shape, id::SaId, replay::ReplayWindow, sequence::OutboundSequence, spd::PolicyId,
 };
 use esplanade_crypto::{Algorithm, Integrity, IntegrityKey, OpeningKey, SealingKey};
-use esplanade_wire::{ethernet::MacAddress, ip::Family};
+use esplanade_wire::{Dscp, ethernet::MacAddress, ip::Family};
 use std::net::IpAddr;
 
 /// When an SA has to be replaced and when it ends; 0 is never.
@@ -367,8 +367,10 @@ pub struct OutboundSa {
     pub inner_mtu: u16,
     /// 64-bit sequence numbers.
     pub extended: bool,
-    /// Whether the inner DSCP shows outside.
-    pub copy_dscp: bool,
+    /// The outer DSCP; `None` is the inner one (RFC 2983).
+    pub dscp: Option<Dscp>,
+    /// Whether packets that may be fragmented are so once they are sealed.
+    pub fragment_sealed: bool,
     /// The outer DF bit.
     pub df: DfPolicy,
     /// It carries no more packets.

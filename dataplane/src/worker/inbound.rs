@@ -7,7 +7,7 @@
 
 use super::{
     core::{Admitted, Arrived, Batch, Core, grow_old},
-    outbound::forward,
+    forward::forward,
     packet::{self, ETHERNET, EspAt, Ip},
     pmtu,
     reassembly::{self, Outcome},

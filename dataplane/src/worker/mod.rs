@@ -4,6 +4,7 @@
 
 mod capture;
 mod core;
+mod forward;
 mod fragment;
 pub mod fuzzing;
 mod handoff;

@@ -6,6 +6,7 @@
 
 use super::{
     core::{Arrived, Batch, Core, Origin, grow_old},
+    forward::forward,
     fragment,
     held::Packet,
     packet::{self, ETHERNET, Ip, Outer},
@@ -100,6 +101,8 @@ pub(super) struct Way {
     pub(super) special: bool,
     /// They go in transport mode.
     pub(super) is_transport: bool,
+    /// Those that may be fragmented are so once they are sealed.
+    pub(super) fragment_sealed: bool,
     /// Whether the outer UDP checksum is to be filled in.
     pub(super) udp_checksum: bool,
 }
@@ -270,7 +273,8 @@ fn fit<P: Port, E: EventSink>(
         core.answer(arrived, icmp::Error::TtlExceeded);
         return packet.drop(core, Counter::OutTtlExpired);
     }
-    let passes_whole = !way.special && ip.length <= least_mtu(ip);
+    let passes_whole =
+        !way.special && (ip.length <= least_mtu(ip) || (way.fragment_sealed && !ip.dont_fragment));
     let fits = ip.length <= usize::from(way.inner_mtu) || passes_whole;
     if !fits && ip.dont_fragment {
         let mtu = way.inner_mtu.max(least_mtu(ip) as u16);
@@ -326,6 +330,7 @@ pub(super) fn way<P: Port, E: EventSink>(
         inner_mtu: sa.inner_mtu,
         special: sa.is_special(),
         is_transport: sa.mode == Mode::Transport,
+        fragment_sealed: sa.fragment_sealed,
         udp_checksum: sa.udp_checksum,
     };
     if sa.next_hop_generation == generation
@@ -669,42 +674,4 @@ pub(super) fn finish<P: Port, E: EventSink>(core: &mut Core<P, E>, source: Sourc
     if let Source::Built { frame, port } = source {
         core.discard(port, frame);
     }
-}
-
-/// Sends a packet on as it is: copied, with one less to live.
-pub fn forward<P: Port, E: EventSink>(
-    core: &mut Core<P, E>,
-    arrived: Arrived,
-    ip: &Ip,
-    counter: Counter,
-) {
-    let next_hop = match core.tables.fib.resolve(ip.destination) {
-        Ok(next_hop) => next_hop,
-        Err(why) => return core.strand(Packet::Received(arrived), why),
-    };
-    if ip.ttl <= 1 {
-        core.answer(&arrived, icmp::Error::TtlExceeded);
-        return core.drop(arrived, Counter::OutTtlExpired);
-    }
-    if ip.length > usize::from(next_hop.mtu) {
-        if ip.dont_fragment {
-            core.answer(&arrived, icmp::Error::TooBig { mtu: next_hop.mtu });
-        }
-        return core.drop(arrived, Counter::PacketTooBig);
-    }
-    let total = ETHERNET + ip.length;
-    if let Some(mut target) = core.allocate(next_hop.port, total) {
-        if let (Some(to), Some(from)) = (target.get_mut(..total), arrived.frame.get(..total)) {
-            to.copy_from_slice(from);
-        }
-        packet::decrement_ttl(&mut target);
-        packet::write_ethernet(&mut target, &next_hop, ip.family());
-        target.set_len(total);
-        if core.transmit(next_hop.port, target) {
-            core.tally.one(counter);
-        }
-    } else {
-        core.see_refused(arrived.port, &arrived.frame);
-    }
-    core.finish(arrived);
 }

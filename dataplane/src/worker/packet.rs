@@ -424,11 +424,7 @@ pub fn tunnel_header(
 ) -> Option<ip::Repr> {
     let total = Family::of(sa.local).header_len() + usize::from(payload);
     let marks = Marks {
-        dscp: if sa.copy_dscp {
-            inner.dscp
-        } else {
-            Dscp::DEFAULT
-        },
+        dscp: sa.dscp.unwrap_or(inner.dscp),
         // RFC 6040 4.1: "In normal mode, an encapsulator compliant with this specification MUST construct the outer
         // encapsulating IP header by copying the two-bit ECN field of the incoming IP header."
         ecn: inner.ecn,

@@ -23,7 +23,7 @@ use esplanade_ipsec::{
     sequence::OutboundSequence,
     spd::{Action, Policy, PolicyId, Spd, SpdFull, UnknownPolicy},
 };
-use esplanade_wire::{ethernet::MacAddress, ip::Family};
+use esplanade_wire::{Dscp, ethernet::MacAddress, ip::Family};
 use std::net::IpAddr;
 
 /// The policies that every worker has room for. Where there may be more SAs, there is one for each pair of them.
@@ -258,7 +258,8 @@ impl Tables {
                 path_mtu: sa.path_mtu,
                 inner_mtu: 0,
                 extended: sa.esn,
-                copy_dscp: sa.copy_dscp,
+                dscp: dscp(sa.dscp)?,
+                fragment_sealed: sa.fragment_sealed,
                 df: match sa.df {
                     channel::DfPolicy::Copy => DfPolicy::Copy,
                     channel::DfPolicy::Set => DfPolicy::Set,
@@ -374,6 +375,12 @@ fn mode(mode: channel::Mode) -> Mode {
         channel::Mode::Tunnel => Mode::Tunnel,
         channel::Mode::Transport => Mode::Transport,
     }
+}
+
+/// Six bits, or those of each packet.
+fn dscp(dscp: Option<u8>) -> Result<Option<Dscp>, CommandError> {
+    let fixed = dscp.map(|dscp| Dscp::new(dscp).ok_or(CommandError::Malformed));
+    fixed.transpose()
 }
 
 fn tfc(tfc: channel::Tfc) -> Tfc {

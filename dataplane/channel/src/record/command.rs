@@ -61,12 +61,13 @@ raw! {
         remote_port: u16,
         transform: RawTransform,
         esn: u8,
-        copy_dscp: u8,
+        dscp: u8,
         df: u8,
         encapsulated: u8,
         key_length: u8,
         mode: u8,
-        reserved: [u8; 2],
+        fragment_sealed: u8,
+        reserved: [u8; 1],
         key: [u8; KeyMaterial::CAPACITY],
         label: [u8; 64],
     }
@@ -149,6 +150,9 @@ raw! {
         chosen: u8,
     }
 }
+
+/// Stands for the inner header's DSCP; no DSCP has more than six bits.
+const COPY_DSCP: u8 = 0xff;
 
 const _: () = assert!(size_of::<RawSa>() <= (COMMAND_WORDS - 1) * 8);
 
@@ -410,7 +414,8 @@ fn outbound(sa: &OutboundSa) -> Zeroizing<RawSa> {
     raw.path_mtu = sa.path_mtu;
     raw.transform = RawTransform::new(sa.transform);
     raw.esn = sa.esn.into();
-    raw.copy_dscp = sa.copy_dscp.into();
+    raw.dscp = sa.dscp.unwrap_or(COPY_DSCP);
+    raw.fragment_sealed = sa.fragment_sealed.into();
     raw.df = sa.df as u8;
     raw.mode = sa.mode as u8;
     raw.tfc = [sa.tfc.size, sa.tfc.multiple, sa.tfc.dummies];
@@ -477,7 +482,12 @@ fn decode_outbound(raw: &RawSa) -> Option<OutboundSa> {
         tfc: raw.tfc(),
         owner: WorkerId(raw.owner),
         lifetime: raw.lifetime(),
-        copy_dscp: flag(raw.copy_dscp)?,
+        dscp: match raw.dscp {
+            COPY_DSCP => None,
+            dscp if dscp < 64 => Some(dscp),
+            _ => return None,
+        },
+        fragment_sealed: flag(raw.fragment_sealed)?,
         df: df(raw.df)?,
         path_mtu: raw.path_mtu,
         label: Label::from_bytes(raw.label)?,

@@ -72,14 +72,15 @@ fn outbound() -> impl Strategy<Value = OutboundSa> {
     let flags = any::<[bool; 2]>();
     let numbers = (sa_id(), sa_id(), policy_id(), any::<u16>(), any::<u16>());
     let df = select(vec![DfPolicy::Copy, DfPolicy::Set, DfPolicy::Clear]);
+    let marks = (df, prop::option::of(0..64_u8));
     let key = (transform(), key());
     let more = (key, addresses(), encapsulation(), lifetime(), label());
-    (numbers, more, flags, df, mode(), tfc()).prop_map(
+    (numbers, more, flags, marks, mode(), tfc()).prop_map(
         |(
             (sa, spi, policy, owner, path_mtu),
             ((transform, key), (local, remote), encapsulation, lifetime, label),
-            [esn, copy_dscp],
-            df,
+            [esn, fragment_sealed],
+            (df, dscp),
             mode,
             tfc,
         )| OutboundSa {
@@ -96,8 +97,9 @@ fn outbound() -> impl Strategy<Value = OutboundSa> {
             tfc,
             owner: WorkerId(owner),
             lifetime,
-            copy_dscp,
+            dscp,
             df,
+            fragment_sealed,
             path_mtu,
             label,
         },

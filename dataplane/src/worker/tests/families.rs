@@ -175,7 +175,7 @@ fn traffic_class_and_congestion_cross_the_families() {
     let (dscp, ecn) = (Dscp::new(46).unwrap(), Ecn::Ect0);
     for (inner, outer) in MIXES {
         let (mut a, mut b) = pair(&Tunnel {
-            copy_dscp: true,
+            dscp: None,
             ..over(outer)
         });
         let sent = match inner {

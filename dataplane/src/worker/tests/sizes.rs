@@ -93,6 +93,48 @@ fn too_big_without_df_goes_in_fragments() {
 }
 
 #[test]
+fn too_big_without_df_goes_in_fragments_of_what_was_sealed_where_that_is_wanted() {
+    for (outer, udp) in [(Family::V4, false), (Family::V4, true), (Family::V6, false)] {
+        let (mut a, mut b) = pair(&Tunnel {
+            outer,
+            udp,
+            df: DfPolicy::Set,
+            fragment_sealed: true,
+            ..Tunnel::default()
+        });
+        let may_fragment = ipv4::Repr {
+            dont_fragment: false,
+            ..header(A, B)
+        };
+        let sent = packet(may_fragment, &datagram(1472));
+        let wire = a.protect(&[sent, greeting(A, B, 10)]);
+        assert_eq!(wire.len(), 3, "two fragments and what came after");
+        assert_eq!(a.count(Counter::OutFragmented), 1);
+        assert_eq!(a.count(Counter::OutPackets), 2);
+        let arrived = b.unprotect(&wire);
+        assert_eq!(arrived.len(), 2, "{outer:?}");
+        // The receiving host has nothing to put together.
+        assert!(!ip(&arrived[0]).is_fragment());
+        assert_eq!(ip(&arrived[0]).payload(), datagram(1472));
+        assert_eq!(b.count(Counter::InReassembled), 1);
+        // What must not be fragmented is not.
+        assert!(a.protect(&[greeting(A, B, 1472)]).is_empty());
+        assert_eq!(
+            answer(&mut a).0,
+            icmp::Error::TooBig {
+                mtu: match (outer, udp) {
+                    (Family::V4, false) => 1446,
+                    (Family::V4, true) => 1438,
+                    _ => 1426,
+                }
+            }
+        );
+        a.audit();
+        b.audit();
+    }
+}
+
+#[test]
 fn a_whole_burst_of_fragmented_packets_keeps_its_order() {
     let (mut a, mut b) = pair(&Tunnel::default());
     let sent: Vec<_> = (0..64)

@@ -94,14 +94,15 @@ fn dscp_ecn_and_df_follow_the_rules() {
         ..header(A, B)
     };
     let cases = [
-        (DfPolicy::Copy, false, false, 0),
-        (DfPolicy::Set, true, true, 46),
-        (DfPolicy::Clear, true, false, 46),
+        (DfPolicy::Copy, Some(0), false, 0),
+        (DfPolicy::Set, None, true, 46),
+        (DfPolicy::Clear, None, false, 46),
+        (DfPolicy::Copy, Some(10), false, 10),
     ];
-    for (df, copy_dscp, expected_df, expected_dscp) in cases {
+    for (df, dscp, expected_df, expected_dscp) in cases {
         let (mut a, mut b) = pair(&Tunnel {
             df,
-            copy_dscp,
+            dscp,
             ..Tunnel::default()
         });
         let frames = a.protect(&[packet(inner, &datagram(10))]);
