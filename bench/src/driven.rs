@@ -128,6 +128,7 @@ impl Driven {
                 address_v6: None,
                 mss_clamp: false,
                 udp_checksum: true,
+                partial_checksums: false,
             })?;
         }
         let link = Prefix::new(IpAddr::V4(outside), 24).context("a prefix")?;

@@ -48,6 +48,8 @@ pub struct PortFacts {
     pub mss_clamp: bool,
     /// Whether ESP in UDP over IPv6 leaves it with a checksum, or with zero (RFC 6935).
     pub udp_checksum: bool,
+    /// Whether transport checksums of packets from it are finished where they hold only the pseudo-header's sum.
+    pub partial_checksums: bool,
 }
 
 impl PortFacts {
@@ -430,6 +432,7 @@ mod tests {
                     ipv6: None,
                     mss_clamp: true,
                     udp_checksum: true,
+                    partial_checksums: false,
                 },
             );
         }

@@ -129,6 +129,7 @@ fn commands(transform: Transform, key: usize, udp: bool) -> Vec<Command> {
             address_v6: None,
             mss_clamp: true,
             udp_checksum: true,
+            partial_checksums: false,
         });
         commands.push(Command::SetRoute {
             prefix: Prefix::new(address.into(), 32).unwrap(),

@@ -242,6 +242,7 @@ impl Gateway {
             address_v6: None,
             mss_clamp: false,
             udp_checksum: true,
+            partial_checksums: false,
         };
         let route = |net: Ipv4Addr, length, port, gateway: Option<Ipv4Addr>| {
             let prefix = Prefix::new(net.into(), length)?;

@@ -118,6 +118,7 @@ fn read_tap(
         role: Role::Host,
         mss_clamp: true,
         udp_checksum: true,
+        partial_checksums: false,
     })
 }
 
@@ -136,6 +137,7 @@ fn read_port(key: &Key, port: &Reader<'_>, problems: &mut Problems<'_>) -> Optio
         },
         mss_clamp,
         udp_checksum,
+        partial_checksums: port.word("checksums", problems) == Some(1),
     })
 }
 

@@ -22,6 +22,8 @@ pub struct Diff {
     pub mss_clamp: Vec<String>,
     /// Ports whose `udp-checksum` is switched, by name.
     pub udp_checksum: Vec<String>,
+    /// Ports whose `checksums` is another, by name.
+    pub partial_checksums: Vec<String>,
     /// Keys of `dataplane` that take effect only when the dataplane is started again.
     pub needs_restart: Vec<String>,
 }
@@ -73,6 +75,11 @@ impl fmt::Display for Diff {
             self.udp_checksum
                 .iter()
                 .map(|port| format!("UDP checksum of port {port} switched")),
+        );
+        lines.extend(
+            self.partial_checksums
+                .iter()
+                .map(|port| format!("checksums of port {port} switched")),
         );
         if !self.needs_restart.is_empty() {
             lines.push(format!(
@@ -193,6 +200,7 @@ fn diff_dataplane(old: &Config, new: &Config, diff: &mut Diff) {
         };
         diff.mss_clamp = switched(|port| port.mss_clamp);
         diff.udp_checksum = switched(|port| port.udp_checksum);
+        diff.partial_checksums = switched(|port| port.partial_checksums);
     }
     let settings = [
         ("ports", !same_wiring),

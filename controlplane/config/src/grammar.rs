@@ -180,6 +180,13 @@ static PORT: Section = Section {
             "Fill in the UDP checksum of ESP in UDP over IPv6; off sends zero, as RFC 6935 allows. Over IPv4 it is zero.",
         )
         .default("on"),
+        field(
+            "checksums",
+            Kind::Word(&["complete", "partial"]),
+            "`partial` finishes TCP and UDP checksums that senders on a virtual link (veth, virtio) leave to hardware.",
+        )
+        .default("complete")
+        .known_as(&["tx-checksum", "checksum-offload"]),
     ],
 };
 

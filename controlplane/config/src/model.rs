@@ -91,6 +91,8 @@ pub struct Port {
     pub mss_clamp: bool,
     /// Has ESP in UDP over IPv6 that leaves it a checksum (RFC 6935)?
     pub udp_checksum: bool,
+    /// Are transport checksums finished of packets that come from it with the pseudo-header's sum only?
+    pub partial_checksums: bool,
 }
 
 /// Which side of the gateway a port is on.

@@ -162,6 +162,17 @@ fn what_is_missing_is_told_where_it_belongs() {
 }
 
 #[test]
+fn checksums_that_are_neither_are_explained() {
+    expect(
+        ", role: inside",
+        ", role: inside, checksums: some",
+        (3, 54),
+        "not known",
+        "`partial`",
+    );
+}
+
+#[test]
 fn code_points_and_fragments_that_cannot_be_are_explained() {
     let line = "        local: [";
     let with = |more: &str| format!("        {more}\n        local: [");

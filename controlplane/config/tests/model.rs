@@ -51,7 +51,7 @@ dataplane:
   sa-capacity: 1_000
   ring-frames: 1024
   ports:
-    lan: { interface: eth1, role: inside, mss-clamp: off }
+    lan: { interface: eth1, role: inside, mss-clamp: off, checksums: partial }
     wan: { interface: eth2, role: outside, udp-checksum: off }
 tunnels:
   road:
@@ -84,6 +84,12 @@ tunnels:
     assert!(!config.dataplane.guard && !config.dataplane.ports[0].mss_clamp);
     let checksums = config.dataplane.ports.iter().map(|port| port.udp_checksum);
     assert!(checksums.eq([true, false]));
+    let partial = config
+        .dataplane
+        .ports
+        .iter()
+        .map(|port| port.partial_checksums);
+    assert!(partial.eq([true, false]));
     let tunnel = &config.tunnels[0];
     assert_eq!(
         (tunnel.remote, tunnel.remote_port, tunnel.ike.dpd_delay),
@@ -190,7 +196,10 @@ fn a_reload_says_what_changes_and_what_must_be_restarted() {
     );
     let new = parse(
         &added
-            .replace("role: inside", "role: inside, mss-clamp: off")
+            .replace(
+                "role: inside",
+                "role: inside, mss-clamp: off, checksums: partial",
+            )
             .replace("role: outside", "role: outside, udp-checksum: off")
             .replace("[10.2.0.0/16]", "[10.2.0.0/17]"),
     )
@@ -206,6 +215,7 @@ fn a_reload_says_what_changes_and_what_must_be_restarted() {
     );
     assert_eq!(changes.mss_clamp, ["lan"]);
     assert_eq!(changes.udp_checksum, ["wan"]);
+    assert_eq!(changes.partial_checksums, ["lan"]);
     assert!(changes.needs_restart.is_empty());
     assert_eq!(diff(&new, &old).removed, ["site-c"]);
     let rewired = parse(

@@ -49,6 +49,7 @@ pub(super) fn add(picture: &mut Picture, tables: &Tables, configured: &[config::
                 address_v6: ipv6_address(&link.addresses),
                 mss_clamp: settings.mss_clamp,
                 udp_checksum: settings.udp_checksum,
+                partial_checksums: settings.partial_checksums,
             },
         );
     }
@@ -268,6 +269,7 @@ mod tests {
             role,
             mss_clamp: true,
             udp_checksum: true,
+            partial_checksums: false,
         };
         let configured = [
             port("eth1", config::Role::Inside),

@@ -40,6 +40,8 @@ pub(super) struct Port {
     pub(super) mss_clamp: bool,
     /// Whether ESP in UDP over IPv6 has a checksum.
     pub(super) udp_checksum: bool,
+    /// Whether transport checksums are finished.
+    pub(super) partial_checksums: bool,
 }
 
 /// All of it.
@@ -98,6 +100,7 @@ impl Picture {
             address_v6: facts.address_v6,
             mss_clamp: facts.mss_clamp,
             udp_checksum: facts.udp_checksum,
+            partial_checksums: facts.partial_checksums,
         }));
         let policies = changed(&old.policies, &self.policies);
         workers.extend(policies.map(|(_, policy)| Command::SetPolicy(policy.clone())));

@@ -83,6 +83,8 @@ pub enum Command {
         mss_clamp: bool,
         /// Fill in the UDP checksum of ESP in UDP over IPv6 that leaves here; otherwise it is zero (RFC 6935).
         udp_checksum: bool,
+        /// Finish transport checksums of packets that come from here and hold only the pseudo-header's sum.
+        partial_checksums: bool,
     },
     /// A full picture follows, up to [`Command::EndSync`].
     BeginSync,

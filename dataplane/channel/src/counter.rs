@@ -206,6 +206,9 @@ counters! {
     IcmpAboutOurs Notice Packets "ICMP errors about packets of our SAs that say nothing of an MTU: the peer or a way to it is gone, or refuses them.",
     IcmpAboutOursLimited Notice Packets "ICMP errors about packets of our SAs that were not looked into because enough were.",
 
+    // Virtual links.
+    ChecksumsFinished Info Packets "Packets whose transport checksum a virtual link had left to hardware that is not there, and which got it here.",
+
     // Rings and frames.
     NoTxFrame Error Packets "Packets dropped because no frame was free to send them in.",
     TxRingFull Error Packets "Packets dropped because the transmit ring was full.",

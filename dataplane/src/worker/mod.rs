@@ -34,13 +34,14 @@ use self::{
     rest::Rest,
     tables::Tables,
 };
-use crate::port::{BURST, Losses, Port};
+use crate::port::{BURST, Losses, Port, RxFrame};
 use arrayvec::ArrayVec;
 use esplanade_channel::{
     CommandReceiver, Counter, CounterWriter, Event, EventSender, Heading, Heartbeat, Polling,
     PortId, Role, SaWriter, WakeReceiver, WorkerEnd, WorkerId,
 };
 use esplanade_crypto::{EngineKind, IvGenerator};
+use esplanade_wire::partial;
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
@@ -274,6 +275,15 @@ impl<P: Port> Worker<P> {
             );
             tally.on_port(port, esplanade_channel::PortCounter::RxBytes, bytes as u64);
             self.core.stopwatch.was(Stage::Receive);
+            if self
+                .core
+                .tables
+                .fib
+                .port(port)
+                .is_some_and(|port| port.partial_checksums)
+            {
+                self.finish_checksums(&mut burst);
+            }
             for frame in burst {
                 self.core.see(port, Heading::In, &frame);
                 let lender = None;
@@ -287,6 +297,17 @@ impl<P: Port> Worker<P> {
             self.finish_burst();
         }
         packets
+    }
+
+    /// Finishes what a virtual link left of transport checksums, which AF_XDP cannot see.
+    #[cold]
+    fn finish_checksums(&mut self, burst: &mut [RxFrame]) {
+        let packets = burst
+            .iter_mut()
+            .filter_map(|frame| frame.get_mut(packet::ETHERNET..));
+        let finished = packets.filter_map(|packet| partial::finish(packet).then_some(()));
+        let finished = finished.count() as u64;
+        self.core.tally.add(Counter::ChecksumsFinished, finished);
     }
 
     /// A burst from each other worker.

@@ -134,6 +134,7 @@ impl Tables {
                 address_v6,
                 mss_clamp,
                 udp_checksum,
+                partial_checksums,
             } => {
                 let facts = PortFacts {
                     mac: MacAddress(*mac),
@@ -142,6 +143,7 @@ impl Tables {
                     ipv6: *address_v6,
                     mss_clamp: *mss_clamp,
                     udp_checksum: *udp_checksum,
+                    partial_checksums: *partial_checksums,
                 };
                 let known = self.fib.set_port(port.0, facts);
                 known.then_some(()).ok_or(CommandError::NoSuchPort)

@@ -15,6 +15,7 @@ pub mod icmp;
 pub mod ip;
 pub mod ipv4;
 pub mod ipv6;
+pub mod partial;
 mod protocol;
 pub mod reassembly;
 pub mod splice;

@@ -5,7 +5,7 @@ use crate::{
     Malformed, Protocol,
     checksum::{Sum, checksum, update_by},
     ip::Family,
-    ipv4, ipv6,
+    ipv4, ipv6, tcp, udp,
 };
 use core::net::IpAddr;
 
@@ -159,8 +159,8 @@ pub fn fix_checksum(
     new: (IpAddr, IpAddr),
 ) -> bool {
     let at = match protocol {
-        Protocol::TCP => 16,
-        Protocol::UDP | Protocol::UDP_LITE => 6,
+        Protocol::TCP => tcp::CHECKSUM_AT,
+        Protocol::UDP | Protocol::UDP_LITE => udp::CHECKSUM_AT,
         Protocol::ICMPV6 => 2,
         _ => return false,
     };

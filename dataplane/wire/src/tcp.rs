@@ -7,7 +7,7 @@ use core::ops::BitOr;
 /// The length of a header without options.
 pub const HEADER_LEN: usize = 20;
 /// Where the checksum lies.
-const CHECKSUM: usize = 16;
+pub(crate) const CHECKSUM_AT: usize = 16;
 
 /// The control bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -113,7 +113,7 @@ impl<'a> Segment<'a> {
     /// The checksum.
     #[inline]
     pub fn checksum(&self) -> u16 {
-        u16::from_be_bytes([self.fixed[CHECKSUM], self.fixed[CHECKSUM + 1]])
+        u16::from_be_bytes([self.fixed[CHECKSUM_AT], self.fixed[CHECKSUM_AT + 1]])
     }
 
     /// The options, padding included.
@@ -258,7 +258,7 @@ pub fn clamp_mss(segment: &mut [u8], max: u16) -> Option<u16> {
     } else {
         update(checksum, old.swap_bytes(), max.swap_bytes())
     };
-    let field = segment.get_mut(CHECKSUM..)?.first_chunk_mut::<2>()?;
+    let field = segment.get_mut(CHECKSUM_AT..)?.first_chunk_mut::<2>()?;
     *field = changed.to_be_bytes();
     Some(old)
 }
@@ -309,7 +309,7 @@ mod tests {
         bytes[12] = ((header_len / 4) as u8) << 4;
         bytes.extend(payload);
         let checksum = whole_checksum(&bytes);
-        bytes[CHECKSUM..CHECKSUM + 2].copy_from_slice(&checksum.to_be_bytes());
+        bytes[CHECKSUM_AT..CHECKSUM_AT + 2].copy_from_slice(&checksum.to_be_bytes());
         bytes
     }
 

@@ -5,6 +5,8 @@ use core::net::Ipv6Addr;
 
 /// The length of a header.
 pub const HEADER_LEN: usize = 8;
+/// Where the checksum is.
+pub(crate) const CHECKSUM_AT: usize = 6;
 
 /// A checked view of a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -125,7 +125,7 @@ raw! {
         port: u8,
         mss_clamp: u8,
         udp_checksum: u8,
-        reserved: u8,
+        partial_checksums: u8,
     }
 }
 
@@ -233,6 +233,7 @@ pub fn encode_command(command: &Command, words: &mut [u64; COMMAND_WORDS]) {
             address_v6,
             mss_clamp,
             udp_checksum,
+            partial_checksums,
         } => {
             let record = RawPort {
                 address: RawAddress::optional(address.map(IpAddr::V4)),
@@ -242,7 +243,7 @@ pub fn encode_command(command: &Command, words: &mut [u64; COMMAND_WORDS]) {
                 port: port.0,
                 mss_clamp: (*mss_clamp).into(),
                 udp_checksum: (*udp_checksum).into(),
-                reserved: 0,
+                partial_checksums: (*partial_checksums).into(),
             };
             put(words, &record);
             kind::SET_PORT
@@ -639,6 +640,7 @@ fn decode_port(raw: &RawPort) -> Option<Command> {
         address_v6,
         mss_clamp: flag(raw.mss_clamp)?,
         udp_checksum: flag(raw.udp_checksum)?,
+        partial_checksums: flag(raw.partial_checksums)?,
     })
 }
 

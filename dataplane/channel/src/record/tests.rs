@@ -203,8 +203,12 @@ fn command() -> impl Strategy<Value = Command> {
             .prop_map(|(port, address, mac)| Command::SetNeighbor { port, address, mac }),
         (port_id(), any::<IpAddr>())
             .prop_map(|(port, address)| Command::RemoveNeighbor { port, address }),
-        (port, any::<Option<Ipv6Addr>>(), any::<[bool; 2]>()).prop_map(
-            |((port, mac, mtu, address), address_v6, [mss_clamp, udp_checksum])| Command::SetPort {
+        (port, any::<Option<Ipv6Addr>>(), any::<[bool; 3]>()).prop_map(
+            |(
+                (port, mac, mtu, address),
+                address_v6,
+                [mss_clamp, udp_checksum, partial_checksums],
+            )| Command::SetPort {
                 port,
                 mac,
                 mtu,
@@ -212,6 +216,7 @@ fn command() -> impl Strategy<Value = Command> {
                 address_v6,
                 mss_clamp,
                 udp_checksum,
+                partial_checksums,
             }
         ),
         (

@@ -186,6 +186,7 @@ fn what_cannot_be_obeyed_is_told() {
                 address_v6: None,
                 mss_clamp: false,
                 udp_checksum: false,
+                partial_checksums: false,
             },
             CommandError::NoSuchPort,
         ),

@@ -151,6 +151,7 @@ fn the_outer_udp_checksum_over_ipv6_is_full_or_zero_and_both_come_in() {
             address_v6: None,
             mss_clamp: true,
             udp_checksum: full,
+            partial_checksums: false,
         }]);
         let wire = a.protect(&[greeting(A, B, 100), greeting_of(Family::V6, A, B, 33)]);
         for frame in &wire {

@@ -2,6 +2,7 @@
 
 mod algorithms;
 mod capture;
+mod checksums;
 mod commands;
 mod extensions;
 mod families;
@@ -257,6 +258,7 @@ impl Gateway {
                 address_v6: Some(gateway_v6(site)),
                 mss_clamp: true,
                 udp_checksum: true,
+                partial_checksums: false,
             })
             .into();
         let route = |net: IpAddr, length, port| Command::SetRoute {

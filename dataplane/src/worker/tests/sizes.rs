@@ -183,6 +183,7 @@ fn a_syn_announces_what_fits_in_both_directions() {
         address_v6: None,
         mss_clamp: false,
         udp_checksum: true,
+        partial_checksums: false,
     };
     a.tell_all(&[quiet]);
     b.protect(&[greeting(B, A, 1)]);
