@@ -173,6 +173,7 @@ counters! {
     OutBadChecksum Notice Packets "Plain packets to be protected whose IPv4 header has a wrong checksum.",
     OutExtensions Notice Packets "Plain IPv6 packets to be protected with too many extension headers, or with one where it must not be (RFC 8200 4.1).",
     OutFragmented Info Packets "Sealed packets sent in fragments: the child fragments after sealing, or the path is narrower than what IPv6 carries at least, 1280 bytes (RFC 8200 5).",
+    OutReassembled Info Packets "Packets of the gateway itself put together of fragments, for transport mode carries whole packets only (RFC 4303 3.3.4).",
     OutTtlExpired Notice Packets "Packets whose TTL or hop limit ended here before they could be protected.",
     OutFragmentNoPorts Notice Packets "Later fragments without ports, which a policy that tells ports apart cannot match (RFC 4301 7).",
     OutNoPols Notice Packets "Packets from inside that no policy covers, and were dropped (XfrmOutNoPols).",
@@ -182,7 +183,7 @@ counters! {
     OutStateSeqError Error Packets "Packets whose SA has used all its sequence numbers (XfrmOutStateSeqError).",
     OutStateInvalid Error Packets "Packets whose policy names an SA that cannot send (XfrmOutStateInvalid).",
     OutStateProtoError Error Packets "Packets that could not be sealed; this is a bug (XfrmOutStateProtoError).",
-    OutStateModeError Notice Packets "Packets that their SA's transport mode cannot carry: fragments, or not between its own two ends (XfrmOutStateModeError).",
+    OutStateModeError Notice Packets "Packets that their SA's transport mode cannot carry: they are not between its own two ends (XfrmOutStateModeError).",
     OutTooBig Notice Packets "Packets with DF that do not fit through the tunnel, and were dropped.",
     OutTooBigNoDf Warning Packets "Packets without DF that do not fit through the tunnel, and were dropped.",
 

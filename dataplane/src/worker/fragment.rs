@@ -21,10 +21,6 @@ pub(super) fn cut<P: Port, E: EventSink>(
     number: usize,
     way: Way,
 ) -> bool {
-    // RFC 4303 3.3.4: transport mode is for whole packets.
-    if way.is_transport {
-        return false;
-    }
     let inner = plain
         .get(number)
         .and_then(|packet| packet.frame().get(ETHERNET..))

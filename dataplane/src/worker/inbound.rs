@@ -594,7 +594,7 @@ fn leave_with<P: Port, E: EventSink>(
     let forwarded = role != Some(Role::Host);
     let reason = if forwarded && inner.ttl <= 1 {
         Some(Counter::InTtlExpired)
-    } else if inner.length > usize::from(next_hop.mtu) {
+    } else if forwarded && inner.length > usize::from(next_hop.mtu) {
         Some(Counter::PacketTooBig)
     } else {
         None

@@ -10,6 +10,7 @@ use super::{
     fragment,
     held::Packet,
     packet::{self, ETHERNET, Ip, Outer},
+    reassembly,
     reports::{EventSink, sa_id},
     single,
     stopwatch::Stage,
@@ -266,15 +267,27 @@ fn fit<P: Port, E: EventSink>(
         Err(NoWay::Sa(reason)) => return packet.drop(core, reason),
         Err(NoWay::Peer(why)) => return packet.strand(core, why),
     };
+    // RFC 4303 3.3.4: in transport mode ESP "is applied only to whole IP datagrams (not to IP fragments)".
+    if way.is_transport && ip.is_fragment {
+        let ip = *ip;
+        if let Some(arrived) = packet.arrived.take() {
+            reassembly::own(core, arrived, &ip);
+        }
+        return;
+    }
     // RFC 4301 5.1.2.1 (2): "The TTL in the inner header is decremented by the encapsulator prior to forwarding and (...) if
     // it forwards the packet": the gateway's own packets are not forwarded.
-    let own = core.role(arrived.port) == Some(Role::Host) && arrived.origin == Origin::Wire;
+    let own = core.role(arrived.port) == Some(Role::Host) && arrived.origin != Origin::Relayed;
     if ip.ttl <= 1 && !own {
         core.answer(arrived, icmp::Error::TtlExceeded);
         return packet.drop(core, Counter::OutTtlExpired);
     }
-    let passes_whole =
-        !way.special && (ip.length <= least_mtu(ip) || (way.fragment_sealed && !ip.dont_fragment));
+    let passes_whole = if way.is_transport {
+        // What came in fragments may leave so.
+        !ip.dont_fragment || arrived.origin == Origin::Reassembled
+    } else {
+        !way.special && (ip.length <= least_mtu(ip) || (way.fragment_sealed && !ip.dont_fragment))
+    };
     let fits = ip.length <= usize::from(way.inner_mtu) || passes_whole;
     if !fits && ip.dont_fragment {
         let mtu = way.inner_mtu.max(least_mtu(ip) as u16);

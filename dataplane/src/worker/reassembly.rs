@@ -1,4 +1,5 @@
-//! Fragments of ESP, AH and ESP in UDP, put together again before IPsec looks at them (RFC 4303 3.4.1, RFC 4302 3.4.1).
+//! Fragments of ESP, AH and ESP in UDP, put together again before IPsec looks at them (RFC 4303 3.4.1, RFC 4302 3.4.1); and the
+//! gateway's own, before transport mode does (RFC 4303 3.3.4).
 //!
 //! A packet is put together in a frame to be sent of the port that it comes by, which then takes the inbound half as if it had been
 //! received. Fragments of one packet may reach several workers; which of them puts it together follows from what names it.
@@ -7,6 +8,7 @@
 use super::{
     core::{Arrived, Core, Origin},
     packet::{ETHERNET, Ip},
+    relay,
     reports::EventSink,
 };
 use crate::port::{Port, TxFrame};
@@ -84,21 +86,44 @@ pub enum Outcome {
     Gone,
 }
 
+/// Takes a fragment of the gateway's own for an SA in transport mode; the whole enters the outbound half again.
+#[cold]
+pub fn own<P: Port, E: EventSink>(core: &mut Core<P, E>, arrived: Arrived, ip: &Ip) {
+    let Some((name, piece)) = read(&arrived, ip) else {
+        return core.drop(arrived, Counter::OutHdrError);
+    };
+    let at = core.reassembly.find(&name);
+    match add(core, at, name, &arrived, &piece, ip.ecn) {
+        Ok(whole) => {
+            core.finish(arrived);
+            if let Some(whole) = whole
+                && relay::enqueue(core, whole)
+            {
+                core.tally.one(Counter::OutReassembled);
+            }
+        }
+        Err(reason) => core.drop(arrived, reason),
+    }
+}
+
+/// What a frame's fragment is a piece of.
+fn read(arrived: &Arrived, ip: &Ip) -> Option<(Name, Piece)> {
+    let bytes = arrived.frame.get(ETHERNET..).unwrap_or_default();
+    let piece = Piece::of(&ip::Packet::new_checked(bytes).ok()?)?;
+    let name = Name {
+        source: ip.source,
+        destination: ip.destination,
+        identification: piece.identification,
+        protocol: piece.protocol,
+    };
+    Some((name, piece))
+}
+
 /// Takes a fragment from outside.
 #[cold]
 pub fn take<P: Port, E: EventSink>(core: &mut Core<P, E>, arrived: Arrived, outer: &Ip) -> Outcome {
-    let bytes = arrived.frame.get(ETHERNET..).unwrap_or_default();
-    let Some(piece) = ip::Packet::new_checked(bytes)
-        .ok()
-        .and_then(|packet| Piece::of(&packet))
-    else {
+    let Some((name, piece)) = read(&arrived, outer) else {
         return Outcome::Plain(arrived);
-    };
-    let name = Name {
-        source: outer.source,
-        destination: outer.destination,
-        identification: piece.identification,
-        protocol: piece.protocol,
     };
     if !matches!(name.protocol, Protocol::ESP | Protocol::AH | Protocol::UDP) {
         return Outcome::Plain(arrived);
@@ -110,6 +135,7 @@ pub fn take<P: Port, E: EventSink>(core: &mut Core<P, E>, arrived: Arrived, oute
     }
     let at = core.reassembly.find(&name);
     if name.protocol == Protocol::UDP && at.is_none() {
+        let bytes = arrived.frame.get(ETHERNET..).unwrap_or_default();
         let payload = bytes.get(piece.payload.clone()).unwrap_or_default();
         let may_be_esp = if piece.offset == 0 {
             begins_esp(payload)

@@ -93,6 +93,11 @@ fn push<P: Port, E: EventSink>(
         lender: None,
         origin: Origin::Relayed,
     };
+    enqueue(core, arrived)
+}
+
+/// Has a packet take the outbound half, anew or for the first time. `false`, and counted, when too many wait.
+pub fn enqueue<P: Port, E: EventSink>(core: &mut Core<P, E>, arrived: Arrived) -> bool {
     match core.relayed.0.try_push(arrived) {
         Ok(()) => true,
         Err(full) => {

@@ -2,6 +2,7 @@
 
 use super::super::{
     core::Core,
+    fragment,
     outbound::{Plain, Ready, Source, Way, draw_iv, enqueue, finish, take_number},
     packet::{self, ETHERNET, Ip},
     reports::EventSink,
@@ -115,11 +116,8 @@ fn protect<P: Port, E: EventSink>(core: &mut Core<P, E>, leaving: &Leaving<'_>) 
         return refuse(core, leaving, Counter::OutStateInvalid);
     };
     let ip = leaving.ip;
-    // RFC 4303 3.3.4: in transport mode ESP "is applied only to whole IP datagrams (not to IP fragments)"; and the header's
-    // own addresses are the SA's.
-    if sa.mode == Mode::Transport
-        && (ip.is_fragment || ip.source != sa.local || ip.destination != sa.remote)
-    {
+    // In transport mode the header's own addresses are the SA's.
+    if sa.mode == Mode::Transport && (ip.source != sa.local || ip.destination != sa.remote) {
         return refuse(core, leaving, Counter::OutStateModeError);
     }
     let Some(total) = total_len(sa, leaving) else {
@@ -312,7 +310,12 @@ fn transmit<P: Port, E: EventSink>(
     let written = target.get(ETHERNET..).and_then(Family::of_packet);
     packet::write_ethernet(&mut target, next_hop, written.unwrap_or(Family::V4));
     target.set_len(ETHERNET + total);
-    if core.transmit(next_hop.port, target) {
+    let gone = if total <= usize::from(next_hop.mtu) {
+        core.transmit(next_hop.port, target)
+    } else {
+        fragment::cut_outer(core, target, ETHERNET + total, next_hop)
+    };
+    if gone {
         core.tally.one(Counter::OutPackets);
         core.tally
             .add(Counter::OutBytes, leaving.inner.len() as u64);

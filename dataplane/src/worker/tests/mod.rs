@@ -409,6 +409,8 @@ impl Gateway {
 
     /// Every frame is at home: as many can be had from each port as there are.
     pub fn audit(&mut self) {
+        // What waits for the rest of its fragments waits no longer.
+        self.now += Duration::from_millis(super::reassembly::PATIENCE_MS + 1);
         self.round();
         self.inside.iter_mut().chain(&mut self.outside).for_each(
             |far| {

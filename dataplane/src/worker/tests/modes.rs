@@ -1,6 +1,7 @@
 //! AH in both modes, ESP in transport mode, padding and dummy packets.
 
 use super::*;
+use crate::worker::reassembly::PATIENCE_MS;
 use esplanade_crypto::{AesKey, Hmac};
 use esplanade_wire::splice::fix_checksum;
 
@@ -234,8 +235,16 @@ fn transport_mode_is_for_whole_packets_of_its_own_two_ends() {
     let mut part = own(A, B, 100);
     part[6] = 0x20;
     refresh_ip(&mut part);
+    // 108 bytes are no multiple of 8.
     assert!(a.protect(&[part]).is_empty());
+    assert_eq!(a.count(Counter::InFragment), 1);
+    let mut wide = between(A, B);
+    wide.remote.last = outer(9).into();
+    a.tell_all(&[Command::SetPolicy(wide)]);
+    assert!(a.protect(&[own(A, 9, 100)]).is_empty());
     assert_eq!(a.count(Counter::OutStateModeError), 1);
+    a.now += Duration::from_millis(PATIENCE_MS + 1);
+    a.tell_all(&[Command::SetPolicy(between(A, B))]);
     let large = packet(own_header(A, B), &datagram(1480));
     assert!(a.protect(&[large]).is_empty());
     assert_eq!(a.count(Counter::OutTooBig), 1);
@@ -253,6 +262,45 @@ fn transport_mode_is_for_whole_packets_of_its_own_two_ends() {
     assert_eq!(b.count(Counter::InStateProtoError), 1);
     a.audit();
     b.audit();
+}
+
+#[test]
+fn fragments_of_the_gateways_own_become_whole_and_leave_in_outer_ones() {
+    let udp = Tunnel {
+        udp: true,
+        ..Tunnel::default()
+    };
+    for kind in [Tunnel::default(), udp, ah(SHA256)] {
+        let (mut a, mut b) = hosts(&kind);
+        let may_fragment = ipv4::Repr {
+            dont_fragment: false,
+            identification: 9,
+            ..own_header(A, B)
+        };
+        let payload = datagram(2500);
+        let whole = packet(may_fragment, &payload);
+        let view = ipv4::Packet::new_checked(&whole).unwrap();
+        let mut pieces: Vec<_> = ipv4::fragments(view, 1500)
+            .unwrap()
+            .map(|piece| [piece.header(), &whole[piece.payload()]].concat())
+            .collect();
+        pieces.reverse();
+        let wire = a.protect(&pieces);
+        assert_eq!(a.count(Counter::OutReassembled), 1, "{kind:?}");
+        assert_eq!(wire.len(), 2, "{kind:?}");
+        assert!(wire.iter().all(|frame| ip(frame).total_len() <= 1500));
+        let received = b.unprotect(&wire);
+        assert_eq!(received.len(), 1, "{kind:?}");
+        assert_eq!(ip(&received[0]).payload(), payload, "{kind:?}");
+        // One that is whole, and may be fragmented, is so once it is sealed.
+        let whole = packet(may_fragment, &datagram(1470));
+        let wire = a.protect(&[whole]);
+        assert_eq!(wire.len(), 2, "{kind:?}");
+        assert_eq!(b.unprotect(&wire).len(), 1, "{kind:?}");
+        assert_eq!(b.count(Counter::InReassembled), 2, "{kind:?}");
+        a.audit();
+        b.audit();
+    }
 }
 
 fn refresh_ip(packet: &mut [u8]) {
