@@ -253,8 +253,10 @@ fn begin<P: Port, E: EventSink>(
         end(core, late, Counter::InFragmentLimit);
     }
     let frame = core
-        .allocate(port, ETHERNET + MAX_HEADER)
-        .ok_or(Counter::InFragmentLimit)?;
+        .ports
+        .get_mut(usize::from(port))
+        .and_then(Port::allocate);
+    let frame = frame.ok_or(Counter::NoTxFrame)?;
     core.reassembly.0.push(Making {
         name,
         since_ms: core.now_ms,
