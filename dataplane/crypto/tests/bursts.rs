@@ -141,6 +141,18 @@ fn long_packets() {
     }
 }
 
+/// So much under one key that the kernels compute the first round of all counters beforehand, up to a length where they do
+/// not.
+#[test]
+fn many_long_packets_of_one_key() {
+    for (engine, algorithm) in kernels() {
+        for length in [900, 1023, 1024, 1420, 2049, 9211, 9212, 9213] {
+            let trailer = Trailer::for_payload(length, 4);
+            check_under(1, engine, algorithm, &[length; 36], trailer);
+        }
+    }
+}
+
 #[test]
 fn more_packets_than_a_burst() {
     for algorithm in [Algorithm::AES_128_GCM_16, Algorithm::CHACHA20_POLY1305] {

@@ -1,6 +1,7 @@
 //! Drives a burst: sorts its packets by kind, so that each kernel runs over all that is its own without a break.
 
 use super::{
+    counter::Firsts,
     ghash,
     packet::{Authenticated, Packet},
     schedule::Schedule,
@@ -31,6 +32,8 @@ pub(super) const BURST: usize = 64;
 /// The jobs of a burst by their places: short packets are read where they are.
 pub(super) struct Jobs<'a, J> {
     first: *mut J,
+    /// Their keys, to be fetched before they are needed: what is known of them need not be asked of the jobs again.
+    schedules: &'a [MaybeUninit<*const Schedule>; BURST],
     _jobs: PhantomData<&'a mut [J]>,
 }
 
@@ -48,16 +51,25 @@ impl<'a, J: Job> Jobs<'a, J> {
             job.packet().unwrap_unchecked()
         }
     }
+
+    /// The key of a job.
+    ///
+    /// # Safety
+    ///
+    /// As for [`packet`](Self::packet).
+    #[inline]
+    pub(super) unsafe fn schedule(&self, place: u8) -> &'a Schedule {
+        // SAFETY: the caller's promise; the key was noted then.
+        unsafe { &*self.schedules[usize::from(place) % BURST].assume_init() }
+    }
 }
 
-/// Packets that go one by one, by their places in a burst.
-pub(super) type Packets<'a> = [MaybeUninit<Packet<'a>>; BURST];
-
-/// Kinds of packets under keys of one length: those of one to four vectors, by whether the first lanes are text; and all
-/// that go one by one.
-const KINDS_OF_KEY: usize = 4 * 2 + 1;
-/// The last of them.
-const SINGLE: usize = KINDS_OF_KEY - 1;
+/// Kinds of packets under keys of one length: first those of one to four vectors, by whether the first lanes are text, which
+/// go in groups;
+const IN_GROUPS: usize = 4 * 2;
+/// then those that go one by one, by their tails, so that a kernel meets one shape after the other: the CPU guesses wrong
+/// what comes next only where they change.
+const KINDS_OF_KEY: usize = IN_GROUPS + single::TAIL;
 /// Kinds of packets: AES has 10, 12 or 14 rounds.
 const KINDS: usize = 3 * KINDS_OF_KEY;
 
@@ -77,11 +89,7 @@ pub(crate) fn run<J: Job>(
                 sorted.note(at, &packet);
             }
         }
-        let jobs = Jobs {
-            first: burst.as_mut_ptr(),
-            _jobs: PhantomData,
-        };
-        let mut differ = sorted.run(&jobs);
+        let mut differ = sorted.run(burst);
         while differ != 0 {
             let at = differ.trailing_zeros() as usize;
             differ &= differ - 1;
@@ -94,13 +102,18 @@ pub(crate) fn run<J: Job>(
 
 /// The places of packets by kind: sorted in one pass, with room for a whole burst of each kind.
 struct Sorted {
-    present: u32,
+    present: u64,
     counts: [u8; KINDS],
     places: [[MaybeUninit<u8>; BURST]; KINDS],
-    /// The first packet's key.
+    /// The packets' keys by their places,
+    schedules: [MaybeUninit<*const Schedule>; BURST],
+    /// and that of the first.
     key: *const Schedule,
     /// Whether there are others.
     keys_differ: bool,
+    /// The bytes of the longest packet, and of all.
+    longest: usize,
+    bytes: usize,
 }
 
 impl Sorted {
@@ -110,8 +123,11 @@ impl Sorted {
             present: 0,
             counts: [0; KINDS],
             places: [[MaybeUninit::uninit(); BURST]; KINDS],
+            schedules: [const { MaybeUninit::uninit() }; BURST],
             key: core::ptr::null(),
             keys_differ: false,
+            longest: 0,
+            bytes: 0,
         }
     }
 
@@ -121,8 +137,11 @@ impl Sorted {
         if self.present == 0 {
             self.key = packet.schedule;
         }
+        self.schedules[place % BURST].write(packet.schedule);
         self.keys_differ |= !core::ptr::eq(self.key, packet.schedule);
-        self.present |= 1 << kind;
+        self.longest = self.longest.max(packet.length);
+        self.bytes += packet.length;
+        self.present |= 1_u64 << kind;
         let count = &mut self.counts[kind];
         self.places[kind][usize::from(*count) % BURST].write(place as u8);
         *count += 1;
@@ -130,22 +149,35 @@ impl Sorted {
 
     /// Forged packets have a bit by their place.
     #[inline]
-    fn run<J: Job>(&mut self, jobs: &Jobs<'_, J>) -> u64 {
+    fn run<J: Job>(&mut self, jobs: &mut [J]) -> u64 {
+        let jobs = &Jobs {
+            first: jobs.as_mut_ptr(),
+            schedules: &self.schedules,
+            _jobs: PhantomData,
+        };
         let mut differ = 0;
-        while self.present != 0 {
-            let kind = self.present.trailing_zeros() as usize;
-            self.present &= self.present - 1;
-            let places = &self.places[kind][..usize::from(self.counts[kind])];
+        for rounds in 0..3 {
+            let present = self.present >> (rounds * KINDS_OF_KEY) & ((1 << KINDS_OF_KEY) - 1);
+            if present == 0 {
+                continue;
+            }
+            let first = rounds * KINDS_OF_KEY;
+            let kinds = Kinds {
+                present,
+                counts: &self.counts[first..first + KINDS_OF_KEY],
+                places: &self.places[first..first + KINDS_OF_KEY],
+                longest: self.longest,
+                bytes: self.bytes,
+            };
             // SAFETY: as many as were counted were written, each once, and the job there gave a packet of this kind. A
             // schedule exists only where the features do.
             differ |= unsafe {
-                let places = places.assume_init_ref();
-                match (kind / KINDS_OF_KEY, self.keys_differ) {
-                    (0, false) => run_kind::<J, 10, true>(jobs, kind, places),
-                    (0, true) => run_kind::<J, 10, false>(jobs, kind, places),
-                    (1, _) => run_kind::<J, 12, false>(jobs, kind, places),
-                    (_, false) => run_kind::<J, 14, true>(jobs, kind, places),
-                    (_, true) => run_kind::<J, 14, false>(jobs, kind, places),
+                match (rounds, self.keys_differ) {
+                    (0, false) => kinds.run::<J, 10, true>(jobs),
+                    (0, true) => kinds.run::<J, 10, false>(jobs),
+                    (1, _) => kinds.run::<J, 12, false>(jobs),
+                    (_, false) => kinds.run::<J, 14, true>(jobs),
+                    (_, true) => kinds.run::<J, 14, false>(jobs),
                 }
             };
         }
@@ -167,76 +199,162 @@ fn kind(packet: &Packet<'_>) -> usize {
         kinds
     };
     let of_key = OF_KEY.get(text::blocks(packet.length));
-    (packet.rounds - 10) / 2 * KINDS_OF_KEY + of_key.map_or(SINGLE, |kind| usize::from(*kind))
+    let of_key = of_key.map_or_else(
+        || IN_GROUPS + single::Shape::new(packet.length).vectors - 1,
+        |kind| usize::from(*kind),
+    );
+    (packet.rounds - 10) / 2 * KINDS_OF_KEY + of_key
 }
 
-/// Runs the packets of one kind, which have `ONE_KEY` or may have others.
-///
-/// # Safety
-///
-/// At each of the places, which are all different, there is a job that has given a packet of that kind, whose key has
-/// `ROUNDS` rounds; the CPU has the features.
-unsafe fn run_kind<J: Job, const ROUNDS: usize, const ONE_KEY: bool>(
-    jobs: &Jobs<'_, J>,
-    kind: usize,
-    places: &[u8],
-) -> u64 {
-    let kind = kind % KINDS_OF_KEY;
-    let (groups, rest) = if kind == SINGLE {
-        (&[][..], places)
-    } else {
-        places.as_chunks()
-    };
-    // SAFETY: the kind tells vectors and whether the first lanes are text; the rest is the caller's promise.
-    unsafe {
-        let mut forged = match kind {
-            0 => short::run::<J, ROUNDS, 1, false, ONE_KEY>(jobs, groups),
-            1 => short::run::<J, ROUNDS, 1, true, ONE_KEY>(jobs, groups),
-            2 => short::run::<J, ROUNDS, 2, false, ONE_KEY>(jobs, groups),
-            3 => short::run::<J, ROUNDS, 2, true, ONE_KEY>(jobs, groups),
-            4 => short::run::<J, ROUNDS, 3, false, ONE_KEY>(jobs, groups),
-            5 => short::run::<J, ROUNDS, 3, true, ONE_KEY>(jobs, groups),
-            6 => short::run::<J, ROUNDS, 4, false, ONE_KEY>(jobs, groups),
-            7 => short::run::<J, ROUNDS, 4, true, ONE_KEY>(jobs, groups),
-            _ => 0,
-        };
-        if !rest.is_empty() {
-            let mut packets: Packets<'_> = [const { MaybeUninit::uninit() }; BURST];
-            for place in rest {
-                packets[usize::from(*place) % BURST].write(jobs.packet(*place));
+/// The packets under keys of one length, by kind.
+struct Kinds<'a> {
+    present: u64,
+    counts: &'a [u8],
+    places: &'a [[MaybeUninit<u8>; BURST]],
+    /// The bytes of the longest packet, and of all.
+    longest: usize,
+    bytes: usize,
+}
+
+impl Kinds<'_> {
+    /// Runs them, which have `ONE_KEY` or may have others.
+    ///
+    /// # Safety
+    ///
+    /// As many places as are counted are written, all different; there is a job at each that has given a packet of the kind,
+    /// whose key has `ROUNDS` rounds; the CPU has the features.
+    unsafe fn run<J: Job, const ROUNDS: usize, const ONE_KEY: bool>(
+        mut self,
+        jobs: &Jobs<'_, J>,
+    ) -> u64 {
+        let (mut forged, mut singles) = (0, Singles::new());
+        while self.present != 0 {
+            let kind = self.present.trailing_zeros() as usize;
+            self.present &= self.present - 1;
+            let places = &self.places[kind][..usize::from(self.counts[kind])];
+            // SAFETY: the caller's promise; the kind tells vectors and whether the first lanes are text.
+            unsafe {
+                let places = places.assume_init_ref();
+                let (groups, rest) = if kind < IN_GROUPS {
+                    places.as_chunks()
+                } else {
+                    (&[][..], places)
+                };
+                forged |= match kind {
+                    0 => short::run::<J, ROUNDS, 1, false, ONE_KEY>(jobs, groups),
+                    1 => short::run::<J, ROUNDS, 1, true, ONE_KEY>(jobs, groups),
+                    2 => short::run::<J, ROUNDS, 2, false, ONE_KEY>(jobs, groups),
+                    3 => short::run::<J, ROUNDS, 2, true, ONE_KEY>(jobs, groups),
+                    4 => short::run::<J, ROUNDS, 3, false, ONE_KEY>(jobs, groups),
+                    5 => short::run::<J, ROUNDS, 3, true, ONE_KEY>(jobs, groups),
+                    6 => short::run::<J, ROUNDS, 4, false, ONE_KEY>(jobs, groups),
+                    7 => short::run::<J, ROUNDS, 4, true, ONE_KEY>(jobs, groups),
+                    _ => 0,
+                };
+                singles.push(rest);
             }
-            forged |= run_single::<ROUNDS>(J::SEAL, &packets, rest);
         }
-        forged
+        let singles = singles.places();
+        // SAFETY: the caller's promise.
+        unsafe {
+            if singles.is_empty() {
+                forged
+            } else if ONE_KEY && is_worthwhile(self.bytes, self.longest) {
+                forged | run_shared::<J, ROUNDS>(jobs, singles, self.longest)
+            } else {
+                forged | single::run::<J, ROUNDS, false>(jobs, singles, None)
+            }
+        }
     }
 }
 
-/// Runs packets one by one.
+/// Whether so many bytes of one key's packets, the longest of so many, are worth the first round of all counters beforehand:
+/// measured.
+#[inline]
+fn is_worthwhile(bytes: usize, longest: usize) -> bool {
+    longest <= Firsts::LONGEST && bytes >= 16_384 + 16 * longest
+}
+
+/// Runs packets of one key one by one, none longer than `longest`. Not inlined: it has a large table on the stack.
 ///
 /// # Safety
 ///
 /// As for [`single::run`].
-unsafe fn run_single<const ROUNDS: usize>(seal: bool, packets: &Packets<'_>, places: &[u8]) -> u64 {
+#[inline(never)]
+unsafe fn run_shared<J: Job, const ROUNDS: usize>(
+    jobs: &Jobs<'_, J>,
+    places: &[u8],
+    longest: usize,
+) -> u64 {
     // SAFETY: the caller's promise.
     unsafe {
-        if seal {
-            single::run::<true, ROUNDS>(packets, places)
-        } else {
-            single::run::<false, ROUNDS>(packets, places)
+        let firsts = Firsts::new(jobs.schedule(places[0]), longest);
+        single::run::<J, ROUNDS, true>(jobs, places, Some(&firsts))
+    }
+}
+
+/// The places of packets that go one by one.
+struct Singles {
+    places: [MaybeUninit<u8>; BURST],
+    count: usize,
+}
+
+impl Singles {
+    #[inline]
+    fn new() -> Self {
+        Self {
+            places: [const { MaybeUninit::uninit() }; BURST],
+            count: 0,
         }
+    }
+
+    #[inline]
+    fn push(&mut self, places: &[u8]) {
+        for place in places {
+            self.places[self.count % BURST].write(*place);
+            self.count += 1;
+        }
+    }
+
+    #[inline]
+    fn places(&self) -> &[u8] {
+        // SAFETY: as many as are counted were written: each of a burst's packets once at most.
+        unsafe { self.places[..self.count].assume_init_ref() }
+    }
+}
+
+/// A job by itself, with its packet.
+struct Alone<'a, const SEAL: bool>(Packet<'a>);
+
+impl<const SEAL: bool> Job for Alone<'_, SEAL> {
+    const SEAL: bool = SEAL;
+
+    fn is_ours(&self) -> bool {
+        true
+    }
+
+    fn packet(&mut self) -> Option<Packet<'_>> {
+        Some(self.0)
     }
 }
 
 /// Whether a packet by itself is forged, if it was to be opened.
-fn alone(seal: bool, packet: Packet<'_>) -> bool {
-    let mut packets: Packets<'_> = [const { MaybeUninit::uninit() }; BURST];
-    let packet = packets[0].write(packet);
+fn alone<const SEAL: bool>(packet: Packet<'_>) -> bool {
+    let rounds = packet.rounds;
+    let mut schedules = [const { MaybeUninit::uninit() }; BURST];
+    schedules[0].write(core::ptr::from_ref(packet.schedule));
+    let mut job = Alone::<SEAL>(packet);
+    let jobs = Jobs {
+        first: &raw mut job,
+        schedules: &schedules,
+        _jobs: PhantomData,
+    };
     // SAFETY: a schedule exists only where the features do, and the packet is in the first place.
     let forged = unsafe {
-        match packet.rounds {
-            10 => run_single::<10>(seal, &packets, &[0]),
-            12 => run_single::<12>(seal, &packets, &[0]),
-            _ => run_single::<14>(seal, &packets, &[0]),
+        match rounds {
+            10 => single::run::<_, 10, false>(&jobs, &[0], None),
+            12 => single::run::<_, 12, false>(&jobs, &[0], None),
+            _ => single::run::<_, 14, false>(&jobs, &[0], None),
         }
     };
     forged != 0
@@ -273,7 +391,7 @@ pub(crate) fn seal(schedule: &Schedule, packet: Sealing<'_>) -> Option<()> {
     let key = (schedule, schedule.rounds());
     let (trailer, text) = (packet.trailer, packet.text);
     let packet = Packet::to_seal(key, iv, digest.authenticated(), trailer, text)?;
-    alone(true, packet);
+    alone::<true>(packet);
     Some(())
 }
 
@@ -284,5 +402,5 @@ pub(crate) fn open(schedule: &Schedule, packet: Opening<'_>) -> Option<()> {
     let digest = Digest::new(schedule, packet.aad, length);
     let key = (schedule, schedule.rounds());
     let packet = Packet::to_open(key, iv, digest.authenticated(), packet.text)?;
-    (!alone(false, packet)).then_some(())
+    (!alone::<false>(packet)).then_some(())
 }

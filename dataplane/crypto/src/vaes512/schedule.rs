@@ -9,8 +9,8 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 const ROUND_KEYS: usize = 15;
 /// A cache line.
 const LINE: usize = 64;
-/// The highest power of H that a kernel multiplies by: nine vectors.
-pub(super) const POWERS: usize = 36;
+/// The highest power of H that a kernel multiplies by: nine vectors, and the additional data before them.
+pub(super) const POWERS: usize = 37;
 /// Powers below the first one: what they multiply is zeros, or in lanes without a block.
 const BELOW: usize = 7;
 
@@ -20,7 +20,7 @@ pub(crate) struct Schedule {
     /// The first holds the salt too: AES begins by adding this key to the counter block, whose salt never changes.
     round_keys: [Block; ROUND_KEYS],
     rounds: u8,
-    _rest: [u8; 31],
+    _rest: [u8; 15],
     /// From the highest down, so that consecutive blocks meet consecutive powers, and beyond H itself: a sum over lanes may
     /// have more of them than there are blocks. H to the 33rd begins a cache line.
     powers: [Block; POWERS + BELOW],
@@ -47,7 +47,7 @@ impl Schedule {
         let mut schedule = Box::new(Self {
             round_keys: [[0; 16]; ROUND_KEYS],
             rounds: rounds(key.len()) as u8,
-            _rest: [0; 31],
+            _rest: [0; 15],
             powers: [[0; 16]; POWERS + BELOW],
         });
         // SAFETY: the features were just found.
@@ -132,6 +132,16 @@ pub(super) struct Powers<'a> {
 }
 
 impl Powers<'_> {
+    /// Zeros, for one vector.
+    #[inline]
+    pub(super) fn of_nothing() -> Self {
+        static ZEROS: [Block; 4] = [[0; 16]; 4];
+        Self {
+            first: ZEROS.as_ptr(),
+            _schedule: PhantomData,
+        }
+    }
+
     /// Those of a vector's lanes, where the first vector has the highest powers.
     ///
     /// # Safety

@@ -60,7 +60,7 @@ pub(super) unsafe fn run<
     let mut fetch = |places: Option<&[u8; N]>| {
         for place in places.into_iter().flatten().filter(|_| !ONE_KEY) {
             // SAFETY: the caller's promise.
-            let schedule = unsafe { jobs.packet(*place) }.schedule;
+            let schedule = unsafe { jobs.schedule(*place) };
             if !core::ptr::eq(schedule, latest) {
                 latest = schedule;
                 let highest = 4 * V + if FULL { 2 } else { 1 };

@@ -1,13 +1,14 @@
 //! One packet to seal or to open, with its lengths checked.
 
-use crate::{
-    AdditionalData, Algorithm, Iv, OpeningKey, ReceivedIv, SealingKey, Trailer,
-    buffers::{Buffers, MAX_SEGMENTED},
-    iv,
-};
+mod facts;
 #[cfg(target_arch = "x86_64")]
-use crate::{chacha512, vaes256, vaes512};
+mod kernels;
+
+use crate::{
+    AdditionalData, Algorithm, Iv, OpeningKey, ReceivedIv, SealingKey, Trailer, buffers::Buffers,
+};
 use core::fmt;
+use facts::Facts;
 
 /// The longest plaintext: IP's longest packet.
 pub const MAX_PLAINTEXT: usize = 65_535;
@@ -121,7 +122,7 @@ impl<'a> SealJob<'a> {
     }
 
     /// The same from segments into others, which may be cut elsewhere: a jumbo frame is three. They hold up to
-    /// [`MAX_SEGMENTED`] bytes, and are copied on the way.
+    /// [`MAX_SEGMENTED`](crate::MAX_SEGMENTED) bytes, and are copied on the way.
     ///
     /// # Errors
     ///
@@ -209,192 +210,6 @@ fn lengths(aad: &AdditionalData<'_>, text: usize) -> Lengths {
     [8 * text as u64, 8 * aad.as_bytes().len() as u64]
 }
 
-/// What decides whether a job can be. Most can, which their lengths tell at a glance; the others are checked one by one, by
-/// functions that are called with these, so that what a job is made of need not be put into memory for them.
-struct Facts {
-    algorithm: Algorithm,
-    /// Whether a generator drew the IV.
-    drawn: bool,
-    /// Bytes of additional data,
-    aad: usize,
-    /// of the source, and of the destination.
-    source: usize,
-    found: usize,
-    in_place: bool,
-    /// Not in segments.
-    whole: bool,
-}
-
-impl Facts {
-    #[inline(always)]
-    fn new(
-        algorithm: Algorithm,
-        iv: &iv::Bytes,
-        aad: &AdditionalData<'_>,
-        buffers: &Buffers<'_>,
-    ) -> Self {
-        let (source, found) = buffers.lengths();
-        Self {
-            algorithm,
-            drawn: iv.is_drawn(),
-            aad: aad.as_bytes().len(),
-            source,
-            found,
-            in_place: buffers.are_one(),
-            whole: !buffers.are_segments(),
-        }
-    }
-
-    /// The lengths of a packet to be sealed.
-    #[inline(never)]
-    fn check_seal(self, trailer: usize) -> Result<(), JobError> {
-        self.check_iv()?;
-        let (found, behind) = (self.found, trailer + self.algorithm.icv_len());
-        let plaintext = if self.in_place {
-            self.source
-                .checked_sub(behind)
-                .ok_or(JobError::TooShort { found, behind })?
-        } else {
-            self.source
-        };
-        let expected = plaintext + behind;
-        check_text(plaintext, MAX_PLAINTEXT)?;
-        self.check_gathered(expected)?;
-        self.check_blocks(plaintext + trailer)?;
-        if found != expected {
-            return Err(JobError::OutLength { expected, found });
-        }
-        Ok(())
-    }
-
-    /// The lengths of a packet to be opened.
-    #[inline(never)]
-    fn check_open(self) -> Result<(), JobError> {
-        self.check_iv()?;
-        let (source, found, behind) = (self.source, self.found, self.algorithm.icv_len());
-        let plaintext = source.checked_sub(behind).ok_or(JobError::TooShort {
-            found: source,
-            behind,
-        })?;
-        check_text(plaintext, MAX_PLAINTEXT + crate::MAX_TRAILER)?;
-        self.check_gathered(source)?;
-        self.check_blocks(plaintext)?;
-        let expected = if self.in_place { source } else { plaintext };
-        if found != expected {
-            return Err(JobError::OutLength { expected, found });
-        }
-        Ok(())
-    }
-
-    fn check_iv(&self) -> Result<(), JobError> {
-        let algorithm = self.algorithm;
-        if self.drawn == algorithm.has_unpredictable_iv() {
-            Ok(())
-        } else {
-            Err(JobError::WrongIv { algorithm })
-        }
-    }
-
-    /// What is put together on the stack has to have room there.
-    fn check_gathered(&self, text: usize) -> Result<(), JobError> {
-        let gathered = match self.algorithm {
-            Algorithm::AesGmac(_) => text + self.aad,
-            _ if !self.whole => text,
-            _ => 0,
-        };
-        check_text(gathered, MAX_SEGMENTED)
-    }
-
-    fn check_blocks(&self, found: usize) -> Result<(), JobError> {
-        let algorithm = self.algorithm;
-        if algorithm.has_unpredictable_iv() && !found.is_multiple_of(algorithm.alignment()) {
-            return Err(JobError::NotInBlocks { algorithm, found });
-        }
-        Ok(())
-    }
-}
-
-fn check_text(found: usize, most: usize) -> Result<(), JobError> {
-    if found > most {
-        return Err(too_long(found, most));
-    }
-    Ok(())
-}
-
-fn too_long(found: usize, most: usize) -> JobError {
-    JobError::TooLong { found, most }
-}
-
-/// What GHASH takes besides the text, of a job of ESP: other additional data is no single block.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-fn authenticated<'a>(
-    aad: &'a AdditionalData<'_>,
-    lengths: &'a Lengths,
-) -> Option<vaes512::Authenticated<'a>> {
-    match aad {
-        AdditionalData::Esp(aad) => Some(vaes512::Authenticated {
-            additional: aad.padded(),
-            lengths,
-        }),
-        AdditionalData::Bytes(_) => None,
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl vaes512::Job for SealJob<'_> {
-    const SEAL: bool = true;
-
-    #[inline]
-    fn is_ours(&self) -> bool {
-        self.key.vaes512().is_some()
-            && !self.buffers.are_segments()
-            && matches!(self.aad, AdditionalData::Esp(_))
-    }
-
-    #[inline]
-    fn packet(&mut self) -> Option<vaes512::Packet<'_>> {
-        let (key, text) = (self.key.vaes512()?, self.buffers.text()?);
-        let (iv, trailer) = (self.iv.explicit(), self.trailer.as_bytes());
-        let authenticated = authenticated(&self.aad, &self.lengths)?;
-        vaes512::Packet::to_seal(key, iv, authenticated, trailer, text)
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl vaes256::Job for SealJob<'_> {
-    const SEAL: bool = true;
-
-    #[inline]
-    fn schedule(&self) -> Option<&vaes256::Schedule> {
-        let schedule = self.key.vaes256()?;
-        (!self.buffers.are_segments()).then_some(schedule)
-    }
-
-    #[inline]
-    fn packet(&mut self) -> Option<vaes256::Packet<'_>> {
-        let (key, text) = (self.key.vaes256()?, self.buffers.text()?);
-        vaes256::Packet::to_seal(key, self.iv.explicit(), &self.aad, &self.trailer, text)
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl chacha512::Job for SealJob<'_> {
-    const SEAL: bool = true;
-
-    #[inline]
-    fn is_ours(&self) -> bool {
-        self.key.chacha512().is_some() && !self.buffers.are_segments()
-    }
-
-    #[inline]
-    fn packet(&mut self) -> Option<chacha512::Packet<'_>> {
-        let (key, text) = (self.key.chacha512()?, self.buffers.text()?);
-        let (iv, trailer) = (self.iv.explicit(), self.trailer.as_bytes());
-        chacha512::Packet::to_seal(key, iv, self.aad.as_bytes(), trailer, text)
-    }
-}
-
 impl fmt::Debug for SealJob<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SealJob")
@@ -451,7 +266,7 @@ impl<'a> OpenJob<'a> {
     }
 
     /// The same from segments into others, which may be cut elsewhere: a jumbo frame is three. They hold up to
-    /// [`MAX_SEGMENTED`] bytes, and are copied on the way.
+    /// [`MAX_SEGMENTED`](crate::MAX_SEGMENTED) bytes, and are copied on the way.
     ///
     /// # Errors
     ///
@@ -530,58 +345,6 @@ impl<'a> OpenJob<'a> {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-impl vaes512::Job for OpenJob<'_> {
-    const SEAL: bool = false;
-
-    #[inline]
-    fn is_ours(&self) -> bool {
-        self.key.vaes512().is_some()
-            && !self.buffers.are_segments()
-            && matches!(self.aad, AdditionalData::Esp(_))
-    }
-
-    #[inline]
-    fn packet(&mut self) -> Option<vaes512::Packet<'_>> {
-        let (key, text) = (self.key.vaes512()?, self.buffers.text()?);
-        let authenticated = authenticated(&self.aad, &self.lengths)?;
-        vaes512::Packet::to_open(key, self.iv.bytes().number(), authenticated, text)
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl vaes256::Job for OpenJob<'_> {
-    const SEAL: bool = false;
-
-    #[inline]
-    fn schedule(&self) -> Option<&vaes256::Schedule> {
-        let schedule = self.key.vaes256()?;
-        (!self.buffers.are_segments()).then_some(schedule)
-    }
-
-    #[inline]
-    fn packet(&mut self) -> Option<vaes256::Packet<'_>> {
-        let (key, text) = (self.key.vaes256()?, self.buffers.text()?);
-        vaes256::Packet::to_open(key, self.iv.bytes().number(), &self.aad, text)
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl chacha512::Job for OpenJob<'_> {
-    const SEAL: bool = false;
-
-    #[inline]
-    fn is_ours(&self) -> bool {
-        self.key.chacha512().is_some() && !self.buffers.are_segments()
-    }
-
-    #[inline]
-    fn packet(&mut self) -> Option<chacha512::Packet<'_>> {
-        let (key, text) = (self.key.chacha512()?, self.buffers.text()?);
-        chacha512::Packet::to_open(key, self.iv.bytes().number(), self.aad.as_bytes(), text)
-    }
-}
-
 impl fmt::Debug for OpenJob<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpenJob")
@@ -593,8 +356,8 @@ impl fmt::Debug for OpenJob<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{Aad, EngineKind};
+    use super::{facts::too_long, *};
+    use crate::{Aad, EngineKind, buffers::MAX_SEGMENTED};
 
     const ALGORITHM: Algorithm = Algorithm::AES_128_GCM_16;
 
