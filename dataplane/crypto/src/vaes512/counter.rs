@@ -84,10 +84,18 @@ impl<'a> Counter<'a> {
         _mm512_xor_si512(self.base, counts)
     }
 
-    /// Block 1, whose cipher masks the tag.
+    /// Block 1, whose cipher masks the tag, before the first round.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
     pub(super) fn tag_block(self) -> __m128i {
+        let count = _mm_set_epi32(1 << 24, 0, 0, 0);
+        _mm_xor_si128(_mm512_castsi512_si128(self.base), count)
+    }
+
+    /// Block 1, before the first or second round.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn tag_block_of_either(self) -> __m128i {
         // SAFETY: both tables have it.
         let count = unsafe { _mm_loadu_si128(self.table.wrapping_offset(1 - FIRST).cast()) };
         _mm_xor_si128(_mm512_castsi512_si128(self.base), count)

@@ -425,7 +425,7 @@ impl<'a> Way<'a> {
             // SAFETY: a packet has fewer blocks than there are counts.
             state[v] = unsafe { self.counter.blocks((4 * (done + v)) as isize + 2) };
             if LAST && v == V - 1 {
-                state[v] = text::replace_block(state[v], self.counter.tag_block(), lane);
+                state[v] = text::replace_block(state[v], self.counter.tag_block_of_either(), lane);
             }
         });
         let mut sums = match pending {
