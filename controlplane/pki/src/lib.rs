@@ -11,6 +11,7 @@ mod own;
 mod pem;
 mod scheme;
 mod trust;
+mod verified;
 
 pub use certificate::{Certificate, CertificateError, PublicKeyKind};
 pub use key::{KeyError, PrivateKey, SignatureError};

@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{
-    ALL_VERIFICATION_ALGS, CertRevocationList, EndEntityCert, Error, ExpirationPolicy,
-    ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, KeyUsage, OwnedCertRevocationList,
-    RequiredEkuNotFoundContext, RevocationCheckDepth, RevocationOptionsBuilder,
-    UnknownStatusPolicy, anchor_from_trusted_cert,
+    CertRevocationList, EndEntityCert, Error, ExpirationPolicy, ExtendedKeyUsageValidator,
+    KeyPurposeId, KeyPurposeIdIter, KeyUsage, OwnedCertRevocationList, RequiredEkuNotFoundContext,
+    RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy, anchor_from_trusted_cert,
 };
 use x509_cert::der::DateTime;
 
 use crate::certificate::{ANY_USAGE, Certificate, IPSEC_IKE};
 use crate::own::{OwnError, read_chain};
 use crate::pem::{self, PemError};
+use crate::verified::Verifiers;
 
 /// Certificates of a chain that are looked at.
 pub const MAX_CHAIN: usize = 8;
@@ -57,6 +57,7 @@ pub struct Trust {
     anchors: Vec<TrustAnchor<'static>>,
     crls: Vec<Crl>,
     policy: CrlPolicy,
+    verifiers: Verifiers,
 }
 
 struct Crl {
@@ -172,6 +173,7 @@ impl Trust {
             anchors: Vec::new(),
             crls: Vec::new(),
             policy,
+            verifiers: Verifiers::new(),
         };
         for text in authorities {
             trust.add_authorities(text)?;
@@ -274,7 +276,7 @@ impl Trust {
         let time = UnixTime::since_unix_epoch(Duration::from_secs(now));
         EndEntityCert::try_from(leaf.as_der())?
             .verify_for_usage(
-                ALL_VERIFICATION_ALGS,
+                &self.verifiers.all(),
                 &self.anchors,
                 &intermediates,
                 time,
