@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod certificate;
+pub mod fuzzing;
 mod key;
 mod name;
 mod own;
