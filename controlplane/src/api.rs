@@ -9,10 +9,12 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 mod capture;
+mod explanation;
 pub mod fuzzing;
 mod report;
 
 pub use capture::*;
+pub use explanation::{Explanation, Finding, Verdict};
 pub use report::*;
 
 /// The socket's name within the run directory. Its mode is 0600: who may open it, may command the gateway.
@@ -62,6 +64,11 @@ pub enum Request {
     },
     /// Read the configuration file again and apply what changed.
     Reload,
+    /// Why a tunnel or one of its children is not up, or carries nothing.
+    Explain {
+        /// What to look at.
+        target: Target,
+    },
     /// Copy packets, for [`Request::Captured`]. There is one capture at a time.
     Capture {
         /// Only those of a tunnel or one of its child SAs.
@@ -190,6 +197,8 @@ pub enum Report {
     Capture(Capture),
     /// To [`Request::Captured`].
     Packets(Packets),
+    /// To [`Request::Explain`].
+    Explained(Explanation),
 }
 
 /// Why a line could not be read.

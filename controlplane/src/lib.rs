@@ -9,6 +9,7 @@ pub mod api;
 pub mod cli;
 mod configuration;
 pub mod daemon;
+mod explain;
 pub mod guard;
 mod lock;
 pub mod logging;

@@ -15,7 +15,7 @@ use std::{
 
 use common::{Bed, Daemon, Scribe, accept, is_end, write};
 use esplanade_channel::{Command as Order, CommandError, Event};
-use esplanade_controlplane::api::Link;
+use esplanade_controlplane::api::{Explanation, Link, Verdict};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 const CONFIG: &str = "dataplane:
@@ -248,6 +248,54 @@ fn a_refusal_of_the_dataplane_is_shown_and_a_new_dataplane_is_found_at_once() {
     );
     let (worker, _) = second.obey_until(is_end);
     assert_eq!(worker.first(), Some(&Order::BeginSync));
+}
+
+#[test]
+fn a_tunnel_that_is_not_up_is_explained() {
+    let Some((_bed, daemon)) = start() else {
+        return;
+    };
+    let listener = daemon.listener();
+    accept(&listener).refuse("eth1 has somebody else's XDP program");
+    let again = accept(&listener);
+    let explained = |codes: &[&str]| {
+        let (said, error, _) = daemon.esplanade(&["explain", "site-b", "--json"]);
+        let explanation: Explanation = serde_json::from_str(&said).expect(&error);
+        let findings = explanation.findings.iter();
+        let found: Vec<&str> = findings.map(|finding| finding.code.as_str()).collect();
+        assert_eq!((explanation.verdict, &found[..]), (Verdict::Down, codes));
+        let (text, ..) = daemon.esplanade(&["explain", "site-b"]);
+        text
+    };
+    let text = explained(&["dataplane-away"]);
+    assert!(
+        text.contains("eth1 has somebody else's XDP program"),
+        "{text}"
+    );
+
+    let mut scribe = Scribe::grant(again);
+    scribe.obey_until(is_end);
+    let text = explained(&["waits"]);
+    assert!(
+        text.contains("what to do: `esplanade initiate site-b`"),
+        "{text}"
+    );
+    // Nobody is at 192.0.2.2. The second transmission comes half a second after the first.
+    let mut asked = daemon.ask(&["initiate", "site-b"]);
+    sleep(Duration::from_secs(1));
+    let text = explained(&["no-answer"]);
+    asked.kill().unwrap();
+    asked.wait().unwrap();
+    assert!(
+        text.contains("192.0.2.2:500 has not answered 2 transmissions"),
+        "{text}"
+    );
+
+    let (_, error, code) = daemon.esplanade(&["explain", "site-c"]);
+    assert!(
+        code == 1 && error.contains("configured are: site-b"),
+        "{error}"
+    );
 }
 
 #[test]

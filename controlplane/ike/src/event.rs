@@ -194,6 +194,17 @@ pub struct IkeSaView {
     pub rekey_at: Option<Instant>,
     /// How many child SAs it holds.
     pub children: usize,
+    /// The request that waits for its response.
+    pub outstanding: Option<Outstanding>,
+}
+
+/// A request that the peer has not answered yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outstanding {
+    /// How often it was sent.
+    pub transmissions: u32,
+    /// When it was sent first.
+    pub since: Instant,
 }
 
 /// A child SA as `sas` shows it.

@@ -30,6 +30,7 @@ pub use counters::{Counter, Counters};
 pub use endpoint::{Endpoint, SpiAllocator};
 pub use error::{CloseReason, CommandError, Refusal, RemovalReason, Subject};
 pub use event::{
-    AdoptedChild, ChildSa, ChildSaView, Event, IkeSaView, Original, Path, Transmit, UdpPorts,
+    AdoptedChild, ChildSa, ChildSaView, Event, IkeSaView, Original, Outstanding, Path, Transmit,
+    UdpPorts,
 };
 pub use provider::{Provider, SystemProvider};

@@ -76,6 +76,12 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// Tell why a tunnel is not up, or up and carrying nothing, and what to change.
+    Explain {
+        /// The tunnel, or one child of it.
+        #[arg(value_name = "NAME[/CHILD]")]
+        target: Target,
+    },
     /// Bring up a tunnel or a child, and wait for the outcome.
     Initiate(Wait),
     /// Take down a tunnel or a child, and wait for the outcome.
@@ -150,6 +156,10 @@ impl Cli {
             ),
             Command::Counters { all } => {
                 let request = Request::Counters { all };
+                ask(&run_dir, json, &request, Duration::ZERO, render::report)
+            }
+            Command::Explain { target } => {
+                let request = Request::Explain { target };
                 ask(&run_dir, json, &request, Duration::ZERO, render::report)
             }
             Command::Reload => ask(
@@ -267,6 +277,7 @@ fn json_of(report: &Report) -> String {
         Report::Reloaded(changes) => serde_json::to_string_pretty(changes),
         Report::Capture(capture) => serde_json::to_string(capture),
         Report::Packets(packets) => serde_json::to_string(packets),
+        Report::Explained(explanation) => serde_json::to_string_pretty(explanation),
     };
     value.unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}")) + "\n"
 }

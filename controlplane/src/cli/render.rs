@@ -1,6 +1,6 @@
 //! Reports as text for a person. The same values go out as JSON with `--json`.
 
-use crate::api::{CounterRow, Reloaded, Report, Sa, Severity, Status};
+use crate::api::{CounterRow, Explanation, Reloaded, Report, Sa, Severity, Status};
 
 use super::table::{Align, Table};
 
@@ -15,6 +15,7 @@ pub fn report(report: &Report) -> String {
         Report::Reloaded(changes) => reloaded(changes),
         Report::Capture(capture) => format!("capture {} has begun\n", capture.capture),
         Report::Packets(seen) => format!("{}\n", count(seen.packets.len() as u64, "packet")),
+        Report::Explained(explanation) => explained(explanation),
     }
 }
 
@@ -233,6 +234,23 @@ fn reloaded(changes: &Reloaded) -> String {
     let mut text = format!("{changes}\n");
     for what in &changes.needs_restart {
         text.push_str(&format!("needs a restart of the dataplane: {what}\n"));
+    }
+    text
+}
+
+fn explained(explanation: &Explanation) -> String {
+    let mut text = format!("{}: {}\n", explanation.target, explanation.verdict);
+    for finding in &explanation.findings {
+        let child = finding.child.as_ref();
+        let child = child.map(|child| format!("{child}: ")).unwrap_or_default();
+        let ago = finding
+            .ago_s
+            .map(|seconds| format!(" ({} ago)", duration(seconds)));
+        let ago = ago.unwrap_or_default();
+        text.push_str(&format!("\n- {child}{}{ago}\n", finding.what));
+        if let Some(remedy) = &finding.remedy {
+            text.push_str(&format!("  what to do: {remedy}\n"));
+        }
     }
     text
 }

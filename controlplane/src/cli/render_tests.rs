@@ -1,7 +1,9 @@
 //! What a person sees, line by line.
 
 use super::*;
-use crate::api::{Child, ControlPlane, Dataplane, Guard, Link, Port, Tunnel, Worker};
+use crate::api::{
+    Child, ControlPlane, Dataplane, Finding, Guard, Link, Port, Tunnel, Verdict, Worker,
+};
 
 fn control_plane() -> ControlPlane {
     ControlPlane {
@@ -222,6 +224,32 @@ fn a_reload_says_what_it_touched_and_what_it_did_not() {
             ..Reloaded::default()
         })),
         "nothing changed: 1 tunnel as before\n"
+    );
+}
+
+#[test]
+fn an_explanation_says_what_to_do() {
+    let finding = |child: Option<&str>, remedy: Option<&str>| Finding {
+        code: "no-answer".into(),
+        child: child.map(str::to_owned),
+        what: "the peer did not answer".into(),
+        remedy: remedy.map(str::to_owned),
+        ago_s: child.map(|_| 65),
+    };
+    let explanation = Explanation {
+        target: "site-b".into(),
+        verdict: Verdict::Partly,
+        findings: vec![finding(Some("lan"), Some("call it")), finding(None, None)],
+    };
+    assert_eq!(
+        report(&Report::Explained(explanation)),
+        "site-b: not all of it is up
+
+- lan: the peer did not answer (1 min 5 s ago)
+  what to do: call it
+
+- the peer did not answer
+"
     );
 }
 

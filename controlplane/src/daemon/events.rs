@@ -22,7 +22,7 @@ impl Gateway {
             } => {
                 let what = if *rekeyed { "rekeyed" } else { "established" };
                 info!("{peer}: IKE SA {what} with {} ({suite})", path.remote);
-                self.troubles.remove(peer);
+                self.recovered(peer);
             }
             Event::IkeClosed { peer, reason } => self.on_ike_closed(peer, reason),
             Event::ChildInstalled(sa) => self.on_child_installed(sa, now),
@@ -37,8 +37,14 @@ impl Gateway {
                 peer,
                 remote,
                 reason,
-            } => self.on_refused(peer.as_deref(), *remote, reason),
+            } => self.on_refused(peer.as_deref(), *remote, reason, now),
         }
+    }
+
+    /// What went wrong with a tunnel is past.
+    fn recovered(&mut self, tunnel: &str) {
+        self.troubles.remove(tunnel);
+        self.refusals.forget(tunnel);
     }
 
     fn on_ike_closed(&mut self, peer: &str, reason: &CloseReason) {
@@ -56,7 +62,14 @@ impl Gateway {
         }
     }
 
-    fn on_refused(&mut self, peer: Option<&str>, remote: SocketAddr, reason: &Refusal) {
+    fn on_refused(
+        &mut self,
+        peer: Option<&str>,
+        remote: SocketAddr,
+        reason: &Refusal,
+        now: Instant,
+    ) {
+        self.refusals.note(peer, remote.ip(), reason, now);
         match peer {
             Some(peer) => {
                 warn!("{peer} ({remote}): {reason}");
@@ -98,7 +111,7 @@ impl Gateway {
             sa.mode, sa.protection
         );
         self.tell_workers(&commands);
-        self.troubles.remove(tunnel);
+        self.recovered(tunnel);
         if let Some(pair) = self.children.get(sa.inbound)
             && pair.narrowed.is_some()
         {

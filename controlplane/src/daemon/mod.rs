@@ -25,6 +25,7 @@ mod concern;
 mod courier;
 mod dataplane;
 mod events;
+mod explain;
 mod gateway;
 mod ike_io;
 mod intent;
@@ -33,6 +34,8 @@ mod next_hops;
 mod outbox;
 mod picture;
 mod policies;
+mod protected;
+mod refusals;
 mod report;
 mod requests;
 mod slots;
@@ -53,6 +56,7 @@ use ike_io::{Bound, Datagram, Sockets};
 
 pub use api::ApiError;
 pub use ike_io::BindError;
+pub(crate) use refusals::Told;
 
 /// Questions that wait for the gateway.
 const WAITING_QUESTIONS: usize = 32;
@@ -153,8 +157,8 @@ fn guard_first(config: &Config) -> Result<(), DaemonError> {
         let monitor = Monitor::start()
             .await
             .map_err(|error| DaemonError::Monitor(error.to_string()))?;
-        let pairs = gateway::guarded(config);
-        let wanted = gateway::wanted_guard(pairs, monitor.tables(), &config.dataplane);
+        let pairs = protected::guarded(config);
+        let wanted = protected::wanted_guard(pairs, monitor.tables(), &config.dataplane);
         let guard = Guard::open().map_err(|error| DaemonError::Guard(error.to_string()))?;
         guard
             .apply(&wanted)

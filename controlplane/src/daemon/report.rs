@@ -48,7 +48,7 @@ pub(super) async fn status(gateway: &mut Gateway, now: Instant) -> Status {
     }
 }
 
-async fn guard(gateway: &Gateway) -> Guard {
+pub(super) async fn guard(gateway: &Gateway) -> Guard {
     let on = gateway.config.dataplane.guard;
     match gateway.look_at_guard().await {
         Ok(standing) => Guard {

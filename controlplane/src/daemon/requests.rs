@@ -11,11 +11,7 @@ use esplanade_ike::ChildSaView;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::{
-    gateway::{Gateway, guarded},
-    intent, policies, report,
-    waiters::Goal,
-};
+use super::{gateway::Gateway, intent, policies, protected::guarded, report, waiters::Goal};
 use crate::{
     api::{Layer, Reloaded, Report, Request, Response, Target},
     configuration,
@@ -37,6 +33,9 @@ impl Gateway {
                 let mut rows = report::counters(self);
                 rows.retain(|row| all || row.value != 0);
                 Response::Ok(Report::Counters(rows))
+            }
+            Request::Explain { target } => {
+                answer(self.explain(&target, now).await, Report::Explained)
             }
             Request::Reload => answer(self.reload().await, Report::Reloaded),
             Request::Capture { target, limits } => answer(
@@ -251,8 +250,9 @@ impl Gateway {
         if changes.needs_restart.is_empty() {
             self.running = new.dataplane.clone();
         }
-        self.troubles
-            .retain(|name, _| new.tunnels.iter().any(|tunnel| tunnel.name == *name));
+        let known = |name: &str| new.tunnels.iter().any(|tunnel| tunnel.name == name);
+        self.troubles.retain(|name, _| known(name));
+        self.refusals.retain(known);
         let tunnels = new.tunnels.len();
         self.groups = policies::groups(&new);
         self.config = new;

@@ -11,6 +11,7 @@ mod state;
 
 use std::{collections::BTreeMap, io, net::IpAddr};
 
+use esplanade_config::Prefix;
 use rtnetlink::Handle;
 use rustix::io::Errno;
 
@@ -39,6 +40,17 @@ impl Tables {
                 route.interface == Some(link) && route.gateway.is_none() && !route.unreachable
             })
             .map(|(prefix, _)| *prefix)
+    }
+
+    /// The route to an address: that of the longest prefix. Looks at every route.
+    pub fn route_to(&self, address: IpAddr) -> Option<&Route> {
+        let covers = |(first, length): (IpAddr, u8)| {
+            let prefix = Prefix::containing(first, length);
+            prefix.is_some_and(|prefix| prefix.contains(address))
+        };
+        let routes = self.routes.iter().filter(|(prefix, _)| covers(**prefix));
+        let longest = routes.max_by_key(|((_, length), _)| *length);
+        longest.map(|(_, route)| route)
     }
 }
 

@@ -299,3 +299,26 @@ fn a_link_that_goes_down_makes_the_routes_stale() {
     );
     assert!(state.tables.links.is_empty());
 }
+
+#[test]
+fn the_longest_prefix_leads_to_an_address() {
+    let mut tables = Tables::default();
+    let leads = |link| Route {
+        interface: Some(link),
+        ..Route::default()
+    };
+    tables
+        .routes
+        .insert(prefix(Ipv4Addr::UNSPECIFIED, 0), leads(1));
+    tables
+        .routes
+        .insert(prefix(Ipv4Addr::new(10, 0, 0, 0), 8), leads(2));
+    tables
+        .routes
+        .insert(prefix(Ipv4Addr::new(10, 0, 0, 1), 32), leads(3));
+    let link = |address: [u8; 4]| tables.route_to(address.into()).and_then(|to| to.interface);
+    assert_eq!(link([10, 0, 0, 1]), Some(3));
+    assert_eq!(link([10, 0, 0, 2]), Some(2));
+    assert_eq!(link([11, 0, 0, 2]), Some(1));
+    assert_eq!(tables.route_to(Ipv6Addr::LOCALHOST.into()), None);
+}

@@ -11,7 +11,7 @@ use super::rekey::RekeyRequest;
 use super::{IkeSa, State};
 use crate::counters::Counter;
 use crate::error::{CloseReason, Refusal, RemovalReason};
-use crate::event::Path;
+use crate::event::{Outstanding, Path};
 use crate::gateway::Gateway;
 use crate::provider::KeyExchange;
 use crate::wire::header::{ExchangeType, Header, VERSION};
@@ -75,6 +75,13 @@ pub(super) struct Pending {
 impl Pending {
     pub(super) const fn next(&self) -> Instant {
         self.next
+    }
+
+    pub(super) const fn outstanding(&self) -> Outstanding {
+        Outstanding {
+            transmissions: self.transmissions,
+            since: self.first,
+        }
     }
 }
 

@@ -668,6 +668,7 @@ impl IkeSa {
             established: self.established,
             rekey_at: self.rekey_at,
             children: gw.children.of_owner(self.key).len(),
+            outstanding: self.pending.as_ref().map(Pending::outstanding),
         }
     }
 }
