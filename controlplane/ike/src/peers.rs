@@ -17,8 +17,8 @@ pub(crate) struct Peer {
     pub(crate) config: Arc<PeerConfig>,
     /// It is to be up; failures are tried again.
     pub(crate) wanted: bool,
-    /// The children that are to be up with it.
-    pub(crate) children: BTreeSet<Arc<str>>,
+    /// The children that are to be up with it, by name: a list, since as a rule there is one.
+    pub(crate) children: Vec<Arc<str>>,
     /// Where a peer without a fixed address was last known to be.
     pub(crate) last_remote: Option<std::net::SocketAddr>,
     /// Children that the peer has deleted, until they are tried again.
@@ -29,19 +29,27 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) fn new(config: PeerConfig) -> Self {
-        let children = config
-            .children
-            .iter()
-            .filter(|c| c.start)
-            .map(|c| c.name.as_str().into());
-        Self {
+        let config = Arc::new(config);
+        let mut peer = Self {
             wanted: config.start,
-            children: children.collect(),
+            children: Vec::new(),
             last_remote: None,
             deleted: BTreeSet::new(),
             failures: 0,
             retry_at: None,
-            config: Arc::new(config),
+            config: config.clone(),
+        };
+        for child in config.children.iter().filter(|child| child.start) {
+            peer.want(&child.name);
+        }
+        peer
+    }
+
+    /// This child is to be up with it, too.
+    pub(crate) fn want(&mut self, child: &str) {
+        if let Err(at) = self.children.binary_search_by(|other| (**other).cmp(child)) {
+            self.children.reserve_exact(1);
+            self.children.insert(at, child.into());
         }
     }
 
@@ -60,7 +68,8 @@ impl Peer {
 
     /// Whether it is for us to bring this child up.
     pub(crate) fn starts(&self, child: &str) -> bool {
-        self.children.contains(child) && self.config.child(child).is_some_and(|c| c.start)
+        self.children.iter().any(|wanted| **wanted == *child)
+            && self.config.child(child).is_some_and(|c| c.start)
     }
 
     /// The next pause is the first again.

@@ -1,6 +1,5 @@
 //! What an operator, or the dataplane's lifetimes, ask for.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::Endpoint;
@@ -36,16 +35,14 @@ impl Endpoint {
         state.deleted.clear();
         match child {
             Some(child) => {
-                state.children.insert(child.into());
+                state.want(child);
             }
             None => {
-                let all: Vec<Arc<str>> = state
-                    .config
+                let config = state.config.clone();
+                config
                     .children
                     .iter()
-                    .map(|c| c.name.as_str().into())
-                    .collect();
-                state.children.extend(all);
+                    .for_each(|child| state.want(&child.name));
             }
         }
         drop(state);
@@ -89,7 +86,7 @@ impl Endpoint {
         child: &str,
     ) -> Result<(), CommandError> {
         if let Some(mut state) = self.gw.peers.get_mut(peer) {
-            state.children.remove(child);
+            state.children.retain(|wanted| **wanted != *child);
         }
         let mut found = false;
         for key in self.sas.of_peer(peer) {

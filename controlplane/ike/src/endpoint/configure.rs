@@ -96,7 +96,7 @@ impl Endpoint {
             .iter()
             .filter(|c| c.start && old.child(&c.name).is_none())
         {
-            peer.children.insert(child.name.as_str().into());
+            peer.want(&child.name);
         }
         drop(peer);
         for key in self.sas.of_peer(&name) {
@@ -168,7 +168,7 @@ impl Endpoint {
             };
             if let Some(mut peer) = self.gw.peers.get_mut(&found.peer) {
                 peer.wanted = true;
-                peer.children.insert(found.child.as_str().into());
+                peer.want(&found.child);
                 let port = found
                     .encapsulation
                     .map_or(peer.config.remote_port, |p| p.remote);
