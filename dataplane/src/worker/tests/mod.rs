@@ -10,6 +10,7 @@ mod foreign;
 mod handoff;
 mod held;
 mod hostile;
+mod model;
 mod modes;
 mod pmtu;
 mod reassembly;
@@ -247,7 +248,7 @@ impl Gateway {
         gateway
     }
 
-    fn network(&self) -> Vec<Command> {
+    pub fn network(&self) -> Vec<Command> {
         let site = self.site;
         let mut commands: Vec<_> = [INSIDE, OUTSIDE]
             .map(|port| Command::SetPort {

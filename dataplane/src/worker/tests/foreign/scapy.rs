@@ -153,13 +153,12 @@ fn exchange(scapy: &mut Scapy, tunnel: Tunnel) {
             inner,
             &what,
         );
-        let mut forged = packet_of(sealed).to_vec();
-        *forged.last_mut().unwrap() ^= 1;
-        let packet = hex(&forged);
-        scapy
-            .ask(&format!("do=open packet={packet} {sa}"))
-            .unwrap_err();
     }
+    let mut forged = packet_of(&sealed[0]).to_vec();
+    *forged.last_mut().unwrap() ^= 1;
+    let packet = hex(&forged);
+    let forged = scapy.ask(&format!("do=open packet={packet} {sa}"));
+    forged.expect_err("scapy looks at the ICV");
 
     let frames: Vec<Vec<u8>> = (first as u32..)
         .zip(&inner)
