@@ -1,6 +1,6 @@
 //! What each cause is told as.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use esplanade_config::{Config, FileContext, NoFiles};
 use esplanade_ike::{Outstanding, Path, Refusal, Subject};
@@ -53,6 +53,7 @@ fn sa(direction: &str, packets: u64, idle_ms: Option<u64>) -> Sa {
         esn: true,
         replay_drops: 0,
         auth_failures: 0,
+        drops: BTreeMap::new(),
         path_mtu: None,
         idle_ms,
     }

@@ -1,6 +1,6 @@
 //! What the daemon reports: plain values with their units in their names, the same in JSON and in tables.
 
-use std::{fmt, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -193,6 +193,9 @@ pub struct Tunnel {
     pub established_s: Option<u64>,
     /// Its children.
     pub children: Vec<Child>,
+    /// What all of them have carried and dropped.
+    #[serde(default)]
+    pub totals: Totals,
     /// Why it is down, as far as it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
@@ -215,6 +218,38 @@ pub struct Child {
     /// The SPI of its newest outbound SA, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spi_out: Option<String>,
+    /// What it has carried and dropped.
+    #[serde(default)]
+    pub totals: Totals,
+}
+
+/// What was carried and dropped since the dataplane started, by whatever SAs: rekeying starts nothing over.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Packets that came through the tunnel.
+    pub in_packets: u64,
+    /// Their bytes, inner IP headers included.
+    pub in_bytes: u64,
+    /// Packets that left through the tunnel.
+    pub out_packets: u64,
+    /// Their bytes, inner IP headers included.
+    pub out_bytes: u64,
+    /// Packets dropped, by the counter of the reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub drops: BTreeMap<String, u64>,
+}
+
+impl Totals {
+    /// Adds what another has.
+    pub fn add(&mut self, other: &Self) {
+        self.in_packets += other.in_packets;
+        self.in_bytes += other.in_bytes;
+        self.out_packets += other.out_packets;
+        self.out_bytes += other.out_bytes;
+        for (reason, packets) in &other.drops {
+            *self.drops.entry(reason.clone()).or_default() += packets;
+        }
+    }
 }
 
 /// One SA of the dataplane. No keys.
@@ -256,6 +291,9 @@ pub struct Sa {
     pub replay_drops: u64,
     /// Packets dropped as forged or damaged.
     pub auth_failures: u64,
+    /// Packets dropped for whatever reason, by its counter.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub drops: BTreeMap<String, u64>,
     /// The MTU of the path to the peer in bytes of IP, by routes, configuration and what routers on the way said; none before
     /// its first packet (outbound only).
     #[serde(default, skip_serializing_if = "Option::is_none")]

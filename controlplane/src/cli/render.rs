@@ -1,6 +1,10 @@
 //! Reports as text for a person. The same values go out as JSON with `--json`.
 
-use crate::api::{CounterRow, Explanation, Reloaded, Report, Sa, Severity, Status};
+use std::collections::BTreeMap;
+
+use crate::api::{
+    Child, CounterRow, Explanation, Reloaded, Report, Sa, Severity, Status, Totals, Tunnel,
+};
 
 use super::table::{Align, Table};
 
@@ -135,11 +139,49 @@ fn tunnels(status: &Status) -> String {
         }
     }
     let mut text = table.render(0);
+    let carried: String = status.tunnels.iter().map(totals).collect();
+    if !carried.is_empty() {
+        text.push('\n');
+        text.push_str(&carried);
+    }
     if !troubles.is_empty() {
         text.push('\n');
         text.push_str(&troubles);
     }
     text
+}
+
+/// A line for each child that has seen packets.
+fn totals(tunnel: &Tunnel) -> String {
+    let seen = |child: &&Child| child.totals != Totals::default();
+    let lines = tunnel.children.iter().filter(seen).map(|child| {
+        let name = format!("{}/{}", tunnel.name, child.name);
+        let Totals {
+            in_packets,
+            in_bytes,
+            out_packets,
+            out_bytes,
+            drops,
+        } = &child.totals;
+        let (came, left) = (count(*in_packets, "packet"), count(*out_packets, "packet"));
+        let dropped = dropped(drops);
+        format!("{name}: {came} in ({in_bytes} bytes), {left} out ({out_bytes} bytes){dropped}\n")
+    });
+    lines.collect()
+}
+
+/// Drops by reason, the most first.
+fn dropped(drops: &BTreeMap<String, u64>) -> String {
+    let mut drops: Vec<(&String, &u64)> = drops.iter().collect();
+    drops.sort_by(|one, other| other.1.cmp(one.1).then(one.0.cmp(other.0)));
+    let list: Vec<String> = drops
+        .iter()
+        .map(|(reason, packets)| format!("{packets} {reason}"))
+        .collect();
+    if list.is_empty() {
+        return String::new();
+    }
+    format!("; dropped: {}", list.join(", "))
 }
 
 fn sas(list: &[Sa]) -> String {
@@ -189,7 +231,15 @@ fn sas(list: &[Sa]) -> String {
                 .map_or_else(|| "never used".to_owned(), milliseconds),
         ]);
     }
-    table.render(0)
+    let mut text = table.render(0);
+    for sa in list.iter().filter(|sa| !sa.drops.is_empty()) {
+        let dropped = dropped(&sa.drops);
+        text.push_str(&format!(
+            "{} {} {}{dropped}\n",
+            sa.label, sa.direction, sa.spi
+        ));
+    }
+    text
 }
 
 /// Counters by severity, the gravest first.

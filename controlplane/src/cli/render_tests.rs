@@ -1,9 +1,7 @@
 //! What a person sees, line by line.
 
 use super::*;
-use crate::api::{
-    Child, ControlPlane, Dataplane, Finding, Guard, Link, Port, Tunnel, Verdict, Worker,
-};
+use crate::api::{ControlPlane, Dataplane, Finding, Guard, Link, Port, Verdict, Worker};
 
 fn control_plane() -> ControlPlane {
     ControlPlane {
@@ -15,6 +13,20 @@ fn control_plane() -> ControlPlane {
             ..Guard::default()
         },
         config: "/etc/esplanade/gateway.yaml".into(),
+    }
+}
+
+fn totals() -> Totals {
+    Totals {
+        in_packets: 1,
+        in_bytes: 84,
+        out_packets: 2,
+        out_bytes: 168,
+        drops: [
+            ("InStateSeqError".to_owned(), 3),
+            ("OutTooBig".to_owned(), 7),
+        ]
+        .into(),
     }
 }
 
@@ -34,6 +46,7 @@ fn site_b() -> Tunnel {
                 remote: vec!["10.2.0.0/16".into()],
                 spi_in: None,
                 spi_out: None,
+                totals: totals(),
             },
             Child {
                 name: "voice".into(),
@@ -42,8 +55,10 @@ fn site_b() -> Tunnel {
                 remote: vec!["10.9.2.0/24".into(), "10.9.3.0/24".into()],
                 spi_in: None,
                 spi_out: None,
+                totals: Totals::default(),
             },
         ],
+        totals: totals(),
         trouble: Some("voice was refused: the peer's selectors do not overlap ours".into()),
     }
 }
@@ -91,6 +106,8 @@ eth1 is down, and no packet passes it: `ip link set eth1 up`, or look at its cab
 TUNNEL  STATE        SINCE      LOCAL      REMOTE     CHILD       SELECTORS
 site-b  established  1 min 1 s  192.0.2.1  192.0.2.2  lan up      10.1.0.0/16 <-> 10.2.0.0/16
                                                       voice down  10.9.1.0/24 <-> 10.9.2.0/24,10.9.3.0/24
+
+site-b/lan: 1 packet in (84 bytes), 2 packets out (168 bytes); dropped: 7 OutTooBig, 3 InStateSeqError
 
 site-b: voice was refused: the peer's selectors do not overlap ours
 "
@@ -161,6 +178,11 @@ fn sas_show_traffic_and_the_one_in_use() {
         esn: true,
         replay_drops: 0,
         auth_failures: 1,
+        drops: if selected {
+            BTreeMap::new()
+        } else {
+            [("InStateProtoError".to_owned(), 1)].into()
+        },
         path_mtu: selected.then_some(1400),
         idle_ms,
     };
@@ -170,6 +192,7 @@ fn sas_show_traffic_and_the_one_in_use() {
 CHILD            SPI         STATE         LOCAL      REMOTE     MODE        ALGORITHM      WORKER  PACKETS  BYTES  SEQUENCE  REPLAYED  FORGED  PATH MTU        IDLE
 site-b/lan  out  0x00001abc  live, in use  192.0.2.1  192.0.2.2  esp tunnel  aes128-sha256       0       12   1800        13         0       1      1400      250 ms
 site-b/lan  in   0x00001abc  live          192.0.2.1  192.0.2.2  esp tunnel  aes128-sha256       0       12   1800        13         0       1            never used
+site-b/lan in 0x00001abc; dropped: 1 InStateProtoError
 "
     );
 }

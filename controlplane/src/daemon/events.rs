@@ -209,7 +209,7 @@ impl Gateway {
         self.children.of(sa).map(|pair| pair.name.clone())
     }
 
-    fn child_of_policy(&self, policy: PolicyId) -> Option<ChildName> {
+    pub(super) fn child_of_policy(&self, policy: PolicyId) -> Option<ChildName> {
         let group = policy.group();
         let narrowed = || self.children.of_group(group).next();
         let name = self.groups.get(&group);

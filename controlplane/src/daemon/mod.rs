@@ -39,6 +39,7 @@ mod refusals;
 mod report;
 mod requests;
 mod slots;
+mod totals;
 mod waiters;
 
 use crate::{

@@ -1,6 +1,6 @@
 //! The gateway's state as the API reports it.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use esplanade_channel::{
     self as channel, ControlChannel, Counter, Direction, PortCounter, PortId, SaRecord, SaState,
@@ -8,9 +8,10 @@ use esplanade_channel::{
 };
 use esplanade_ike::{ChildSaView, IkeSaView, config::Protection};
 
-use super::{gateway::Gateway, links};
+use super::{gateway::Gateway, links, totals};
 use crate::api::{
-    Child, ControlPlane, CounterRow, Dataplane, Guard, Port, Sa, Severity, Status, Tunnel, Worker,
+    Child, ControlPlane, CounterRow, Dataplane, Guard, Port, Sa, Severity, Status, Totals, Tunnel,
+    Worker,
 };
 use crate::netlink::Tables;
 
@@ -24,6 +25,7 @@ pub(super) async fn status(gateway: &mut Gateway, now: Instant) -> Status {
         .map(|dataplane| self::dataplane(dataplane.channel(), tables));
     let ike_sas: Vec<IkeSaView> = gateway.endpoint.ike_sas().collect();
     let child_sas: Vec<ChildSaView> = gateway.endpoint.child_sas().collect();
+    let ledgers = totals::read(gateway);
     let tunnels = &gateway.config.tunnels;
     Status {
         control_plane: ControlPlane {
@@ -42,7 +44,12 @@ pub(super) async fn status(gateway: &mut Gateway, now: Instant) -> Status {
             .iter()
             .map(|configured| {
                 let trouble = gateway.troubles.get(&configured.name).cloned();
-                tunnel(configured, &ike_sas, &child_sas, trouble, now)
+                let mut tunnel = tunnel(configured, &ike_sas, &child_sas, trouble, now);
+                for child in &mut tunnel.children {
+                    child.totals = ledgers.child(&tunnel.name, &child.name);
+                    tunnel.totals.add(&child.totals);
+                }
+                tunnel
             })
             .collect(),
     }
@@ -138,6 +145,7 @@ fn tunnel(
             .iter()
             .map(|child| self::child(&configured.name, child, child_sas))
             .collect(),
+        totals: Totals::default(),
         trouble,
     }
 }
@@ -157,11 +165,13 @@ fn child(tunnel: &str, configured: &esplanade_config::Child, child_sas: &[ChildS
         remote: texts(&configured.remote),
         spi_in: newest.map(|sa| format!("{:08x}", sa.inbound)),
         spi_out: newest.map(|sa| format!("{:08x}", sa.outbound)),
+        totals: Totals::default(),
     }
 }
 
 /// Every SA in the dataplane.
 pub(super) fn sas(gateway: &mut Gateway) -> Vec<Sa> {
+    let mut drops = totals::read(gateway).sas;
     let Some(dataplane) = &mut gateway.dataplane else {
         return Vec::new();
     };
@@ -169,7 +179,10 @@ pub(super) fn sas(gateway: &mut Gateway) -> Vec<Sa> {
     let mut list: Vec<Sa> = dataplane
         .channel()
         .sa_records()
-        .map(|record| sa(&record, now_ms))
+        .map(|record| Sa {
+            drops: drops.remove(&record.sa).unwrap_or_default(),
+            ..sa(&record, now_ms)
+        })
         .collect();
     list.sort_by(|one, other| (&one.label, &one.direction).cmp(&(&other.label, &other.direction)));
     list
@@ -217,6 +230,7 @@ fn sa(record: &SaRecord, now_ms: u64) -> Sa {
         esn: record.esn,
         replay_drops: statistics.replays,
         auth_failures: statistics.forged,
+        drops: BTreeMap::new(),
         path_mtu: (statistics.path_mtu != 0).then_some(statistics.path_mtu),
         idle_ms: (statistics.last_used_ms != 0)
             .then(|| now_ms.saturating_sub(statistics.last_used_ms)),

@@ -1,11 +1,12 @@
 //! The control plane's end of the channel.
 
 use crate::{
-    Captured, Command, Counter, Epoch, Event, Facts, Full, NotLocked, PortCounter, PortId, SaId,
-    SaRecord, Sequence, Setup, Waker, WorkerId,
+    Account, Captured, Command, Counter, Epoch, Event, Facts, Full, NotLocked, PortCounter, PortId,
+    SaId, SaRecord, Sequence, Setup, Waker, WorkerId,
     capture::PacketReceiver,
     handshake::{ConnectError, is_open},
     layout::{EVENT_SLOTS, LAYOUT_HASH, Layout, VERSION},
+    ledger::Ledger,
     mapping::{Mapping, Region},
     record::{
         COMMAND_WORDS, EVENT_WORDS, SA_ID_AT, SA_WORDS, decode_event, decode_sa, encode_command,
@@ -182,6 +183,16 @@ impl ControlChannel {
             .map(|ring| self.layout.counters(&self.mapping, WorkerId(ring)))
             .collect();
         Counters { blocks }
+    }
+
+    /// What each worker has dropped, by SA and by policy, and what SAs that are gone had carried. It stays readable when the
+    /// dataplane is gone.
+    pub fn accounts(&self) -> Vec<Account> {
+        let workers = (0..self.layout.rings() as u16 - 1).map(WorkerId);
+        workers
+            .filter_map(|worker| self.layout.ledger(&self.mapping, worker))
+            .flat_map(|region| Ledger::new(region).accounts().collect::<Vec<_>>())
+            .collect()
     }
 
     /// When a worker or the steward was last alive, in milliseconds of the monotonic clock; 0 for never.

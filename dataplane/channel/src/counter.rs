@@ -216,6 +216,7 @@ counters! {
     HandoffSent Info Packets "Packets lent to the worker that owns their SA.",
     HandoffReceived Info Packets "Packets borrowed from other workers.",
     HandoffFull Error Packets "Packets dropped because the ring to the worker that owns their SA was full.",
+    DropsUnlisted Notice Packets "Drops that are in their counter, but not under their SA or policy, because the table of these is full.",
     Captured Info Packets "Packets copied for `esplanade capture`.",
     CaptureLost Notice Packets "Packets that `esplanade capture` was to have and were not copied: its rate was reached, or its ring was full.",
     RxRingFull Error Packets "Packets that the kernel dropped because the worker did not empty its receive ring in time.",

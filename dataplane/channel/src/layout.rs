@@ -1,8 +1,8 @@
 //! Where everything is in the shared memory, and the hash by which two builds know that they agree on it.
 
 use crate::{
-    CAPTURE_SLOTS, Counter, PortCounter, Setup, WorkerId, capture::CAPTURE_WORDS, mapping::Mapping,
-    mapping::Region, record, ring::ring_words,
+    CAPTURE_SLOTS, Counter, PortCounter, Setup, WorkerId, capture::CAPTURE_WORDS, ledger,
+    mapping::Mapping, mapping::Region, record, ring::ring_words,
 };
 use std::sync::Arc;
 
@@ -96,10 +96,19 @@ impl Layout {
         end.next_multiple_of(PAGE_WORDS)
     }
 
-    /// The words of the whole segment.
-    pub const fn words(&self) -> usize {
+    const fn ledgers(&self) -> usize {
         let end =
             self.capture_rings() + (self.rings - 1) * ring_words::<CAPTURE_WORDS>(CAPTURE_SLOTS);
+        end.next_multiple_of(PAGE_WORDS)
+    }
+
+    const fn ledger_words(&self) -> usize {
+        ledger::accounts(self.sa_capacity) * ledger::ACCOUNT_WORDS
+    }
+
+    /// The words of the whole segment.
+    pub const fn words(&self) -> usize {
+        let end = self.ledgers() + (self.rings - 1) * self.ledger_words();
         end.next_multiple_of(PAGE_WORDS)
     }
 
@@ -138,6 +147,13 @@ impl Layout {
         (worker + 1 < self.rings).then(|| Region::new(mapping, first, words))
     }
 
+    /// Of a worker; the steward has none.
+    pub fn ledger(&self, mapping: &Arc<Mapping>, worker: WorkerId) -> Option<Region> {
+        let worker = usize::from(worker.0);
+        let first = self.ledgers() + worker * self.ledger_words();
+        (worker + 1 < self.rings).then(|| Region::new(mapping, first, self.ledger_words()))
+    }
+
     pub fn sa_table(&self, mapping: &Arc<Mapping>) -> Region {
         let words = self.sa_capacity * record::SA_WORDS;
         Region::new(mapping, self.sa_table_start(), words)
@@ -156,6 +172,8 @@ pub const LAYOUT_HASH: u64 = {
         EVENT_SLOTS,
         CAPTURE_SLOTS,
         CAPTURE_WORDS,
+        ledger::ACCOUNT_WORDS,
+        ledger::REACH,
         crate::ring::HEADER_WORDS,
         crate::MAX_WORKERS,
         crate::MAX_PORTS,

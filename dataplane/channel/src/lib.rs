@@ -18,6 +18,7 @@ pub mod fuzzing;
 mod handshake;
 mod id;
 mod layout;
+mod ledger;
 mod mapping;
 mod record;
 pub mod ring;
@@ -45,6 +46,7 @@ pub use handshake::{
 };
 pub use id::{Epoch, Label, PolicyId, PortId, Prefix, SaId, WorkerId};
 pub use layout::{COMMAND_SLOTS, EVENT_SLOTS, LAYOUT_HASH, VERSION};
+pub use ledger::{Account, Ledger, Subject};
 pub use mapping::{MapError, NotLocked};
 pub use ring::{Full, Sequence};
 pub use sa_record::{Direction, SaRecord, SaState, SaStatistics};

@@ -4,6 +4,7 @@ use crate::{
     CopyMode, Epoch, Facts, MAX_ENGINE_NAME, NotLocked, PacketSender, PortFacts, PortMode, Setup,
     SetupError, Waker, WorkerEnd, WorkerId,
     layout::{LAYOUT_HASH, Layout, MAGIC, VERSION, header},
+    ledger::Ledger,
     mapping::{self, MapError, Mapping},
     ring::{Consumer, Producer},
     seqlock::SeqlockTable,
@@ -144,6 +145,7 @@ impl Segment {
             packets: layout
                 .capture_ring(mapping, ring)
                 .and_then(PacketSender::attach),
+            ledger: layout.ledger(mapping, ring).map(Ledger::new),
             sa_table: SaWriter {
                 table: SeqlockTable::new(layout.sa_table(mapping)),
             },

@@ -1,8 +1,8 @@
 //! What a worker, or the steward, holds of the segment. None of it blocks or allocates.
 
 use crate::{
-    Command, CommandError, Counter, Event, Full, PacketSender, PortCounter, PortId, SaId, SaRecord,
-    SaState, SaStatistics, Sequence,
+    Command, CommandError, Counter, Event, Full, Ledger, PacketSender, PortCounter, PortId, SaId,
+    SaRecord, SaState, SaStatistics, Sequence,
     mapping::Region,
     record::{
         COMMAND_WORDS, EVENT_WORDS, SA_ID_AT, SA_WORDS, STATE_AT, STATISTICS_AT, decode_command,
@@ -27,6 +27,8 @@ pub struct WorkerEnd {
     pub counters: CounterWriter,
     /// Packets for who watches; the steward has none.
     pub packets: Option<PacketSender>,
+    /// Drops by SA and policy; the steward has none.
+    pub ledger: Option<Ledger>,
     /// What can be read back of SAs. Each worker writes the records of the SAs that it owns, and no others.
     pub sa_table: SaWriter,
     /// The sign of life.

@@ -19,7 +19,7 @@ use crate::{
     port::{BURST, Port, RxFrame, TxFrame},
 };
 use arrayvec::ArrayVec;
-use esplanade_channel::{Counter, Event, Heading, PortCounter, Role};
+use esplanade_channel::{Counter, Event, Heading, Ledger, PortCounter, Role};
 use esplanade_crypto::IvGenerator;
 use esplanade_ipsec::{
     id::SaId,
@@ -119,6 +119,8 @@ pub struct Core<P, E> {
     pub dirty: Vec<SaId>,
     /// Packets for who watches.
     pub capture: Capture,
+    /// Drops by SA and by policy.
+    pub ledger: Option<Ledger>,
     /// What the stages cost, when somebody asks.
     pub stopwatch: Stopwatch,
     /// Monotonic time.
@@ -158,6 +160,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
             ivs,
             dirty: Vec::with_capacity(sa_capacity as usize),
             capture: Capture::new(None),
+            ledger: None,
             stopwatch: Stopwatch::default(),
             now_ms: 0,
             icmp_limit: TokenBucket::new(ICMP_PER_SECOND, ICMP_AT_ONCE),
@@ -319,6 +322,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
             Packet::Received(arrived) => self.drop(arrived, reason),
             Packet::Admitted(admitted) => {
                 self.tally.one(reason);
+                self.blame_inbound(admitted.sa, reason);
                 let length = admitted.inner.length;
                 self.see_unsent(admitted.target_port, reason, &admitted.target, length);
                 self.discard(admitted.target_port, admitted.target);

@@ -49,6 +49,7 @@ impl Sealed {
     #[inline]
     fn drop<P: Port, E: EventSink>(&mut self, core: &mut Core<P, E>, reason: Counter) {
         if let Some(arrived) = self.arrived.take() {
+            core.blame_inbound(self.sa, reason);
             core.drop(arrived, reason);
         }
     }
@@ -87,6 +88,7 @@ impl Opening {
     fn drop<P: Port, E: EventSink>(&mut self, core: &mut Core<P, E>, reason: Counter) {
         if let Some(target) = self.target.take() {
             core.tally.one(reason);
+            core.blame_inbound(self.sa, reason);
             // What was not authentic was seen before its frame went back.
             if reason != Counter::InStateProtoError {
                 core.see_unsent(self.target_port, reason, &target, self.plaintext);
@@ -204,12 +206,16 @@ fn plain<P: Port, E: EventSink>(core: &mut Core<P, E>, arrived: Arrived, ip: &Ip
         return;
     };
     let decision = core.tables.spd.lookup(&ip.flow_in());
-    match decision.map(|decision| decision.action) {
-        Some(Action::Bypass) => forward(core, arrived, ip, Counter::InBypassPackets),
-        Some(Action::Protect) => core.drop(arrived, Counter::InNoPols),
-        Some(Action::Discard) => core.drop(arrived, Counter::InPolBlock),
-        None => core.drop(arrived, Counter::InNotOurs),
-    }
+    let Some(decision) = decision else {
+        return core.drop(arrived, Counter::InNotOurs);
+    };
+    let reason = match decision.action {
+        Action::Bypass => return forward(core, arrived, ip, Counter::InBypassPackets),
+        Action::Protect => Counter::InNoPols,
+        Action::Discard => Counter::InPolBlock,
+    };
+    core.blame(None, decision.policy, reason);
+    core.drop(arrived, reason);
 }
 
 /// RFC 4301 4.4.2: the SPI alone finds a unicast SA.
@@ -321,6 +327,7 @@ fn check<P: Port, E: EventSink>(
             inner: None,
         });
     } else if let Some(arrived) = &packet.arrived {
+        core.blame_inbound(packet.sa, Counter::NoTxFrame);
         core.see_refused(arrived.port, &arrived.frame);
     }
 }
@@ -600,7 +607,7 @@ fn leave_with<P: Port, E: EventSink>(
         None
     };
     if let Some(reason) = reason {
-        return refuse(core, (target, port), reason, inner, next_hop.mtu);
+        return refuse(core, (target, port, sa), reason, inner, next_hop.mtu);
     }
     if forwarded {
         packet::decrement_ttl(&mut target);
@@ -624,7 +631,7 @@ fn leave_with<P: Port, E: EventSink>(
 #[cold]
 fn refuse<P: Port, E: EventSink>(
     core: &mut Core<P, E>,
-    (target, port): (TxFrame, u8),
+    (target, port, sa): (TxFrame, u8, SaId),
     reason: Counter,
     inner: &Ip,
     mtu: u16,
@@ -638,6 +645,7 @@ fn refuse<P: Port, E: EventSink>(
         relay::answer(core, port, about, error);
     }
     core.tally.one(reason);
+    core.blame_inbound(sa, reason);
     core.see_unsent(port, reason, &target, inner.length);
     core.discard(port, target);
 }

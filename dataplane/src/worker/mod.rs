@@ -10,6 +10,7 @@ pub mod fuzzing;
 mod handoff;
 mod held;
 mod inbound;
+mod ledger;
 mod limit;
 mod outbound;
 mod packet;
@@ -132,6 +133,7 @@ impl<P: Port> Worker<P> {
             settings.sa_capacity,
         );
         core.capture = Capture::new(end.packets);
+        core.ledger = end.ledger;
         Self {
             core,
             inbound: Inbound::default(),

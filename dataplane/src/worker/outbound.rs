@@ -49,6 +49,9 @@ pub(super) struct Plain {
 impl Plain {
     fn drop<P: Port, E: EventSink>(&mut self, core: &mut Core<P, E>, reason: Counter) {
         if let Some(arrived) = self.arrived.take() {
+            if let Some(decision) = self.decision {
+                core.blame(self.selected, decision.policy, reason);
+            }
             core.drop(arrived, reason);
         }
     }
@@ -188,7 +191,11 @@ fn decide<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Plain) {
             }
             packet.decision = decision;
         }
-        Some(Action::Discard) => packet.drop(core, Counter::OutPolBlock),
+        Some(Action::Discard) => {
+            packet.decision = decision;
+            packet.drop(core, Counter::OutPolBlock);
+            packet.decision = None;
+        }
         Some(Action::Bypass) => {
             if let Some(arrived) = packet.arrived.take() {
                 forward(core, arrived, &packet.ip, Counter::OutBypassPackets);
@@ -426,6 +433,7 @@ pub(super) fn enqueue<P: Port, E: EventSink>(
             sealed: None,
         }),
         None => {
+            core.blame_outbound(way.place, Counter::NoTxFrame);
             see_refused(core, plain, packet, &source, length);
             finish(core, source);
         }
@@ -455,16 +463,21 @@ pub(super) fn send_ready<P: Port, E: EventSink>(
     core.tally.add(Counter::OutEspBytes, sent.esp_bytes);
 }
 
+/// Why a packet could not be sealed.
+#[cold]
+fn unsealed<P: Port, E: EventSink>(core: &Core<P, E>, place: Place) -> Counter {
+    match core.tables.outbound.records.get(place) {
+        Some(sa) if sa.sequence.is_near_end() => Counter::OutStateSeqError,
+        Some(sa) if sa.expired => Counter::OutStateExpired,
+        _ => Counter::OutStateProtoError,
+    }
+}
+
 /// Shows packets that could not be sealed to who watches.
 #[cold]
 fn see_unsealed<P: Port, E: EventSink>(core: &mut Core<P, E>, plain: &[Plain], ready: &[Ready]) {
     for packet in ready.iter().filter(|packet| packet.sealed.is_none()) {
-        let sa = core.tables.outbound.records.get(packet.way.place);
-        let reason = match sa {
-            Some(sa) if sa.sequence.is_near_end() => Counter::OutStateSeqError,
-            Some(sa) if sa.expired => Counter::OutStateExpired,
-            _ => Counter::OutStateProtoError,
-        };
+        let reason = unsealed(core, packet.way.place);
         core.capture.because(reason);
         see_refused(core, plain, packet.packet, &packet.source, packet.length);
     }
@@ -574,6 +587,7 @@ pub(super) fn take_number<P: Port, E: EventSink>(
         // By another fragment of the same packet.
         core.tally.one(Counter::OutStateExpired);
         core.capture.because(Counter::OutStateExpired);
+        core.blame_outbound(place, Counter::OutStateExpired);
         return None;
     }
     let number = note_use(&mut core.events, sa, length);
@@ -583,6 +597,9 @@ pub(super) fn take_number<P: Port, E: EventSink>(
     }
     sa.used_ms = core.now_ms;
     Core::<P, E>::touch(&mut core.dirty, &mut sa.dirty, sa.id);
+    if number.is_none() {
+        core.blame_outbound(place, Counter::OutStateSeqError);
+    }
     number
 }
 
@@ -673,7 +690,11 @@ fn send<P: Port, E: EventSink>(core: &mut Core<P, E>, sent: &mut Sent, packet: &
                 sent.esp_bytes += (total - ETHERNET) as u64;
             }
         }
-        (Some(target), None) => core.discard(port, target),
+        (Some(target), None) => {
+            let reason = unsealed(core, packet.way.place);
+            core.blame_outbound(packet.way.place, reason);
+            core.discard(port, target);
+        }
         (None, _) => {}
     }
     if let Source::Built { frame, port } = std::mem::replace(&mut packet.source, Source::Received) {

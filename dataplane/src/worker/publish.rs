@@ -72,6 +72,9 @@ impl<P: Port> Worker<P> {
             && self.owns(*sa)
         {
             self.sa_table.clear(*sa);
+            if let Some(sa) = SaId::new(sa.value()) {
+                self.core.close_accounts(sa);
+            }
         }
         self.core.tables.apply(command)?;
         self.core.order_capture(command)?;

@@ -39,7 +39,10 @@ pub fn ah<P: Port, E: EventSink>(core: &mut Core<P, E>, arrived: Arrived, ip: &I
     match core.tables.inbound.locate(id) {
         Whereabouts::Here(place) => match verify(core, &arrived, ip, id, place) {
             Ok(verified) => hand_on(core, arrived, ip, id, place, &verified),
-            Err(reason) => core.drop(arrived, reason),
+            Err(reason) => {
+                core.blame_inbound(id, reason);
+                core.drop(arrived, reason);
+            }
         },
         Whereabouts::Owned { by } => core.lend(arrived, by, Counter::InStateInvalid),
         Whereabouts::Unknown { stale } => {
@@ -113,7 +116,9 @@ fn hand_on<P: Port, E: EventSink>(
     let front = match (mode, verified.next) {
         (Mode::Tunnel, next) if Family::of_protocol(next).is_some() => 0,
         (Mode::Tunnel, next) => {
-            return core.drop(arrived, packet::not_of_tunnel_mode(next));
+            let reason = packet::not_of_tunnel_mode(next);
+            core.blame_inbound(id, reason);
+            return core.drop(arrived, reason);
         }
         (Mode::Transport, _) => ip.header,
     };
@@ -150,6 +155,7 @@ fn hand_on<P: Port, E: EventSink>(
         }
         _ => {
             core.tally.one(Counter::InTrailerError);
+            core.blame_inbound(id, Counter::InTrailerError);
             core.see_unsent(target_port, Counter::InTrailerError, &target, total);
             core.discard(target_port, target);
         }
@@ -217,6 +223,7 @@ pub fn esp<P: Port, E: EventSink>(core: &mut Core<P, E>, sealed: Sealed<'_>) {
         Ok(opened) => opened,
         Err(reason) => {
             core.tally.one(reason);
+            core.blame_inbound(id, reason);
             core.see_drop(arrived.port, reason, &arrived.frame);
             return core.discard(target_port, target);
         }
@@ -302,6 +309,7 @@ fn deliver_transport<P: Port, E: EventSink>(
                 Some(_) => Counter::InStateInvalid,
             };
             core.tally.one(reason);
+            core.blame_inbound(id, reason);
             core.see_unsent(target_port, reason, &target, total);
             core.discard(target_port, target);
         }
@@ -335,6 +343,7 @@ fn deliver<P: Port, E: EventSink>(
         ),
         Err(reason) => {
             core.tally.one(reason);
+            core.blame_inbound(sa, reason);
             core.see_unsent(target_port, reason, &target, inner.length);
             core.discard(target_port, target);
         }

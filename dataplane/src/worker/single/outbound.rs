@@ -147,6 +147,7 @@ fn protect<P: Port, E: EventSink>(core: &mut Core<P, E>, leaving: &Leaving<'_>) 
 
 fn refuse<P: Port, E: EventSink>(core: &mut Core<P, E>, leaving: &Leaving<'_>, reason: Counter) {
     core.tally.one(reason);
+    core.blame_outbound(leaving.way.place, reason);
     core.see_plain(leaving.way.next_hop.port, reason, leaving.inner);
 }
 

@@ -10,6 +10,7 @@ mod foreign;
 mod handoff;
 mod held;
 mod hostile;
+mod ledger;
 mod model;
 mod modes;
 mod pmtu;
