@@ -4,6 +4,7 @@
 //! The [`steward`] opens the ports, starts the workers and answers the control plane.
 
 pub mod fib;
+pub mod huge_pages;
 pub mod port;
 pub mod privileges;
 pub mod steward;

@@ -21,6 +21,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use esplanade_channel as channel;
 use esplanade_crypto::{Algorithm, EngineKind};
+use esplanade_dataplane::huge_pages;
 use esplanade_dataplane::port::BURST;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -170,6 +171,8 @@ const ENOUGH_PAIRS: u32 = 10_000;
 ///
 /// Something asked for is not to be had, or a packet did not come out as it went in.
 pub fn run(options: &Options) -> Result<()> {
+    // As the dataplane does.
+    huge_pages::ask();
     ensure!(options.rounds > 0, "there is at least one round");
     ensure!(!options.scenario.is_empty(), "there is no scenario");
     pin(options.core)?;
