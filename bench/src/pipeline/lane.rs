@@ -1,5 +1,6 @@
 //! One worker of each of two gateways back to back, and the packets between them.
 
+use std::mem::take;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -15,7 +16,7 @@ use super::gateway::{Node, Site, Size};
 use crate::timing::{Summary, ticks};
 
 /// Bursts that one gateway has in a row, so that it is not in the caches by turns with the other.
-const BURSTS: usize = 4;
+const BURSTS: usize = 16;
 /// The headers that change on the way end here: Ethernet and IPv4.
 const HEADERS: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
 
@@ -35,6 +36,7 @@ pub struct Lane {
     flows: u32,
     /// Draws the order of the flows: a linear congruence, which needs no more than to jump about.
     state: u64,
+    /// The packets of a pass, in buffers that serve all passes: an allocator between two rounds would cost them their caches.
     plain: Vec<Vec<u8>>,
     sealed: Vec<Vec<u8>>,
 }
@@ -56,8 +58,8 @@ impl Lane {
             size,
             flows: (flows / u32::from(size.workers)).max(1),
             state: 1,
-            plain: Vec::new(),
-            sealed: Vec::new(),
+            plain: vec![Vec::new(); BURST * BURSTS],
+            sealed: vec![Vec::new(); BURST * BURSTS],
         }
     }
 
@@ -148,28 +150,31 @@ impl Lane {
     /// A packet did not come out, or not as it went in.
     pub fn pass(&mut self, lengths: &[usize], look: bool) -> Result<[Duration; 2]> {
         let mut taken = [Duration::ZERO; 2];
-        self.plain.clear();
-        self.sealed.clear();
-        for _ in 0..BURSTS {
-            for length in lengths {
-                let packet = packet(self.draw(), *length)?;
-                ensure!(self.a.inside()?.lay_in(&packet), "no room for a packet");
-                self.plain.push(packet);
+        let (mut plain, mut sealed) = (take(&mut self.plain), take(&mut self.sealed));
+        for (frame, length) in plain.iter_mut().zip(lengths.iter().cycle()) {
+            packet(frame, self.draw(), *length)?;
+        }
+        for (plain, sealed) in plain.chunks(BURST).zip(sealed.chunks_mut(BURST)) {
+            for packet in plain {
+                ensure!(self.a.inside()?.lay_in(packet), "no room for a packet");
             }
             taken[0] += timed(&mut self.a)?;
-            let sealed = &mut self.sealed;
-            self.a
-                .outside()?
-                .take_out(|packet| sealed.push(packet.to_vec()));
+            let mut room = sealed.iter_mut();
+            let mut count = 0;
+            self.a.outside()?.take_out(|packet| {
+                if let Some(frame) = room.next() {
+                    frame.clear();
+                    frame.extend_from_slice(packet);
+                }
+                count += 1;
+            });
+            ensure!(
+                count == plain.len(),
+                "{count} of {} packets were sealed",
+                plain.len()
+            );
         }
-        ensure!(
-            self.sealed.len() == self.plain.len(),
-            "{} of {} packets were sealed",
-            self.sealed.len(),
-            self.plain.len()
-        );
-        let bursts = self.sealed.chunks(BURST).zip(self.plain.chunks(BURST));
-        for (sealed, plain) in bursts {
+        for (sealed, plain) in sealed.chunks(BURST).zip(plain.chunks(BURST)) {
             for packet in sealed {
                 ensure!(self.b.outside()?.lay_in(packet), "no room for a packet");
             }
@@ -188,6 +193,7 @@ impl Lane {
                 plain.len()
             );
         }
+        (self.plain, self.sealed) = (plain, sealed);
         Ok(taken)
     }
 }
@@ -205,8 +211,8 @@ fn timed(node: &mut Node) -> Result<Duration> {
     Ok(taken)
 }
 
-/// A frame from a host of one site to one of the other; its packet has this length.
-fn packet(flow: Flow, length: usize) -> Result<Vec<u8>> {
+/// Makes a frame from a host of one site to one of the other; its packet has this length.
+fn packet(frame: &mut Vec<u8>, flow: Flow, length: usize) -> Result<()> {
     const UDP: usize = ipv4::HEADER_LEN + udp::HEADER_LEN;
     let payload = length
         .checked_sub(UDP)
@@ -227,10 +233,11 @@ fn packet(flow: Flow, length: usize) -> Result<Vec<u8>> {
         Protocol::UDP,
         u16::try_from(payload + udp::HEADER_LEN)?,
     );
-    let mut frame = vec![0; ethernet::HEADER_LEN];
-    ethernet.emit(&mut frame)?;
+    frame.clear();
+    frame.resize(ethernet::HEADER_LEN, 0);
+    ethernet.emit(frame)?;
     frame.extend(ip.bytes());
     frame.extend(udp.bytes());
     frame.extend((0..payload).map(|at| at as u8));
-    Ok(frame)
+    Ok(())
 }
