@@ -9,26 +9,32 @@ pub struct Aad {
 }
 
 impl Aad {
-    /// With a sequence number of 32 bits.
-    #[inline]
-    pub const fn plain(spi: u32, sequence: u32) -> Self {
-        let [a, b, c, d] = spi.to_be_bytes();
-        let [e, f, g, h] = sequence.to_be_bytes();
+    /// With a sequence number of 64 bits if `extended`, of which the packet has the lower half, and with that half otherwise
+    /// (RFC 4106 5, figures 2 and 3: the high half comes first).
+    #[inline(always)]
+    pub const fn new(spi: u32, sequence: u64, extended: bool) -> Self {
+        // Whichever it is, both are words of a register.
+        let number = if extended {
+            (sequence as u128) << 32
+        } else {
+            (sequence as u32 as u128) << 64
+        };
         Self {
-            bytes: [a, b, c, d, e, f, g, h, 0, 0, 0, 0, 0, 0, 0, 0],
-            extended: false,
+            bytes: ((spi as u128) << 96 | number).to_be_bytes(),
+            extended,
         }
     }
 
-    /// With a sequence number of 64 bits (RFC 4106 5, figure 3: its high half comes first).
-    #[inline]
+    /// With a sequence number of 32 bits.
+    #[inline(always)]
+    pub const fn plain(spi: u32, sequence: u32) -> Self {
+        Self::new(spi, sequence as u64, false)
+    }
+
+    /// With a sequence number of 64 bits.
+    #[inline(always)]
     pub const fn extended(spi: u32, sequence: u64) -> Self {
-        let [a, b, c, d] = spi.to_be_bytes();
-        let [e, f, g, h, i, j, k, l] = sequence.to_be_bytes();
-        Self {
-            bytes: [a, b, c, d, e, f, g, h, i, j, k, l, 0, 0, 0, 0],
-            extended: true,
-        }
+        Self::new(spi, sequence, true)
     }
 
     /// The 8 or 12 bytes.

@@ -23,7 +23,7 @@ pub(crate) enum Buffers<'a> {
 
 impl<'a> Buffers<'a> {
     /// The bytes of the source and of the destination.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn lengths(&self) -> (usize, usize) {
         match self {
             Self::Apart { source, out } => (source.len(), out.len()),
@@ -36,13 +36,13 @@ impl<'a> Buffers<'a> {
     }
 
     /// Whether source and destination are the same.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn are_one(&self) -> bool {
         matches!(self, Self::InPlace(_) | Self::SegmentsInPlace(_))
     }
 
     /// Whether they are in segments.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn are_segments(&self) -> bool {
         matches!(self, Self::Segments { .. } | Self::SegmentsInPlace(_))
     }

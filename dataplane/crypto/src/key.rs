@@ -259,6 +259,18 @@ macro_rules! key {
                 self.0.takes_any_text
             }
 
+            /// Asks for the memory behind the key that a text of so many bytes takes, and does not wait for it: for who has
+            /// more keys than the caches hold.
+            #[inline]
+            pub fn prefetch(&self, text: usize) {
+                #[cfg(target_arch = "x86_64")]
+                if let Some((schedule, rounds)) = self.vaes512() {
+                    schedule.prefetch_for(rounds, text);
+                }
+                #[cfg(not(target_arch = "x86_64"))]
+                let _ = text;
+            }
+
             /// Whose it is.
             #[inline]
             pub fn engine(&self) -> EngineKind {

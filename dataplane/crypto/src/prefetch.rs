@@ -6,15 +6,16 @@
 /// The bytes that come into the cache at once.
 const LINE: usize = 64;
 
-/// Asks for all cache lines of a value, and does not wait for them. Costs an instruction a line; nothing on CPUs other than
-/// x86-64.
+/// Asks for all cache lines of a value, and does not wait for them. Costs an instruction a line, and one for the end of what
+/// may begin anywhere in a line; nothing on CPUs other than x86-64.
 #[inline(always)]
 pub fn prefetch<T>(value: &T) {
     #[cfg(target_arch = "x86_64")]
     {
         use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         let start = core::ptr::from_ref(value).cast::<i8>();
-        for at in (0..size_of::<T>()).step_by(LINE) {
+        let end = (align_of::<T>() < LINE).then(|| size_of::<T>().saturating_sub(1));
+        for at in (0..size_of::<T>()).step_by(LINE).chain(end) {
             // SAFETY: every x86-64 CPU has SSE; the address is of the value, and a prefetch changes nothing that a program
             // could see.
             unsafe { _mm_prefetch(start.wrapping_add(at), _MM_HINT_T0) };

@@ -30,50 +30,32 @@ impl Trailer {
     ///
     /// RFC 4303 2.4: "the first padding byte appended to the plaintext is numbered 1, with subsequent padding bytes making
     /// up a monotonically increasing sequence", and "the resulting ciphertext terminates on a 4-byte boundary".
-    #[inline]
+    #[inline(always)]
     pub const fn for_payload(payload_len: usize, next_header: u8) -> Self {
-        let mut bytes = [0; MAX_TRAILER];
-        let [a, b, c, d, e, ..] = &mut bytes;
-        let length = match payload_len % 4 {
-            2 => {
-                (*a, *b) = (0, next_header);
-                2
-            }
-            1 => {
-                (*a, *b, *c) = (1, 1, next_header);
-                3
-            }
-            0 => {
-                (*a, *b, *c, *d) = (1, 2, 2, next_header);
-                4
-            }
-            _ => {
-                (*a, *b, *c, *d, *e) = (1, 2, 3, 3, next_header);
-                5
-            }
-        };
-        Self { bytes, length }
+        Self::to_align(payload_len, next_header, 4)
     }
 
     /// The shortest trailer that makes payload and trailer end on [so many bytes](crate::Algorithm::alignment), a power of two
-    /// up to 16.
-    #[inline]
+    /// up to 16; on 4 if that is less (RFC 4303 2.4).
+    ///
+    /// It is put together in registers, without a branch that would depend on the length.
+    #[inline(always)]
     pub const fn to_align(payload_len: usize, next_header: u8, alignment: usize) -> Self {
-        if alignment <= 4 {
-            return Self::for_payload(payload_len, next_header);
-        }
+        const NUMBERED: u128 = 0x100f_0e0d_0c0b_0a09_0807_0605_0403_0201;
+        let alignment = if alignment < 4 { 4 } else { alignment };
+        let padding = (payload_len + 2).wrapping_neg() & (alignment - 1) & 15;
+        let end = 8 * padding as u32;
+        let before = NUMBERED & ((1 << end) - 1);
+        let tail = (next_header as u128) << 8 | padding as u128;
         let mut bytes = [0; MAX_TRAILER];
-        let padding = (payload_len + 2).wrapping_neg() % alignment;
-        let mut at = 0;
-        while at < padding && at < MAX_TRAILER - 2 {
-            bytes[at] = at as u8 + 1;
-            at += 1;
+        if let Some(first) = bytes.first_chunk_mut() {
+            *first = (before | tail << end).to_le_bytes();
         }
-        bytes[at] = at as u8;
-        bytes[at + 1] = next_header;
+        // The last byte of the longest lies beyond 16.
+        bytes[16] = if padding == 15 { next_header } else { 0 };
         Self {
             bytes,
-            length: at as u8 + 2,
+            length: padding as u8 + 2,
         }
     }
 

@@ -3,6 +3,8 @@
 //! A number is checked before authentication, with no change of state, and committed after it. Two copies
 //! in one burst both pass the check, and the second one fails at its commit.
 
+use esplanade_crypto::prefetch;
+
 /// The smallest window (RFC 4303 3.4.3: "A minimum window size of 32 packets MUST be supported").
 pub const MIN_WINDOW: u32 = 32;
 /// The largest window.
@@ -124,6 +126,15 @@ impl ReplayWindow {
             }
         }
         Ok(Candidate(number))
+    }
+
+    /// Asks for the memory that the commit of a number looks at.
+    #[inline]
+    pub fn prefetch(&self, candidate: &Candidate) {
+        let mask = self.words.len() - 1;
+        if let Some(word) = self.words.get((candidate.0 / 64) as usize & mask) {
+            prefetch(word);
+        }
     }
 
     /// Marks an authenticated number as seen.

@@ -7,7 +7,7 @@ use crate::{
     ah, esp::Shape, id::SaId, replay::ReplayWindow, sequence::OutboundSequence, spd::PolicyId,
 };
 use esplanade_crypto::{Algorithm, Integrity, IntegrityKey, OpeningKey, SealingKey};
-use esplanade_wire::{Dscp, ethernet::MacAddress, ip::Family};
+use esplanade_wire::{Dscp, ethernet::MacAddress, ip::Family, template::Template};
 use std::net::IpAddr;
 
 /// When an SA has to be replaced and when it ends; 0 is never.
@@ -327,7 +327,7 @@ pub struct NextHop {
     pub port: u8,
 }
 
-/// An outbound SA at run time.
+/// An outbound SA at run time. What each packet of plain ESP needs comes first.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct OutboundSa {
@@ -335,36 +335,22 @@ pub struct OutboundSa {
     pub sequence: OutboundSequence,
     /// What it carried.
     pub usage: Usage,
-    /// The outer source.
-    pub local: IpAddr,
-    /// The outer destination.
-    pub remote: IpAddr,
-    /// The policy that the SA was made for; it serves the whole group.
-    pub policy: PolicyId,
+    /// When it carried its last packet.
+    pub used_ms: u64,
     /// The peer's SPI.
     pub spi: u32,
     /// Its identifier.
     pub id: SaId,
-    /// How its packets of ESP are laid out; of no use for AH.
-    pub shape: Shape,
-    /// How its headers of AH are laid out; `None` for an SA of ESP.
-    pub ah: Option<ah::Shape>,
-    /// What its packets hold.
-    pub mode: Mode,
-    /// What hides their number and size.
-    pub tfc: Tfc,
-    /// UDP encapsulation.
-    pub encapsulation: Option<UdpPorts>,
-    /// Whether the outer UDP checksum over IPv6 is filled in, or zero as RFC 6935 allows.
-    pub udp_checksum: bool,
+    /// The headers of its packets, when the next hop is known.
+    pub template: Template,
     /// What the next hop, when known, was resolved under.
     pub next_hop_generation: u32,
     /// Where its packets go next.
     pub next_hop: Option<NextHop>,
-    /// The configured path MTU, 0 if none is.
-    pub path_mtu: u16,
     /// The largest inner packet, by the path MTU, the next hop and the overhead.
     pub inner_mtu: u16,
+    /// How its packets of ESP are laid out; of no use for AH.
+    pub shape: Shape,
     /// 64-bit sequence numbers.
     pub extended: bool,
     /// The outer DSCP; `None` is the inner one (RFC 2983).
@@ -377,15 +363,29 @@ pub struct OutboundSa {
     pub expired: bool,
     /// Its statistics changed since they were last published.
     pub dirty: bool,
+    /// Whether the outer UDP checksum over IPv6 is filled in, or zero as RFC 6935 allows.
+    pub udp_checksum: bool,
+    /// What its packets hold.
+    pub mode: Mode,
+    /// What hides their number and size.
+    pub tfc: Tfc,
+    /// How its headers of AH are laid out; `None` for an SA of ESP.
+    pub ah: Option<ah::Shape>,
     /// What the control plane was told.
     pub announced: Announced,
-    /// When it carried its last packet.
-    pub used_ms: u64,
+    /// The outer source.
+    pub local: IpAddr,
+    /// The outer destination.
+    pub remote: IpAddr,
+    /// The configured path MTU, 0 if none is.
+    pub path_mtu: u16,
+    /// The policy that the SA was made for; it serves the whole group.
+    pub policy: PolicyId,
     /// The rest.
     pub cold: Box<ColdSa>,
 }
 
-const _: () = assert!(size_of::<OutboundSa>() == 192);
+const _: () = assert!(size_of::<OutboundSa>() == 256);
 
 impl OutboundSa {
     /// The largest packet that it carries over a path, header included; 0 when there is none.

@@ -31,37 +31,57 @@ impl Flow {
 
     /// All of the flow, for the flow cache. `None` for one between the families, which no packet has.
     #[inline]
-    pub(crate) fn key(&self) -> Option<FlowKey> {
-        let (ports, local_port, remote_port) = match self.ports {
-            Some((local, remote)) => (1u64, local, remote),
-            None => (0, 0, 0),
-        };
-        let rest = u64::from(local_port) << 48
-            | u64::from(remote_port) << 32
-            | u64::from(self.protocol) << 16
-            | ports;
+    pub fn key(&self) -> Option<FlowKey> {
         match (self.local, self.remote) {
-            (IpAddr::V4(local), IpAddr::V4(remote)) => Some(FlowKey::V4(
-                u128::from(local.to_bits()) << 96
-                    | u128::from(remote.to_bits()) << 64
-                    | u128::from(rest),
+            (IpAddr::V4(local), IpAddr::V4(remote)) => Some(FlowKey::v4(
+                local.to_bits(),
+                remote.to_bits(),
+                self.protocol,
+                self.ports,
             )),
             (IpAddr::V6(local), IpAddr::V6(remote)) => {
                 let (local, remote) = (local.to_bits(), remote.to_bits());
                 let halves = |bits: u128| [(bits >> 64) as u64, bits as u64];
                 let ([a, b], [c, d]) = (halves(local), halves(remote));
-                Some(FlowKey::V6([a, b, c, d, rest]))
+                Some(FlowKey::v6([a, b, c, d], self.protocol, self.ports))
             }
             _ => None,
         }
     }
 }
 
-/// All of a flow, as numbers.
+/// All of a flow, in words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FlowKey {
-    V4(u128),
+pub enum FlowKey {
+    /// IPv4.
+    V4([u64; 2]),
+    /// IPv6.
     V6([u64; 5]),
+}
+
+impl FlowKey {
+    /// Of a flow of IPv4: local and remote address, and what a [`Flow`] has beside them.
+    #[inline(always)]
+    pub fn v4(local: u32, remote: u32, protocol: u8, ports: Option<(u16, u16)>) -> Self {
+        let addresses = u64::from(local) << 32 | u64::from(remote);
+        Self::V4([addresses, upper(protocol, ports)])
+    }
+
+    /// Of a flow of IPv6: local and remote address, each in two words, and what a [`Flow`] has beside them.
+    #[inline(always)]
+    pub fn v6([a, b, c, d]: [u64; 4], protocol: u8, ports: Option<(u16, u16)>) -> Self {
+        Self::V6([a, b, c, d, upper(protocol, ports)])
+    }
+}
+
+/// What a flow has beside addresses, in a word.
+#[inline(always)]
+fn upper(protocol: u8, ports: Option<(u16, u16)>) -> u64 {
+    let (has_ports, local, remote) = match ports {
+        Some((local, remote)) => (1, local, remote),
+        None => (0, 0, 0),
+    };
+    u64::from(local) << 48 | u64::from(remote) << 32 | u64::from(protocol) << 16 | has_ports
 }
 
 /// Addresses from `first` to `last`, both included and of one family.

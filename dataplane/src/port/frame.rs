@@ -42,9 +42,14 @@ pub(super) struct FrameMemory {
     base: NonNull<u8>,
     frame_size: usize,
     headroom: usize,
+    /// Which bits of a frame's number, in cache lines, say where in its headroom it begins.
+    spread: usize,
     frames: u32,
     out: isize,
 }
+
+/// A cache line.
+const LINE: usize = 64;
 
 // SAFETY: the pointers are to memory that is owned together with this value; nothing in it is
 // bound to a thread (`Shared` holds an atomic and a `Send` box).
@@ -76,6 +81,7 @@ impl FrameMemory {
             base,
             frame_size,
             headroom,
+            spread: 0,
             frames,
             out: 0,
         }
@@ -100,6 +106,15 @@ impl FrameMemory {
         unsafe { Self::new(base, frames, frame_size, 0, Box::new(heap)) }
     }
 
+    /// The same, where frames begin at different places: lines that are a multiple of 4 KiB apart compete for the same few
+    /// places of the first cache, and the headers of a burst have no room there.
+    pub(super) fn spread_on_heap(frames: u32, frame_size: usize) -> Self {
+        let mut memory = Self::on_heap(frames, 2 * frame_size);
+        memory.headroom = frame_size;
+        memory.spread = frame_size - LINE;
+        memory
+    }
+
     /// How many bytes a frame that we fill can hold.
     pub(super) fn capacity(&self) -> usize {
         self.frame_size - self.headroom
@@ -119,14 +134,16 @@ impl FrameMemory {
     /// # Safety
     ///
     /// `index` must be a frame of this memory that no token, ring or kernel holds.
-    #[inline]
+    #[inline(always)]
     pub(super) unsafe fn claim_empty(&mut self, index: u32) -> TxFrame {
         debug_assert!(index < self.frames);
-        // SAFETY: the frame lies within the mapping.
-        let data = unsafe {
-            self.base
-                .add(index as usize * self.frame_size + self.headroom)
+        // What is spread over the headroom has as much behind it as the rest.
+        let begin = match self.spread {
+            0 => self.headroom,
+            spread => (index as usize * LINE) & spread,
         };
+        // SAFETY: the frame lies within the mapping: it begins within or just behind its headroom.
+        let data = unsafe { self.base.add(index as usize * self.frame_size + begin) };
         self.out += 1;
         TxFrame(Token {
             data,
@@ -142,7 +159,7 @@ impl FrameMemory {
     /// # Safety
     ///
     /// The frame around `offset` must be one that no other token, ring or kernel holds.
-    #[inline]
+    #[inline(always)]
     pub(super) unsafe fn claim_received(
         &mut self,
         offset: usize,
@@ -165,14 +182,14 @@ impl FrameMemory {
     }
 
     /// Whether a frame is of this memory.
-    #[inline]
+    #[inline(always)]
     pub(super) fn owns(&self, frame: &TxFrame) -> bool {
         frame.0.shared == self.shared
     }
 
     /// Takes a token back and gives the index of its frame. A token of other memory is dropped
     /// (its own memory counts it as lost) and gives `None`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn reclaim(&mut self, token: impl Into<Token>) -> Option<u32> {
         let token = token.into();
         if token.shared != self.shared {
@@ -181,7 +198,8 @@ impl FrameMemory {
         let offset = token.data.as_ptr() as usize - self.base.as_ptr() as usize;
         self.out -= 1;
         mem::forget(token);
-        Some((offset / self.frame_size) as u32)
+        // A power of two.
+        Some((offset >> self.frame_size.trailing_zeros()) as u32)
     }
 }
 
@@ -209,13 +227,13 @@ impl HeapPool {
     /// A pool of `frames` frames of `frame_size` bytes.
     pub(super) fn new(frames: u32, frame_size: usize) -> Self {
         Self {
-            memory: FrameMemory::on_heap(frames, frame_size),
+            memory: FrameMemory::spread_on_heap(frames, frame_size),
             free: (0..frames).rev().collect(),
         }
     }
 
     /// The frame returned last, empty.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(&mut self) -> Option<TxFrame> {
         let index = self.free.pop()?;
         // SAFETY: the index was in the list, so nobody else holds the frame.
@@ -223,7 +241,7 @@ impl HeapPool {
     }
 
     /// Takes a frame back, unless it is another pool's.
-    #[inline]
+    #[inline(always)]
     pub(super) fn give(&mut self, token: impl Into<Token>) {
         if let Some(index) = self.memory.reclaim(token) {
             self.free.push(index);
@@ -231,7 +249,7 @@ impl HeapPool {
     }
 
     /// Whether a frame is this pool's.
-    #[inline]
+    #[inline(always)]
     pub(super) fn owns(&self, frame: &TxFrame) -> bool {
         self.memory.owns(frame)
     }
@@ -284,7 +302,7 @@ pub struct TxFrame(Token);
 
 impl TxFrame {
     /// Says that the packet is the first `length` bytes of the buffer (cut to its capacity).
-    #[inline]
+    #[inline(always)]
     pub fn set_len(&mut self, length: usize) {
         self.0.length = length.min(self.0.capacity as usize) as u32;
     }
@@ -303,15 +321,20 @@ impl TxFrame {
     }
 
     /// Fills a packet shorter than `length` with zeros up to it (or to the end of the buffer).
-    #[inline]
+    #[inline(always)]
     pub(super) fn pad(&mut self, length: usize) {
+        if self.packet_len() < length {
+            self.pad_with_zeros(length);
+        }
+    }
+
+    #[cold]
+    fn pad_with_zeros(&mut self, length: usize) {
         let from = self.packet_len();
-        if from < length {
-            self.set_len(length);
-            let to = self.packet_len();
-            if let Some(padding) = self.get_mut(from..to) {
-                padding.fill(0);
-            }
+        self.set_len(length);
+        let to = self.packet_len();
+        if let Some(padding) = self.get_mut(from..to) {
+            padding.fill(0);
         }
     }
 
@@ -488,6 +511,27 @@ mod tests {
             let frame = memory.claim_received(2048 + 256, 1792).unwrap();
             assert_eq!(frame.len(), 1792);
             assert_eq!(memory.reclaim(frame), Some(1));
+        }
+    }
+
+    #[test]
+    fn frames_that_are_spread_lie_apart_and_do_not_share_a_set() {
+        let mut memory = FrameMemory::spread_on_heap(70, 4096);
+        // SAFETY: each is claimed once.
+        let frames: Vec<_> = (0..70)
+            .map(|index| unsafe { memory.claim_empty(index) })
+            .collect();
+        let begins: Vec<_> = frames.iter().map(|frame| frame.as_ptr() as usize).collect();
+        for pair in begins.windows(2) {
+            assert!(pair[0] + 4096 <= pair[1]);
+        }
+        let mut sets: Vec<_> = begins.iter().take(64).map(|at| at / LINE % 64).collect();
+        sets.sort_unstable();
+        sets.dedup();
+        assert_eq!(sets.len(), 64);
+        for (index, frame) in frames.into_iter().enumerate() {
+            assert_eq!(frame.len(), 4096);
+            assert_eq!(memory.reclaim(frame), Some(index as u32));
         }
     }
 

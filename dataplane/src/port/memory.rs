@@ -101,7 +101,7 @@ impl Port for MemoryPort {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn allocate(&mut self) -> Option<TxFrame> {
         self.to_send.take()
     }

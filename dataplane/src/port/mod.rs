@@ -33,8 +33,8 @@ pub trait Port: Send {
     /// Appends received packets to `burst`, as many as are there and as it has room for.
     fn receive(&mut self, burst: &mut ArrayVec<RxFrame, BURST>);
 
-    /// Gives received frames back, to be received into again. Frames of another port are
-    /// dropped and counted as lost by that port.
+    /// Gives received frames back, to be received into again at the latest after the next [`flush`](Self::flush). Frames of
+    /// another port are dropped and counted as lost by that port.
     fn release(&mut self, frames: impl IntoIterator<Item = RxFrame>);
 
     /// An empty frame to fill; `None` when all are out or on their way to the wire. The one

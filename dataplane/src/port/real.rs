@@ -26,7 +26,7 @@ impl Port for RealPort {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn release(&mut self, frames: impl IntoIterator<Item = RxFrame>) {
         match self {
             Self::Xdp(port) => port.release(frames),
@@ -34,7 +34,7 @@ impl Port for RealPort {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn allocate(&mut self) -> Option<TxFrame> {
         match self {
             Self::Xdp(port) => port.allocate(),
@@ -42,7 +42,7 @@ impl Port for RealPort {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn discard(&mut self, frame: TxFrame) {
         match self {
             Self::Xdp(port) => port.discard(frame),
@@ -50,7 +50,7 @@ impl Port for RealPort {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn transmit(&mut self, frame: TxFrame) -> Result<(), TxFrame> {
         match self {
             Self::Xdp(port) => port.transmit(frame),

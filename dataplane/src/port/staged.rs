@@ -63,24 +63,24 @@ impl Port for StagedPort {
         burst.extend(self.received.drain(..room));
     }
 
-    #[inline]
+    #[inline(always)]
     fn release(&mut self, frames: impl IntoIterator<Item = RxFrame>) {
         for frame in frames {
             self.to_receive.give(frame);
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn allocate(&mut self) -> Option<TxFrame> {
         self.to_send.take()
     }
 
-    #[inline]
+    #[inline(always)]
     fn discard(&mut self, frame: TxFrame) {
         self.to_send.give(frame);
     }
 
-    #[inline]
+    #[inline(always)]
     fn transmit(&mut self, mut frame: TxFrame) -> Result<(), TxFrame> {
         if !self.to_send.owns(&frame) {
             return Err(frame);

@@ -219,7 +219,7 @@ impl Port for XdpPort {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn release(&mut self, frames: impl IntoIterator<Item = RxFrame>) {
         for frame in frames {
             let Some(index) = self.memory.reclaim(frame) else {
@@ -232,10 +232,9 @@ impl Port for XdpPort {
                 self.submit_fill();
             }
         }
-        self.submit_fill();
     }
 
-    #[inline]
+    #[inline(always)]
     fn allocate(&mut self) -> Option<TxFrame> {
         if self.free.is_empty() {
             self.reap();
@@ -245,14 +244,14 @@ impl Port for XdpPort {
         Some(unsafe { self.memory.claim_empty(index) })
     }
 
-    #[inline]
+    #[inline(always)]
     fn discard(&mut self, frame: TxFrame) {
         if let Some(index) = self.memory.reclaim(frame) {
             self.free.push(index);
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn transmit(&mut self, mut frame: TxFrame) -> Result<(), TxFrame> {
         if !self.memory.owns(&frame) || (self.to_send.is_full() && !self.submit_send()) {
             return Err(frame);
@@ -272,6 +271,7 @@ impl Port for XdpPort {
     }
 
     fn flush(&mut self) {
+        self.submit_fill();
         self.submit_send();
         self.kick();
         self.reap();

@@ -4,7 +4,7 @@
 //! ring of the channel and nowhere else, no faster than ordered, and end at the moment that the order names.
 
 use super::{
-    core::{Arrived, Core},
+    core::Core,
     limit::TokenBucket,
     packet::{self, ETHERNET, Ip},
     reports::EventSink,
@@ -60,7 +60,7 @@ impl Capture {
     }
 
     /// Whether anybody watches.
-    #[inline]
+    #[inline(always)]
     pub fn is_on(&self) -> bool {
         self.on
     }
@@ -156,7 +156,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
     }
 
     /// A packet came in by a port, or leaves by it.
-    #[inline]
+    #[inline(always)]
     pub fn see(&mut self, port: u8, heading: Heading, frame: &[u8]) {
         if self.capture.on {
             self.copy(port, heading, None, [frame, &[]]);
@@ -164,10 +164,10 @@ impl<P: Port, E: EventSink> Core<P, E> {
     }
 
     /// A packet was lent by another worker, which could not tell whether it is meant.
-    #[inline]
-    pub fn see_borrowed(&mut self, arrived: &Arrived) {
+    #[inline(always)]
+    pub fn see_borrowed(&mut self, port: u8, frame: &[u8]) {
         if self.capture.on && self.capture.order.chosen {
-            self.copy(arrived.port, Heading::In, None, [&arrived.frame, &[]]);
+            self.copy(port, Heading::In, None, [frame, &[]]);
         }
     }
 
@@ -181,7 +181,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
 
     /// A packet whose Ethernet header is yet to be written is dropped before it leaves by a port. It is `length` bytes
     /// of IP behind that header's place.
-    #[inline]
+    #[inline(always)]
     pub fn see_unsent(&mut self, port: u8, reason: Counter, frame: &TxFrame, length: usize) {
         if self.capture.on {
             let bytes = frame.get(ETHERNET..ETHERNET + length).unwrap_or_default();
@@ -275,7 +275,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
         let spi = if outside { spi_of(front, &ip) } else { None };
         let group = match (spi, heading) {
             (Some(spi), Heading::Out) => {
-                return self.capture.sending.contains(&(spi, ip.destination));
+                return self.capture.sending.contains(&(spi, ip.destination()));
             }
             (Some(spi), Heading::In) => SaId::new(spi)
                 .and_then(|id| self.tables.inbound.get(id))

@@ -19,7 +19,7 @@ use crate::{
     port::{BURST, Port, RxFrame, TxFrame},
 };
 use arrayvec::ArrayVec;
-use esplanade_channel::{Counter, Event, Heading, Ledger, PortCounter, Role};
+use esplanade_channel::{Counter, Event, Heading, Ledger, Role};
 use esplanade_crypto::IvGenerator;
 use esplanade_ipsec::{
     id::SaId,
@@ -58,6 +58,24 @@ pub struct Arrived {
     pub origin: Origin,
 }
 
+impl Arrived {
+    /// The frame, and where it comes from.
+    pub fn apart(self) -> (RxFrame, Via) {
+        let Self {
+            frame,
+            port,
+            lender,
+            origin,
+        } = self;
+        let from = Via {
+            port,
+            lender,
+            origin,
+        };
+        (frame, from)
+    }
+}
+
 impl From<Lent> for Arrived {
     /// A frame of our own.
     fn from(lent: Lent) -> Self {
@@ -70,6 +88,36 @@ impl From<Lent> for Arrived {
             frame,
             port,
             lender: None,
+            origin,
+        }
+    }
+}
+
+/// What is known of a frame beside itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Via {
+    /// The port that it came from.
+    pub port: u8,
+    /// The worker that it is borrowed from.
+    pub lender: Option<u16>,
+    /// Where its packet comes from.
+    pub origin: Origin,
+}
+
+impl Via {
+    /// A frame that came so. The two go separately as far as they can: what is put together in memory has to be there whole
+    /// before it can be copied.
+    #[inline(always)]
+    pub fn of(self, frame: RxFrame) -> Arrived {
+        let Self {
+            port,
+            lender,
+            origin,
+        } = self;
+        Arrived {
+            frame,
+            port,
+            lender,
             origin,
         }
     }
@@ -170,7 +218,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
     }
 
     /// Gives a frame back to its port or its lender.
-    #[inline]
+    #[inline(always)]
     pub fn finish(&mut self, arrived: Arrived) {
         let Arrived {
             frame,
@@ -184,25 +232,31 @@ impl<P: Port, E: EventSink> Core<P, E> {
             origin,
         };
         match lender {
-            Some(worker) => self.handoff.give_back(worker, lent),
+            Some(worker) => self.give_back(worker, lent),
             None => self.take_home(lent),
         }
     }
 
     /// Gives a frame of ours back to its port.
-    #[inline]
+    #[inline(always)]
     pub fn take_home(&mut self, lent: Lent) {
         if let Some(port) = self.ports.get_mut(usize::from(lent.port)) {
             if lent.origin != Origin::Wire {
                 port.discard(lent.frame.into_built());
             } else {
-                port.release([lent.frame]);
+                port.release(Some(lent.frame));
             }
         }
     }
 
+    #[inline(never)]
+    fn give_back(&mut self, lender: u16, lent: Lent) {
+        self.handoff.give_back(lender, lent);
+    }
+
     /// Ends a packet's way for a reason.
-    #[inline]
+    #[cold]
+    #[inline(never)]
     pub fn drop(&mut self, arrived: Arrived, reason: Counter) {
         self.tally.one(reason);
         self.see_drop(arrived.port, reason, &arrived.frame);
@@ -233,7 +287,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
     }
 
     /// An empty frame of a port with room for a packet of `length` bytes; counts why there is none.
-    #[inline]
+    #[inline(always)]
     pub fn allocate(&mut self, port: u8, length: usize) -> Option<TxFrame> {
         let frame = self
             .ports
@@ -242,9 +296,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
         match frame {
             Some(frame) if frame.len() >= length => Some(frame),
             Some(frame) => {
-                self.discard(port, frame);
-                self.tally.one(Counter::PacketTooBig);
-                self.capture.because(Counter::PacketTooBig);
+                self.refuse_room(port, frame);
                 None
             }
             None => {
@@ -253,6 +305,13 @@ impl<P: Port, E: EventSink> Core<P, E> {
                 None
             }
         }
+    }
+
+    #[cold]
+    fn refuse_room(&mut self, port: u8, frame: TxFrame) {
+        self.discard(port, frame);
+        self.tally.one(Counter::PacketTooBig);
+        self.capture.because(Counter::PacketTooBig);
     }
 
     /// Gives an allocated frame back unsent.
@@ -264,35 +323,36 @@ impl<P: Port, E: EventSink> Core<P, E> {
     }
 
     /// Sends a frame of this port. `false`, and counted, when the port has no room even after a kick.
-    #[inline]
+    #[inline(always)]
     pub fn transmit(&mut self, number: u8, frame: TxFrame) -> bool {
         let length = frame.packet_len() as u64;
         self.see(number, Heading::Out, frame.packet());
         let Some(port) = self.ports.get_mut(usize::from(number)) else {
             return false;
         };
-        let refused = port.transmit(frame).or_else(|frame| {
-            port.flush();
-            port.transmit(frame)
-        });
-        match refused {
-            Ok(()) => {
-                self.tally.on_port(number, PortCounter::TxPackets, 1);
-                self.tally.on_port(number, PortCounter::TxBytes, length);
-                true
-            }
-            Err(frame) => {
-                self.see_unsent(
-                    number,
-                    Counter::TxRingFull,
-                    &frame,
-                    frame.packet_len().saturating_sub(ETHERNET),
-                );
-                self.discard(number, frame);
-                self.tally.one(Counter::TxRingFull);
-                false
-            }
+        if let Err(frame) = port.transmit(frame)
+            && !self.transmit_again(number, frame)
+        {
+            return false;
         }
+        self.tally.sent(number, length);
+        true
+    }
+
+    #[cold]
+    fn transmit_again(&mut self, number: u8, frame: TxFrame) -> bool {
+        let Some(port) = self.ports.get_mut(usize::from(number)) else {
+            return false;
+        };
+        port.flush();
+        let Err(frame) = port.transmit(frame) else {
+            return true;
+        };
+        let length = frame.packet_len().saturating_sub(ETHERNET);
+        self.see_unsent(number, Counter::TxRingFull, &frame, length);
+        self.discard(number, frame);
+        self.tally.one(Counter::TxRingFull);
+        false
     }
 
     /// Ends the way of a packet that has no next hop, for now or for good. One whose next hop's link address is not
@@ -405,7 +465,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
     }
 
     /// Notes that an SA's statistics changed; `dirty` is the SA's own mark.
-    #[inline]
+    #[inline(always)]
     pub fn touch(list: &mut Vec<SaId>, dirty: &mut bool, id: SaId) {
         // The list has room for every slot, and an SA is in it once.
         if !*dirty && list.len() < list.capacity() {

@@ -17,7 +17,7 @@ pub fn forward<P: Port, E: EventSink>(
     ip: &Ip,
     counter: Counter,
 ) {
-    let next_hop = match core.tables.fib.resolve(ip.destination) {
+    let next_hop = match core.tables.fib.resolve(ip.destination()) {
         Ok(next_hop) => next_hop,
         Err(why) => return core.strand(Packet::Received(arrived), why),
     };

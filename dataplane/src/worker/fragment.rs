@@ -3,9 +3,10 @@
 
 use super::{
     core::{Batch, Core},
-    outbound::{Plain, Ready, Source, Way, hand_on},
+    outbound::{Plain, Ready, Source, hand_on},
     packet::{self, ETHERNET},
     reports::EventSink,
+    way::Way,
 };
 use crate::port::{Port, TxFrame};
 use esplanade_channel::Counter;

@@ -309,7 +309,7 @@ mod tests {
                     },
                 )
                 .unwrap_err();
-            port.release([refused.frame]);
+            port.release(Some(refused.frame));
         }
     }
 }

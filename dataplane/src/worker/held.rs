@@ -6,7 +6,7 @@
 use super::{
     Worker,
     core::{Admitted, Arrived},
-    inbound,
+    leave::leave,
 };
 use crate::port::Port;
 use arrayvec::ArrayVec;
@@ -110,11 +110,17 @@ impl<P: Port> Worker<P> {
         }
         for packet in released {
             match packet {
-                Packet::Received(arrived) => self.enter(arrived),
-                Packet::Admitted(admitted) => inbound::leave(&mut self.core, admitted),
+                Packet::Received(arrived) => self.enter_again(arrived),
+                Packet::Admitted(admitted) => leave(&mut self.core, admitted),
             }
         }
         self.finish_burst();
+    }
+
+    #[inline(never)]
+    fn enter_again(&mut self, arrived: Arrived) {
+        let (frame, from) = arrived.apart();
+        self.enter(frame, from);
     }
 
     /// Drops what has waited for too long.

@@ -6,20 +6,20 @@
 //! next hop and transmission.
 
 use super::{
-    core::{Admitted, Arrived, Batch, Core, grow_old},
+    core::{Arrived, Batch, Core, Via, grow_old},
     forward::forward,
-    packet::{self, ETHERNET, EspAt, Ip},
+    leave::leave_with,
+    packet::{self, ETHERNET, EspAt, Ip, Refused},
     pmtu,
     reassembly::{self, Outcome},
-    relay,
     reports::{EventSink, sa_id},
     single,
     stopwatch::{Stage, Stopwatch},
     tables::Tables,
 };
-use crate::port::{BURST, Port, TxFrame};
+use crate::port::{BURST, Port, RxFrame, TxFrame};
 use arrayvec::ArrayVec;
-use esplanade_channel::{Counter, Event, Role};
+use esplanade_channel::{Counter, Event};
 use esplanade_crypto::{Aad, OpenJob, OpeningKey, ReceivedIv, Verdict, open_batch};
 use esplanade_ipsec::{
     esp,
@@ -29,8 +29,7 @@ use esplanade_ipsec::{
     sad::{Place, Whereabouts},
     spd::{Action, PolicyId, Probe},
 };
-use esplanade_wire::{Ecn, Protocol, icmp, ip::Family};
-use std::net::IpAddr;
+use esplanade_wire::{Ecn, Protocol, ip::Family};
 
 /// An ESP packet in the stages before it is opened.
 #[derive(Debug)]
@@ -38,8 +37,8 @@ struct Sealed {
     /// `None` once the packet has left the stages by another door.
     arrived: Option<Arrived>,
     esp: EspAt,
-    outer_destination: IpAddr,
-    outer_ecn: Ecn,
+    /// The outer header.
+    outer: Ip,
     sa: SaId,
     /// The place of the SA's record.
     place: Option<Place>,
@@ -107,45 +106,74 @@ pub struct Inbound {
 
 impl Inbound {
     /// Takes a packet from an outside port.
-    #[inline]
-    pub fn enter<P: Port, E: EventSink>(&mut self, core: &mut Core<P, E>, arrived: Arrived) {
-        let ip = match packet::read_frame(&arrived.frame) {
+    #[inline(always)]
+    pub fn enter<P: Port, E: EventSink>(
+        &mut self,
+        core: &mut Core<P, E>,
+        frame: RxFrame,
+        from: Via,
+    ) {
+        // Each family goes on by itself, so that what is read of IPv4 stays in registers.
+        match packet::unwrap(&frame) {
+            Ok((Family::V4, bytes)) => self.take(core, packet::read_v4(bytes), frame, from),
+            Ok((Family::V6, bytes)) => self.take(core, packet::read_v6(bytes), frame, from),
+            Err(why) => core.drop(from.of(frame), why.inbound_counter()),
+        }
+    }
+
+    #[inline(always)]
+    fn take<P: Port, E: EventSink>(
+        &mut self,
+        core: &mut Core<P, E>,
+        ip: Result<Ip, Refused>,
+        frame: RxFrame,
+        from: Via,
+    ) {
+        let ip = match ip {
             Ok(ip) => ip,
-            Err(why) => return core.drop(arrived, why.inbound_counter()),
+            Err(why) => return core.drop(from.of(frame), why.inbound_counter()),
         };
         if ip.is_fragment {
-            return match reassembly::take(core, arrived, &ip) {
-                Outcome::Plain(arrived) => plain(core, arrived, &ip),
-                // It is no fragment any more.
-                Outcome::Whole(arrived) => self.enter(core, arrived),
-                Outcome::Gone => {}
-            };
+            return self.gather(core, from.of(frame), &{ ip });
         }
         if ip.protocol == Protocol::AH {
-            return single::inbound::ah(core, arrived, &ip);
+            return single::inbound::ah(core, from.of(frame), &{ ip });
         }
-        let esp = match packet::find_esp(&arrived.frame, &ip) {
+        let esp = match packet::find_esp(&frame, &ip) {
             Ok(Some(esp)) => esp,
-            Ok(None) => return plain(core, arrived, &ip),
-            Err(why) => return core.drop(arrived, why.inbound_counter()),
+            Ok(None) => return plain(core, from.of(frame), &{ ip }),
+            Err(why) => return core.drop(from.of(frame), why.inbound_counter()),
         };
         core.tally.one(Counter::InEspPackets);
         core.tally.add(Counter::InEspBytes, ip.length as u64);
         let Some(sa) = SaId::new(esp.spi) else {
-            return core.drop(arrived, Counter::InNoStates);
+            return core.drop(from.of(frame), Counter::InNoStates);
         };
         if self.sealed.is_full() {
-            return core.drop(arrived, Counter::NoTxFrame);
+            return core.drop(from.of(frame), Counter::NoTxFrame);
         }
         core.tables.inbound.prefetch_slot(sa);
         self.sealed.push(Sealed {
-            arrived: Some(arrived),
+            arrived: Some(from.of(frame)),
             esp,
-            outer_destination: ip.destination,
-            outer_ecn: ip.ecn,
+            outer: ip,
             sa,
             place: None,
         });
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn gather<P: Port, E: EventSink>(&mut self, core: &mut Core<P, E>, arrived: Arrived, ip: &Ip) {
+        match reassembly::take(core, arrived, ip) {
+            Outcome::Plain(arrived) => plain(core, arrived, ip),
+            // It is no fragment any more.
+            Outcome::Whole(arrived) => {
+                let (frame, from) = arrived.apart();
+                self.enter(core, frame, from);
+            }
+            Outcome::Gone => {}
+        }
     }
 
     /// Takes the packets that entered through all stages.
@@ -164,10 +192,8 @@ impl Inbound {
         if core.capture.is_on() {
             see_forged(core, sealed, opening, &verdicts);
         }
-        for packet in &mut *sealed {
-            if let Some(arrived) = packet.arrived.take() {
-                core.finish(arrived);
-            }
+        for arrived in sealed.iter_mut().filter_map(|packet| packet.arrived.take()) {
+            core.finish(arrived);
         }
         sealed.clear();
         core.stopwatch.was(Stage::Transmit);
@@ -219,7 +245,7 @@ fn plain<P: Port, E: EventSink>(core: &mut Core<P, E>, arrived: Arrived, ip: &Ip
 }
 
 /// RFC 4301 4.4.2: the SPI alone finds a unicast SA.
-#[inline]
+#[inline(always)]
 fn find_sa<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Sealed) {
     match core.tables.inbound.locate(packet.sa) {
         Whereabouts::Here(place) => {
@@ -248,25 +274,25 @@ pub(super) fn unknown<P: Port, E: EventSink>(core: &Core<P, E>, sa: SaId, stale:
     }
 }
 
-/// Whether an SA takes packets, and packets to this address.
-#[inline]
+/// Whether an SA takes packets, and this one, which is for its address or is not.
+#[inline(always)]
 pub(super) fn finish_check(
     events: &mut impl EventSink,
     sa: &mut InboundSa,
-    destination: IpAddr,
+    is_for_it: bool,
 ) -> Result<(), Counter> {
     if sa.expired {
         remind_of_end(events, sa);
         return Err(Counter::InStateExpired);
     }
-    if destination != sa.local {
+    if !is_for_it {
         return Err(Counter::InStateMismatch);
     }
     Ok(())
 }
 
 /// What can be checked before authentication, and the frame to decrypt into.
-#[inline]
+#[inline(always)]
 fn check<P: Port, E: EventSink>(
     core: &mut Core<P, E>,
     opening: &mut Batch<Opening>,
@@ -279,7 +305,8 @@ fn check<P: Port, E: EventSink>(
     let Some(sa) = core.tables.inbound.records.get_mut(place) else {
         return packet.drop(core, Counter::InStateInvalid);
     };
-    if let Err(reason) = finish_check(&mut core.events, sa, packet.outer_destination) {
+    let is_for_it = packet.outer.is_for(sa.local);
+    if let Err(reason) = finish_check(&mut core.events, sa, is_for_it) {
         return packet.drop(core, reason);
     }
     // RFC 4301 4.4.2.1: an SA is of one protocol.
@@ -293,6 +320,7 @@ fn check<P: Port, E: EventSink>(
             return packet.drop(core, reason);
         }
     };
+    sa.window.prefetch(&candidate);
     let sealed = packet.esp.payload.len();
     let text = sealed.checked_sub(sa.shape.iv());
     let Some(plaintext) = text.and_then(|text| sa.shape.opened_len(text)) else {
@@ -313,13 +341,18 @@ fn check<P: Port, E: EventSink>(
         return;
     }
     let target_port = sa.exit_port;
+    if opening.last().is_none_or(|last| last.place != place)
+        && let Some(key) = core.tables.inbound.keys.get(place).and_then(Opener::esp)
+    {
+        key.prefetch(plaintext);
+    }
     // Without a frame there is no more to do, and the reason is counted.
     if let Some(target) = core.allocate(target_port, ETHERNET + plaintext) {
         opening.push(Opening {
             packet: number,
             sa: packet.sa,
             place,
-            outer_ecn: packet.outer_ecn,
+            outer_ecn: packet.outer.ecn,
             candidate: Some(candidate),
             target: Some(target),
             target_port,
@@ -367,7 +400,7 @@ fn open(
 }
 
 /// The job that decrypts a packet into its frame. `None` when the lengths are not those of the SA's packets.
-#[inline]
+#[inline(always)]
 fn open_job<'a>(
     sa: &InboundSa,
     key: &'a OpeningKey,
@@ -379,11 +412,7 @@ fn open_job<'a>(
     let (iv, ciphertext) = carried.split_at_checked(sa.shape.iv())?;
     let number = packet.candidate.as_ref()?.number();
     let iv = ReceivedIv::new(key.algorithm(), iv, number)?;
-    let aad = if sa.window.is_extended() {
-        Aad::extended(sealed.esp.spi, number)
-    } else {
-        Aad::plain(sealed.esp.spi, sealed.esp.sequence)
-    };
+    let aad = Aad::new(sealed.esp.spi, number, sa.window.is_extended());
     let out = packet
         .target
         .as_mut()?
@@ -405,7 +434,7 @@ fn make_room(verdicts: &mut [Verdict; BURST], untried: u64) {
 }
 
 /// What is authentic is taken out of its trailer.
-#[inline]
+#[inline(always)]
 fn commit<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Opening, verdict: Verdict) {
     let (id, place) = (packet.sa, packet.place);
     let (Some(candidate), Some(target)) = (packet.candidate.take(), &packet.target) else {
@@ -417,27 +446,44 @@ fn commit<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Opening, ve
     let text = target
         .get(ETHERNET..ETHERNET + packet.plaintext)
         .unwrap_or_default();
-    let (payload, inner) = take_apart(text);
-    account(core, id, place, payload);
-    let policy = core.tables.inbound.records.get(place).map(|sa| sa.policy);
-    let inner = policy
-        .ok_or(Counter::InStateInvalid)
-        .and_then(|policy| Ok((policy, inner?)));
+    let trailer = esp::check_trailer(text);
+    account(core, id, place, trailer.map_or(0, |(payload, _)| payload));
+    let Ok((payload, next)) = trailer else {
+        return packet.drop(core, Counter::InTrailerError);
+    };
+    let payload = text.get(..payload).unwrap_or_default();
+    // Each family goes on by itself, so that what is read of IPv4 stays in registers.
+    let inner = match Family::of_protocol(next) {
+        Some(Family::V4) => note_inner(core, place, packet::read_v4(payload)),
+        Some(Family::V6) => note_inner(core, place, packet::read_v6(payload)),
+        None if next == Protocol::NONE => Err(Counter::InDummy),
+        None => Err(packet::not_of_tunnel_mode(next)),
+    };
     match inner {
-        Ok((policy, ip)) => {
-            packet.inner = Some(Inner {
-                policy,
-                probe: core.tables.spd.probe(&ip.flow_in()),
-                ip,
-            });
-        }
+        Ok(inner) => packet.inner = Some(inner),
         Err(reason) => packet.drop(core, reason),
     }
 }
 
+/// The header of an authentic packet, once it is asked which policy it is of.
+#[inline(always)]
+fn note_inner<P: Port, E: EventSink>(
+    core: &Core<P, E>,
+    place: Place,
+    ip: Result<Ip, Refused>,
+) -> Result<Inner, Counter> {
+    let ip = ip.map_err(Refused::inner_counter)?;
+    let sa = core.tables.inbound.records.get(place);
+    Ok(Inner {
+        policy: sa.ok_or(Counter::InStateInvalid)?.policy,
+        probe: core.tables.spd.probe(ip.key_in()),
+        ip,
+    })
+}
+
 /// RFC 4303 3.4.3: "The receive window is updated only if the integrity verification succeeds." Gives the reason to drop the
 /// packet otherwise.
-#[inline]
+#[inline(always)]
 pub(super) fn authentic<P: Port, E: EventSink>(
     core: &mut Core<P, E>,
     id: SaId,
@@ -466,7 +512,7 @@ pub(super) fn authentic<P: Port, E: EventSink>(
 }
 
 /// Counts the bytes of an authentic packet with its SA, and looks at what that brings to an end.
-#[inline]
+#[inline(always)]
 pub(super) fn account<P: Port, E: EventSink>(
     core: &mut Core<P, E>,
     id: SaId,
@@ -480,22 +526,6 @@ pub(super) fn account<P: Port, E: EventSink>(
         let (usage, announced) = (&mut sa.usage, &mut sa.announced);
         sa.expired |= grow_old(&mut core.events, id, usage, &sa.cold, announced);
     }
-}
-
-/// The length of the payload that was decrypted, and the header of the packet that it is, or why it is none.
-#[inline]
-fn take_apart(text: &[u8]) -> (usize, Result<Ip, Counter>) {
-    let (payload, next) = match esp::check_trailer(text) {
-        Ok(found) => found,
-        Err(_) => return (0, Err(Counter::InTrailerError)),
-    };
-    let inner = match Family::of_protocol(next) {
-        Some(family) => packet::read(family, text.get(..payload).unwrap_or_default())
-            .map_err(packet::Refused::inner_counter),
-        None if next == Protocol::NONE => Err(Counter::InDummy),
-        None => Err(packet::not_of_tunnel_mode(next)),
-    };
-    (payload, inner)
 }
 
 /// Counts a replay with its SA, and gives the counter that it is dropped under: late or duplicate.
@@ -527,14 +557,15 @@ fn remind_of_end(events: &mut impl EventSink, sa: &mut InboundSa) {
 
 /// RFC 4301 5.2 step 4: the packet must match the selectors of the SA that it came by. Then its header becomes what it would
 /// be had the tunnel been one hop.
-#[inline]
+#[inline(always)]
 fn admit<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Opening) {
     let (Some(inner), Some(target)) = (&packet.inner, &mut packet.target) else {
         return;
     };
     let Inner { ip, policy, probe } = inner;
-    core.tables.fib.prefetch(ip.destination);
-    let covers = core.tables.spd.covers(*policy, *probe, || ip.flow_in());
+    core.tables.fib.prefetch(ip.destination());
+    let spd = &mut core.tables.spd;
+    let covers = spd.covers(*policy, *probe, ip.key_in(), || ip.flow_in());
     let admitted = if covers {
         one_hop_on(target, ip, packet.outer_ecn)
     } else {
@@ -555,150 +586,9 @@ pub(super) fn one_hop_on(target: &mut TxFrame, inner: &Ip, outer_ecn: Ecn) -> Re
 }
 
 /// Sends on what may pass.
-#[inline]
+#[inline(always)]
 fn deliver<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Opening) {
     if let (Some(inner), Some(target)) = (&packet.inner, packet.target.take()) {
         leave_with(core, target, packet.target_port, packet.sa, &inner.ip);
     }
-}
-
-/// Sends an admitted packet that had to wait.
-pub fn leave<P: Port, E: EventSink>(core: &mut Core<P, E>, admitted: Admitted) {
-    let Admitted {
-        target,
-        target_port,
-        sa,
-        inner,
-    } = admitted;
-    leave_with(core, target, target_port, sa, &inner);
-}
-
-/// Sends an admitted packet to its next hop.
-#[inline]
-fn leave_with<P: Port, E: EventSink>(
-    core: &mut Core<P, E>,
-    mut target: TxFrame,
-    port: u8,
-    sa: SaId,
-    inner: &Ip,
-) {
-    let resolved = core.tables.fib.resolve(inner.destination);
-    let next_hop = match resolved {
-        Ok(next_hop) if core.role(next_hop.port) != Some(Role::Outside) => next_hop,
-        // It does not stay with us: another tunnel may take it.
-        resolved => {
-            let admitted = Admitted {
-                target,
-                target_port: port,
-                sa,
-                inner: *inner,
-            };
-            return relay::beyond(core, admitted, resolved.err());
-        }
-    };
-    let role = core.role(next_hop.port);
-    // What is for the gateway itself is not forwarded.
-    let forwarded = role != Some(Role::Host);
-    let reason = if forwarded && inner.ttl <= 1 {
-        Some(Counter::InTtlExpired)
-    } else if forwarded && inner.length > usize::from(next_hop.mtu) {
-        Some(Counter::PacketTooBig)
-    } else {
-        None
-    };
-    if let Some(reason) = reason {
-        return refuse(core, (target, port, sa), reason, inner, next_hop.mtu);
-    }
-    if forwarded {
-        packet::decrement_ttl(&mut target);
-    }
-    if inner.is_syn {
-        clamp(core, sa, next_hop.port, &mut target, inner);
-    }
-    let total = ETHERNET + inner.length;
-    let Some(mut target) = move_to_port(core, sa, target, port, next_hop.port, total) else {
-        return;
-    };
-    packet::write_ethernet(&mut target, &next_hop, inner.family());
-    target.set_len(total);
-    if core.transmit(next_hop.port, target) {
-        core.tally.one(Counter::InPackets);
-        core.tally.add(Counter::InBytes, inner.length as u64);
-    }
-}
-
-/// Ends the way of a packet that is too old or too long for its next hop, and tells its sender by the tunnel.
-#[cold]
-fn refuse<P: Port, E: EventSink>(
-    core: &mut Core<P, E>,
-    (target, port, sa): (TxFrame, u8, SaId),
-    reason: Counter,
-    inner: &Ip,
-    mtu: u16,
-) {
-    let error = match reason {
-        Counter::InTtlExpired => Some(icmp::Error::TtlExceeded),
-        _ => inner.dont_fragment.then_some(icmp::Error::TooBig { mtu }),
-    };
-    let about = target.get(ETHERNET..ETHERNET + inner.length);
-    if let (Some(error), Some(about)) = (error, about) {
-        relay::answer(core, port, about, error);
-    }
-    core.tally.one(reason);
-    core.blame_inbound(sa, reason);
-    core.see_unsent(port, reason, &target, inner.length);
-    core.discard(port, target);
-}
-
-/// Lowers the MSS that the far end announces to what our own packets to it may have.
-#[cold]
-fn clamp<P: Port, E: EventSink>(
-    core: &mut Core<P, E>,
-    id: SaId,
-    exit: u8,
-    target: &mut TxFrame,
-    ip: &Ip,
-) {
-    let clamps = |port: &crate::fib::PortFacts| port.mss_clamp;
-    if !core.tables.fib.port(exit).is_some_and(clamps) {
-        return;
-    }
-    let policy = core.tables.inbound.get(id).map(|sa| sa.policy);
-    let outbound = policy
-        .and_then(|policy: PolicyId| core.tables.spd.selected(policy))
-        .and_then(SaId::new)
-        .and_then(|id| core.tables.outbound.get(id));
-    if let Some(inner_mtu) = outbound.map(|sa| sa.inner_mtu).filter(|mtu| *mtu > 0) {
-        packet::clamp_mss(target, ip, inner_mtu);
-    }
-}
-
-/// Copies the packet into a frame of the port that it really leaves by, when the guess was wrong, and guesses
-/// better from now on.
-#[inline]
-fn move_to_port<P: Port, E: EventSink>(
-    core: &mut Core<P, E>,
-    id: SaId,
-    target: TxFrame,
-    from: u8,
-    to: u8,
-    length: usize,
-) -> Option<TxFrame> {
-    if from == to {
-        return Some(target);
-    }
-    if let Some(sa) = core.tables.inbound.get_mut(id) {
-        sa.exit_port = to;
-    }
-    let moved = core.allocate(to, length).map(|mut moved| {
-        if let (Some(to), Some(from)) = (moved.get_mut(..length), target.get(..length)) {
-            to.copy_from_slice(from);
-        }
-        moved
-    });
-    if moved.is_none() {
-        core.see_unplaced(to, &target, length);
-    }
-    core.discard(from, target);
-    moved
 }

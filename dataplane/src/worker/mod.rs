@@ -10,6 +10,7 @@ pub mod fuzzing;
 mod handoff;
 mod held;
 mod inbound;
+mod leave;
 mod ledger;
 mod limit;
 mod outbound;
@@ -25,10 +26,11 @@ mod stopwatch;
 mod tables;
 mod tally;
 mod transform;
+mod way;
 
 use self::{
     capture::Capture,
-    core::{Arrived, Core, Origin},
+    core::{Core, Origin, Via},
     inbound::Inbound,
     outbound::Outbound,
     reports::EventSink,
@@ -289,12 +291,12 @@ impl<P: Port> Worker<P> {
             for frame in burst {
                 self.core.see(port, Heading::In, &frame);
                 let lender = None;
-                self.enter(Arrived {
-                    frame,
+                let from = Via {
                     port,
                     lender,
                     origin: Origin::Wire,
-                });
+                };
+                self.enter(frame, from);
             }
             self.finish_burst();
         }
@@ -316,15 +318,8 @@ impl<P: Port> Worker<P> {
     fn borrow(&mut self) -> usize {
         let mut packets = 0;
         for lender in 0..self.core.handoff.workers() {
-            let mut burst: ArrayVec<Arrived, BURST> = ArrayVec::new();
-            let take = |lent: handoff::Lent| {
-                burst.push(Arrived {
-                    frame: lent.frame,
-                    port: lent.port,
-                    lender: Some(lender as u16),
-                    origin: lent.origin,
-                });
-            };
+            let mut burst: ArrayVec<handoff::Lent, BURST> = ArrayVec::new();
+            let take = |lent: handoff::Lent| burst.push(lent);
             self.core.handoff.borrow(lender, take, BURST);
             if burst.is_empty() {
                 continue;
@@ -333,22 +328,33 @@ impl<P: Port> Worker<P> {
             let tally = &mut self.core.tally;
             tally.add(Counter::HandoffReceived, burst.len() as u64);
             self.core.stopwatch.was(Stage::Receive);
-            for arrived in burst {
-                self.core.see_borrowed(&arrived);
-                self.enter(arrived);
+            let lender = Some(lender as u16);
+            for handoff::Lent {
+                frame,
+                port,
+                origin,
+            } in burst
+            {
+                self.core.see_borrowed(port, &frame);
+                let from = Via {
+                    port,
+                    lender,
+                    origin,
+                };
+                self.enter(frame, from);
             }
             self.finish_burst();
         }
         packets
     }
 
-    #[inline]
-    fn enter(&mut self, arrived: Arrived) {
-        match self.core.role(arrived.port) {
-            _ if arrived.origin == Origin::Relayed => self.outbound.enter(&mut self.core, arrived),
-            Some(Role::Inside | Role::Host) => self.outbound.enter(&mut self.core, arrived),
-            Some(Role::Outside) => self.inbound.enter(&mut self.core, arrived),
-            None => self.core.drop(arrived, Counter::InNotOurs),
+    #[inline(always)]
+    fn enter(&mut self, frame: RxFrame, from: Via) {
+        match self.core.role(from.port) {
+            _ if from.origin == Origin::Relayed => self.outbound.enter(&mut self.core, frame, from),
+            Some(Role::Inside | Role::Host) => self.outbound.enter(&mut self.core, frame, from),
+            Some(Role::Outside) => self.inbound.enter(&mut self.core, frame, from),
+            None => self.core.drop(from.of(frame), Counter::InNotOurs),
         }
     }
 

@@ -5,29 +5,30 @@
 //! frames into frames of the ports that they leave by; transmission.
 
 use super::{
-    core::{Arrived, Batch, Core, Origin, grow_old},
+    core::{Arrived, Batch, Core, Origin, Via, grow_old},
     forward::forward,
     fragment,
     held::Packet,
-    packet::{self, ETHERNET, Ip, Outer},
+    packet::{self, ETHERNET, Ip, Refused},
     reassembly,
     reports::{EventSink, sa_id},
     single,
     stopwatch::Stage,
+    way::{NoWay, Way, remind_of_end, settle, way},
 };
 use crate::{
     fib::Unroutable,
-    port::{Port, TxFrame},
+    port::{Port, RxFrame, TxFrame},
 };
 use arrayvec::ArrayVec;
 use esplanade_channel::{Counter, Event, PolicyId, Role};
 use esplanade_crypto::{Aad, Iv, IvGenerator, SealJob, SealingKey, seal_batch};
 use esplanade_ipsec::{
     id::SaId,
-    sa::{Mode, NextHop, OutboundSa, Sealer},
+    sa::{Mode, OutboundSa, Sealer},
     sad::{Place, Whereabouts},
     sequence::SequenceNumber,
-    spd::{Action, Decision, Probe},
+    spd::{Action, GroupIndex, Probe},
 };
 use esplanade_wire::{icmp, ip::Family};
 
@@ -38,8 +39,8 @@ pub(super) struct Plain {
     arrived: Option<Arrived>,
     pub(super) ip: Ip,
     probe: Probe,
-    /// The policy, when it says protect.
-    decision: Option<Decision>,
+    /// The group of the policy, when that says protect.
+    group: Option<GroupIndex>,
     /// The SA that the policy uses.
     selected: Option<SaId>,
     /// The place of its record.
@@ -47,9 +48,12 @@ pub(super) struct Plain {
 }
 
 impl Plain {
+    #[cold]
     fn drop<P: Port, E: EventSink>(&mut self, core: &mut Core<P, E>, reason: Counter) {
         if let Some(arrived) = self.arrived.take() {
-            if let Some(decision) = self.decision {
+            // Which policy it is, the cache knows; none if there is none.
+            let (ip, spd) = (&self.ip, &mut core.tables.spd);
+            if let Some(decision) = spd.finish(self.probe, ip.key_out(), || ip.flow_out()) {
                 core.blame(self.selected, decision.policy, reason);
             }
             core.drop(arrived, reason);
@@ -80,45 +84,20 @@ pub(super) enum Source {
 /// A packet that fits its SA, with the frame that it will leave in.
 #[derive(Debug)]
 pub(super) struct Ready {
-    /// Which of the plain packets it is, or is of.
-    packet: usize,
-    source: Source,
-    /// The length of the inner packet, which begins behind the Ethernet header's place.
-    length: usize,
-    way: Way,
     /// `None` once it is gone.
     target: Option<TxFrame>,
-    /// The length of the frame's packet, once it is sealed.
-    sealed: Option<usize>,
+    source: Source,
+    /// Which of the plain packets it is, or is of.
+    packet: u32,
+    /// The place of its SA, which knows where to.
+    place: Place,
+    /// The length of the inner packet, which begins behind the Ethernet header's place.
+    length: u32,
+    /// The length of the frame's packet once it is sealed, before that 0.
+    sealed: u32,
 }
 
-/// How an SA's packets go.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Way {
-    /// The place of the SA.
-    pub(super) place: Place,
-    /// Where to, and the path's MTU.
-    pub(super) next_hop: NextHop,
-    /// The largest inner packet.
-    pub(super) inner_mtu: u16,
-    /// The packets go one by one, or are padded.
-    pub(super) special: bool,
-    /// They go in transport mode.
-    pub(super) is_transport: bool,
-    /// Those that may be fragmented are so once they are sealed.
-    pub(super) fragment_sealed: bool,
-    /// Whether the outer UDP checksum is to be filled in.
-    pub(super) udp_checksum: bool,
-}
-
-/// Why an SA's packets cannot go.
-#[derive(Debug)]
-pub(super) enum NoWay {
-    /// The SA does not send.
-    Sa(Counter),
-    /// Its peer cannot be reached, for now or for good.
-    Peer(Unroutable),
-}
+const _: () = assert!(size_of::<Ready>() <= 72);
 
 /// The outbound half of the pipeline.
 #[derive(Debug, Default)]
@@ -129,22 +108,43 @@ pub struct Outbound {
 
 impl Outbound {
     /// Takes a packet from an inside port.
-    #[inline]
-    pub fn enter<P: Port, E: EventSink>(&mut self, core: &mut Core<P, E>, arrived: Arrived) {
-        match packet::read_frame(&arrived.frame) {
+    #[inline(always)]
+    pub fn enter<P: Port, E: EventSink>(
+        &mut self,
+        core: &mut Core<P, E>,
+        frame: RxFrame,
+        from: Via,
+    ) {
+        // Each family goes on by itself, so that what is read of IPv4 stays in registers.
+        match packet::unwrap(&frame) {
+            Ok((Family::V4, bytes)) => self.take(core, packet::read_v4(bytes), frame, from),
+            Ok((Family::V6, bytes)) => self.take(core, packet::read_v6(bytes), frame, from),
+            Err(why) => core.drop(from.of(frame), why.outbound_counter()),
+        }
+    }
+
+    #[inline(always)]
+    fn take<P: Port, E: EventSink>(
+        &mut self,
+        core: &mut Core<P, E>,
+        ip: Result<Ip, Refused>,
+        frame: RxFrame,
+        from: Via,
+    ) {
+        match ip {
             Ok(ip) if !self.plain.is_full() => {
-                let probe = core.tables.spd.probe(&ip.flow_out());
+                let probe = core.tables.spd.probe(ip.key_out());
                 self.plain.push(Plain {
-                    arrived: Some(arrived),
+                    arrived: Some(from.of(frame)),
                     ip,
                     probe,
-                    decision: None,
+                    group: None,
                     selected: None,
                     place: None,
                 });
             }
-            Ok(_) => core.drop(arrived, Counter::NoTxFrame),
-            Err(why) => core.drop(arrived, why.outbound_counter()),
+            Ok(_) => core.drop(from.of(frame), Counter::NoTxFrame),
+            Err(why) => core.drop(from.of(frame), why.outbound_counter()),
         }
     }
 
@@ -169,10 +169,8 @@ impl Outbound {
         }
         core.stopwatch.was(Stage::Fit);
         send_ready(core, plain, ready);
-        for packet in &mut *plain {
-            if let Some(arrived) = packet.arrived.take() {
-                core.finish(arrived);
-            }
+        for arrived in plain.iter_mut().filter_map(|packet| packet.arrived.take()) {
+            core.finish(arrived);
         }
         plain.clear();
         core.stopwatch.was(Stage::Transmit);
@@ -180,23 +178,17 @@ impl Outbound {
 }
 
 /// RFC 4301 5.1: the SPD says what is to be done.
-#[inline]
+#[inline(always)]
 fn decide<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Plain) {
-    let ip = &packet.ip;
-    let decision = core.tables.spd.finish(packet.probe, || ip.flow_out());
-    match decision.map(|decision| decision.action) {
-        Some(Action::Protect) => {
-            if let Some(decision) = decision {
-                core.tables.spd.prefetch_group(decision.group);
-            }
-            packet.decision = decision;
+    let (spd, ip) = (&mut core.tables.spd, &packet.ip);
+    let decision = spd.finish(packet.probe, ip.key_out(), || ip.flow_out());
+    match decision.map(|decision| (decision.action, decision.group)) {
+        Some((Action::Protect, group)) => {
+            spd.prefetch_group(group);
+            packet.group = Some(group);
         }
-        Some(Action::Discard) => {
-            packet.decision = decision;
-            packet.drop(core, Counter::OutPolBlock);
-            packet.decision = None;
-        }
-        Some(Action::Bypass) => {
+        Some((Action::Discard, _)) => packet.drop(core, Counter::OutPolBlock),
+        Some((Action::Bypass, _)) => {
             if let Some(arrived) = packet.arrived.take() {
                 forward(core, arrived, &packet.ip, Counter::OutBypassPackets);
             }
@@ -209,21 +201,21 @@ fn decide<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Plain) {
 /// RFC 4301 4.4.1: a policy that protects names the outbound SA in use.
 #[inline]
 fn select<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Plain) {
-    let Some(decision) = packet.decision else {
+    let Some(index) = packet.group else {
         return;
     };
-    let group = core.tables.spd.group(decision.group);
+    let group = core.tables.spd.group(index);
     packet.selected = group.and_then(|group| group.outbound).and_then(SaId::new);
     match packet.selected {
         Some(sa) => core.tables.outbound.prefetch_slot(sa),
-        None => acquire(core, packet, decision),
+        None => acquire(core, packet, index),
     }
 }
 
 /// The SA is here, or its owner gets the packet.
 #[inline]
 fn find_sa<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Plain) {
-    let (Some(sa), Some(decision)) = (packet.selected, packet.decision) else {
+    let (Some(sa), Some(group)) = (packet.selected, packet.group) else {
         return;
     };
     match core.tables.outbound.locate(sa) {
@@ -236,17 +228,20 @@ fn find_sa<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Plain) {
                 core.lend(arrived, by, Counter::OutStateInvalid);
             }
         }
-        Whereabouts::Unknown { .. } => acquire(core, packet, decision),
+        Whereabouts::Unknown { .. } => acquire(core, packet, group),
     }
 }
 
 /// No SA, no packet; but the control plane is told that one is wanted.
 #[cold]
-fn acquire<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Plain, decision: Decision) {
-    if let Some(group) = core.tables.spd.group_mut(decision.group) {
+fn acquire<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Plain, group: GroupIndex) {
+    // The group knows no more than its number: which policy asked, the cache does.
+    let (ip, spd) = (&packet.ip, &mut core.tables.spd);
+    let decision = spd.finish(packet.probe, ip.key_out(), || ip.flow_out());
+    if let (Some(group), Some(decision)) = (spd.group_mut(group), decision) {
         let policy = PolicyId(decision.policy.0);
         let asked = &mut group.acquired_ms;
-        let flow = packet.ip.flow_out();
+        let flow = ip.flow_out();
         core.reports
             .acquire(&mut core.events, policy, asked, &flow, core.now_ms);
     }
@@ -269,19 +264,30 @@ fn fit<P: Port, E: EventSink>(
         return;
     };
     let ip = &packet.ip;
-    let way = match way(core, place) {
-        Ok(way) => way,
-        Err(NoWay::Sa(reason)) => return packet.drop(core, reason),
-        Err(NoWay::Peer(why)) => return packet.strand(core, why),
+    let generation = core.tables.fib.generation();
+    let known = core.tables.outbound.records.get(place);
+    if !known.is_some_and(|sa| !sa.expired && sa.next_hop_generation == generation)
+        && let Err(why) = settle(core, place)
+    {
+        return match why {
+            NoWay::Sa(reason) => packet.drop(core, reason),
+            NoWay::Peer(why) => packet.strand(core, why),
+        };
+    }
+    let Some(sa) = core.tables.outbound.records.get(place) else {
+        return;
     };
+    let (inner_mtu, special) = (sa.inner_mtu, sa.is_special());
+    let is_transport = sa.mode == Mode::Transport;
     // RFC 4303 3.3.4: in transport mode ESP "is applied only to whole IP datagrams (not to IP fragments)".
-    if way.is_transport && ip.is_fragment {
+    if is_transport && ip.is_fragment {
         let ip = *ip;
         if let Some(arrived) = packet.arrived.take() {
             reassembly::own(core, arrived, &ip);
         }
         return;
     }
+    let fragment_sealed = sa.fragment_sealed;
     // RFC 4301 5.1.2.1 (2): "The TTL in the inner header is decremented by the encapsulator prior to forwarding and (...) if
     // it forwards the packet": the gateway's own packets are not forwarded.
     let own = core.role(arrived.port) == Some(Role::Host) && arrived.origin != Origin::Relayed;
@@ -289,15 +295,15 @@ fn fit<P: Port, E: EventSink>(
         core.answer(arrived, icmp::Error::TtlExceeded);
         return packet.drop(core, Counter::OutTtlExpired);
     }
-    let passes_whole = if way.is_transport {
+    let passes_whole = if is_transport {
         // What came in fragments may leave so.
         !ip.dont_fragment || arrived.origin == Origin::Reassembled
     } else {
-        !way.special && (ip.length <= least_mtu(ip) || (way.fragment_sealed && !ip.dont_fragment))
+        !special && (ip.length <= least_mtu(ip) || (fragment_sealed && !ip.dont_fragment))
     };
-    let fits = ip.length <= usize::from(way.inner_mtu) || passes_whole;
+    let fits = ip.length <= usize::from(inner_mtu) || passes_whole;
     if !fits && ip.dont_fragment {
-        let mtu = way.inner_mtu.max(least_mtu(ip) as u16);
+        let mtu = inner_mtu.max(least_mtu(ip) as u16);
         core.answer(arrived, icmp::Error::TooBig { mtu });
         return packet.drop(core, Counter::OutTooBig);
     }
@@ -306,11 +312,32 @@ fn fit<P: Port, E: EventSink>(
     }
     let clamps = |port: &crate::fib::PortFacts| port.mss_clamp;
     if ip.is_syn && core.tables.fib.port(arrived.port).is_some_and(clamps) {
-        let lowered = packet::clamp_mss(&mut arrived.frame, ip, way.inner_mtu);
+        let lowered = packet::clamp_mss(&mut arrived.frame, ip, inner_mtu);
         core.tally.add(Counter::OutMssClamped, lowered.into());
     }
-    if fits {
+    if fits && !special {
         let length = ip.length;
+        enqueue(core, plain, ready, number, Source::Received, length, place);
+    } else {
+        fit_aside(core, plain, ready, number, place, fits);
+    }
+}
+
+/// A packet that is cut, or that goes by itself.
+#[cold]
+fn fit_aside<P: Port, E: EventSink>(
+    core: &mut Core<P, E>,
+    plain: &mut Batch<Plain>,
+    ready: &mut Batch<Ready>,
+    number: usize,
+    place: Place,
+    fits: bool,
+) {
+    let (Ok(way), Some(packet)) = (way(core, place), plain.get(number)) else {
+        return;
+    };
+    if fits {
+        let length = packet.ip.length;
         hand_on(core, plain, ready, number, Source::Received, length, way);
     } else if !fragment::cut(core, plain, ready, number, way)
         && let Some(packet) = plain.get_mut(number)
@@ -330,65 +357,6 @@ fn least_mtu(ip: &Ip) -> usize {
     }
 }
 
-/// The next hop of an SA's packets and the largest inner packet, remembered in the SA until the FIB changes.
-#[inline]
-pub(super) fn way<P: Port, E: EventSink>(
-    core: &mut Core<P, E>,
-    place: Place,
-) -> Result<Way, NoWay> {
-    let generation = core.tables.fib.generation();
-    let Some(sa) = core.tables.outbound.records.get_mut(place) else {
-        return Err(NoWay::Sa(Counter::OutStateInvalid));
-    };
-    if sa.expired {
-        remind_of_end(&mut core.events, sa);
-        return Err(NoWay::Sa(Counter::OutStateExpired));
-    }
-    let way = |next_hop, sa: &OutboundSa| Way {
-        place,
-        next_hop,
-        inner_mtu: sa.inner_mtu,
-        special: sa.is_special(),
-        is_transport: sa.mode == Mode::Transport,
-        fragment_sealed: sa.fragment_sealed,
-        udp_checksum: sa.udp_checksum,
-    };
-    if sa.next_hop_generation == generation
-        && let Some(next_hop) = sa.next_hop
-    {
-        return Ok(way(next_hop, sa));
-    }
-    let mut next_hop = core.tables.fib.resolve(sa.remote).map_err(NoWay::Peer)?;
-    if sa.path_mtu != 0 {
-        next_hop.mtu = next_hop.mtu.min(sa.path_mtu);
-    }
-    if let Some(told) = core.tables.path_mtus.of(sa.remote) {
-        next_hop.mtu = next_hop.mtu.min(told);
-    }
-    sa.inner_mtu = sa.inner_mtu(next_hop.mtu);
-    // RFC 3948 2.1 wants zero over IPv4.
-    sa.udp_checksum = sa.encapsulation.is_some()
-        && sa.remote.is_ipv6()
-        && core
-            .tables
-            .fib
-            .port(next_hop.port)
-            .is_some_and(|port| port.udp_checksum);
-    sa.next_hop = Some(next_hop);
-    sa.next_hop_generation = generation;
-    Ok(way(next_hop, sa))
-}
-
-/// Tells that an SA has ended, if that could not be told when it did.
-#[cold]
-fn remind_of_end(events: &mut impl EventSink, sa: &mut OutboundSa) {
-    if !sa.announced.hard_lifetime
-        && let Some(sa_id) = sa_id(sa.id)
-    {
-        sa.announced.hard_lifetime = events.send(&Event::HardLifetime { sa: sa_id });
-    }
-}
-
 /// To the stages, or aside.
 #[inline]
 pub(super) fn hand_on<P: Port, E: EventSink>(
@@ -403,12 +371,12 @@ pub(super) fn hand_on<P: Port, E: EventSink>(
     if way.special {
         single::outbound::send(core, plain, ready, packet, source, length, way);
     } else {
-        enqueue(core, plain, ready, packet, source, length, way);
+        enqueue(core, plain, ready, packet, source, length, way.place);
     }
 }
 
 /// Takes the packet's frame, so that no sequence number is taken in vain. When there are enough, they go.
-#[inline]
+#[inline(always)]
 pub(super) fn enqueue<P: Port, E: EventSink>(
     core: &mut Core<P, E>,
     plain: &[Plain],
@@ -416,26 +384,41 @@ pub(super) fn enqueue<P: Port, E: EventSink>(
     packet: usize,
     source: Source,
     length: usize,
-    way: Way,
+    place: Place,
 ) {
     if ready.is_full() {
         send_ready(core, plain, ready);
     }
-    let outer = core.tables.outbound.records.get(way.place);
-    let outer = outer.map_or(0, |sa| sa.shape.outer_len(length));
-    match core.allocate(way.next_hop.port, ETHERNET + outer) {
+    let sa = core.tables.outbound.records.get(place);
+    let Some((outer, next_hop)) =
+        sa.and_then(|sa| Some((sa.shape.outer_len(length), sa.next_hop?)))
+    else {
+        return finish(core, source);
+    };
+    if ready.last().is_none_or(|last| last.place != place)
+        && let Some(key) = core.tables.outbound.keys.get(place).and_then(Sealer::esp)
+    {
+        key.prefetch(length);
+    }
+    match core.allocate(next_hop.port, ETHERNET + outer) {
         Some(target) => ready.push(Ready {
-            packet,
-            source,
-            length,
-            way,
             target: Some(target),
-            sealed: None,
+            source,
+            packet: packet as u32,
+            place,
+            length: length as u32,
+            sealed: 0,
         }),
         None => {
-            core.blame_outbound(way.place, Counter::NoTxFrame);
-            see_refused(core, plain, packet, &source, length);
-            finish(core, source);
+            core.blame_outbound(place, Counter::NoTxFrame);
+            match source {
+                Source::Received => see_refused(core, plain, packet, &Source::Received, length),
+                Source::Built { frame, port } => {
+                    let source = Source::Built { frame, port };
+                    see_refused(core, plain, packet, &source, length);
+                    finish(core, source);
+                }
+            }
         }
     }
 }
@@ -476,10 +459,11 @@ fn unsealed<P: Port, E: EventSink>(core: &Core<P, E>, place: Place) -> Counter {
 /// Shows packets that could not be sealed to who watches.
 #[cold]
 fn see_unsealed<P: Port, E: EventSink>(core: &mut Core<P, E>, plain: &[Plain], ready: &[Ready]) {
-    for packet in ready.iter().filter(|packet| packet.sealed.is_none()) {
-        let reason = unsealed(core, packet.way.place);
+    for packet in ready.iter().filter(|packet| packet.sealed == 0) {
+        let reason = unsealed(core, packet.place);
         core.capture.because(reason);
-        see_refused(core, plain, packet.packet, &packet.source, packet.length);
+        let (number, length) = (packet.packet as usize, packet.length as usize);
+        see_refused(core, plain, number, &packet.source, length);
     }
 }
 
@@ -523,11 +507,11 @@ fn seal<P: Port, E: EventSink>(core: &mut Core<P, E>, plain: &[Plain], ready: &m
     let (records, keys) = (&mut tables.outbound.records, &tables.outbound.keys);
     let mut jobs: Batch<SealJob<'_>> = ArrayVec::new();
     for packet in ready {
-        let place = packet.way.place;
+        let (place, length) = (packet.place, packet.length as usize);
         let (Some(sa), Some(key), Some(of)) = (
             records.get_mut(place),
             keys.get(place).and_then(Sealer::esp),
-            plain.get(packet.packet),
+            plain.get(packet.packet as usize),
         ) else {
             continue;
         };
@@ -536,36 +520,29 @@ fn seal<P: Port, E: EventSink>(core: &mut Core<P, E>, plain: &[Plain], ready: &m
             tally.one(Counter::OutStateExpired);
             continue;
         }
-        let Some(number) = note_use(events, sa, packet.length) else {
+        let Some(number) = note_use(events, sa, length) else {
             tally.one(Counter::OutStateSeqError);
             continue;
         };
         sa.used_ms = *now_ms;
         Core::<P, E>::touch(dirty, &mut sa.dirty, sa.id);
         *identification = identification.wrapping_add(1);
-        let outer = Outer::new(
-            sa,
-            &of.ip,
-            packet.length,
-            *identification as u16,
-            number.low(),
-            packet.way.next_hop.mtu,
-        );
         let source = match &packet.source {
             Source::Received => of.frame(),
             Source::Built { frame, .. } => frame,
         };
-        let plaintext = source.get(ETHERNET..ETHERNET + packet.length);
+        let plaintext = source.get(ETHERNET..ETHERNET + length);
         let Some(target) = &mut packet.target else {
             continue;
         };
-        let total = outer.and_then(|outer| outer.write(target, &packet.way.next_hop));
+        let (id, low) = (*identification as u16, number.low());
+        let total = packet::write_outer(sa, &of.ip, length, id, low, target);
         let family = of.ip.family();
         if let (Some(plaintext), Some(total)) = (plaintext, total)
             && let Some(space) = target.get_mut(..total)
             && let Some(job) = seal_job(sa, key, ivs, number, (plaintext, family), space)
         {
-            packet.sealed = Some(total);
+            packet.sealed = total as u32;
             jobs.push(job);
         } else {
             tally.one(Counter::OutStateProtoError);
@@ -604,7 +581,7 @@ pub(super) fn take_number<P: Port, E: EventSink>(
 }
 
 /// Takes a sequence number, counts a packet with its SA, and looks at what that brings to an end.
-#[inline]
+#[inline(always)]
 fn note_use(
     events: &mut impl EventSink,
     sa: &mut OutboundSa,
@@ -633,7 +610,7 @@ fn announce_near_end(events: &mut impl EventSink, sa: &mut OutboundSa) {
 }
 
 /// Writes the IV behind the headers of a frame, and gives the job that writes what follows it.
-#[inline]
+#[inline(always)]
 fn seal_job<'a>(
     sa: &OutboundSa,
     key: &'a SealingKey,
@@ -644,20 +621,20 @@ fn seal_job<'a>(
 ) -> Option<SealJob<'a>> {
     let shape = sa.shape;
     let algorithm = key.algorithm();
-    let aad = if sa.extended {
-        Aad::extended(sa.spi, number.number())
-    } else {
-        Aad::plain(sa.spi, number.low())
-    };
-    let iv = if algorithm.has_unpredictable_iv() {
-        draw_iv(ivs)
-    } else {
-        number.into_iv()
-    };
+    let aad = Aad::new(sa.spi, number.number(), sa.extended);
     let rest = frame.get_mut(ETHERNET + shape.head() - shape.iv()..)?;
     let (space, out) = rest.split_at_mut_checked(shape.iv())?;
-    packet::write_iv(space, &iv, algorithm);
     let trailer = shape.trailer(plaintext.len(), family.protocol());
+    if algorithm.has_unpredictable_iv() {
+        let iv = draw_iv(ivs);
+        packet::write_iv(space, &iv, algorithm);
+        return SealJob::new(key, iv, aad, plaintext, trailer, out).ok();
+    }
+    let iv = number.into_iv();
+    // An implicit one (RFC 8750) has no space.
+    if let Ok(space) = <&mut [u8; 8]>::try_from(space) {
+        *space = iv.explicit();
+    }
     SealJob::new(key, iv, aad, plaintext, trailer, out).ok()
 }
 
@@ -668,42 +645,46 @@ pub(super) fn draw_iv(ivs: &mut IvGenerator) -> Iv {
 }
 
 /// Sends what was sealed.
-#[inline]
+#[inline(always)]
 fn send<P: Port, E: EventSink>(core: &mut Core<P, E>, sent: &mut Sent, packet: &mut Ready) {
-    let port = packet.way.next_hop.port;
-    match (packet.target.take(), packet.sealed) {
-        (Some(mut target), Some(total)) => {
+    let sa = core.tables.outbound.records.get(packet.place);
+    let total = packet.sealed as usize;
+    if let (Some(mut target), Some((next_hop, udp_checksum))) = (
+        packet.target.take(),
+        sa.and_then(|sa| Some((sa.next_hop?, sa.udp_checksum))),
+    ) {
+        if total == 0 {
+            let reason = unsealed(core, packet.place);
+            core.blame_outbound(packet.place, reason);
+            core.discard(next_hop.port, target);
+        } else {
             target.set_len(total);
-            if packet.way.udp_checksum {
+            if udp_checksum {
                 let packet = target.get_mut(ETHERNET..total).unwrap_or_default();
                 packet::fill_udp_checksum(packet, Family::V6.header_len());
             }
-            let next_hop = &packet.way.next_hop;
             let gone = if total - ETHERNET <= usize::from(next_hop.mtu) {
-                core.transmit(port, target)
+                core.transmit(next_hop.port, target)
             } else {
-                fragment::cut_outer(core, target, total, next_hop)
+                fragment::cut_outer(core, target, total, &next_hop)
             };
             if gone {
                 sent.packets += 1;
-                sent.bytes += packet.length as u64;
+                sent.bytes += u64::from(packet.length);
                 sent.esp_bytes += (total - ETHERNET) as u64;
             }
         }
-        (Some(target), None) => {
-            let reason = unsealed(core, packet.way.place);
-            core.blame_outbound(packet.way.place, reason);
-            core.discard(port, target);
-        }
-        (None, _) => {}
     }
-    if let Source::Built { frame, port } = std::mem::replace(&mut packet.source, Source::Received) {
-        core.discard(port, frame);
+    if let Source::Built { .. } = packet.source {
+        finish(
+            core,
+            std::mem::replace(&mut packet.source, Source::Received),
+        );
     }
 }
 
 /// Gives the frame of a fragment back.
-#[inline]
+#[inline(always)]
 pub(super) fn finish<P: Port, E: EventSink>(core: &mut Core<P, E>, source: Source) {
     if let Source::Built { frame, port } = source {
         core.discard(port, frame);

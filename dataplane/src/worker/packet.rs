@@ -7,16 +7,18 @@ use esplanade_crypto::{Algorithm, Iv};
 use esplanade_ipsec::{
     esp,
     sa::{DfPolicy, NextHop, OutboundSa},
-    selector::Flow,
+    selector::{Flow, FlowKey},
 };
 use esplanade_wire::{
     Dscp, Ecn, Malformed, Protocol, esp as esp_wire,
     ethernet::{self, MacAddress},
     ip::{self, Family, Marks},
-    ipv4, ipv6, tcp, udp,
+    ipv4, ipv6, tcp,
+    template::{Fill, Template},
+    udp,
 };
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::Range,
 };
 
@@ -85,13 +87,58 @@ impl From<Malformed> for Refused {
     }
 }
 
-/// What the stages need to know of an IP header and the ports behind it.
+/// An address of some family in two words, IPv4's in the lower. An `IpAddr` is put together byte by byte, and who copies it
+/// soon after has to wait for that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Words {
+    high: u64,
+    low: u64,
+}
+
+impl Words {
+    #[inline(always)]
+    fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::v4(address),
+            IpAddr::V6(address) => Self::v6(address),
+        }
+    }
+
+    #[inline(always)]
+    fn v4(address: Ipv4Addr) -> Self {
+        Self {
+            high: 0,
+            low: address.to_bits().into(),
+        }
+    }
+
+    #[inline(always)]
+    fn v6(address: Ipv6Addr) -> Self {
+        let bits = address.to_bits();
+        Self {
+            high: (bits >> 64) as u64,
+            low: bits as u64,
+        }
+    }
+
+    #[inline(always)]
+    fn address(self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => Ipv4Addr::from_bits(self.low as u32).into(),
+            Family::V6 => {
+                Ipv6Addr::from_bits(u128::from(self.high) << 64 | u128::from(self.low)).into()
+            }
+        }
+    }
+}
+
+/// What the stages need to know of an IP header and the ports behind it: fields that fit into registers, and stay there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ip {
-    /// Who sent it.
-    pub source: IpAddr,
-    /// Whom it is for, of the same family.
-    pub destination: IpAddr,
+    /// Of its addresses.
+    family: Family,
+    source: Words,
+    destination: Words,
     /// The length of the packet.
     pub length: usize,
     /// The length of the header, with options and extension headers.
@@ -120,8 +167,9 @@ impl Ip {
     /// What a dummy packet says of itself in the outer header: nothing.
     pub fn dummy() -> Self {
         Self {
-            source: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            destination: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            family: Family::V4,
+            source: Words::v4(Ipv4Addr::UNSPECIFIED),
+            destination: Words::v4(Ipv4Addr::UNSPECIFIED),
             length: 0,
             header: 0,
             protocol: Protocol::NONE,
@@ -137,17 +185,35 @@ impl Ip {
     }
 
     /// Its family.
-    #[inline]
+    #[inline(always)]
     pub fn family(&self) -> Family {
-        Family::of(self.source)
+        self.family
+    }
+
+    /// Who sent it.
+    #[inline(always)]
+    pub fn source(&self) -> IpAddr {
+        self.source.address(self.family)
+    }
+
+    /// Whom it is for, of the same family.
+    #[inline(always)]
+    pub fn destination(&self) -> IpAddr {
+        self.destination.address(self.family)
+    }
+
+    /// Whether it is for this address.
+    #[inline(always)]
+    pub fn is_for(&self, address: IpAddr) -> bool {
+        self.family == Family::of(address) && self.destination == Words::of(address)
     }
 
     /// The flow of a packet that goes from the protected side to the peer's.
     #[inline]
     pub fn flow_out(&self) -> Flow {
         Flow {
-            local: self.source,
-            remote: self.destination,
+            local: self.source(),
+            remote: self.destination(),
             protocol: self.protocol.0,
             ports: self.ports,
         }
@@ -158,10 +224,36 @@ impl Ip {
     pub fn flow_in(&self) -> Flow {
         self.flow_out().reversed()
     }
+
+    /// The key of [`flow_out`](Self::flow_out) in the flow cache.
+    #[inline(always)]
+    pub fn key_out(&self) -> FlowKey {
+        self.key(self.source, self.destination, self.ports)
+    }
+
+    /// The key of [`flow_in`](Self::flow_in) in the flow cache.
+    #[inline(always)]
+    pub fn key_in(&self) -> FlowKey {
+        let ports = self
+            .ports
+            .map(|(source, destination)| (destination, source));
+        self.key(self.destination, self.source, ports)
+    }
+
+    #[inline(always)]
+    fn key(&self, local: Words, remote: Words, ports: Option<(u16, u16)>) -> FlowKey {
+        match self.family {
+            Family::V4 => FlowKey::v4(local.low as u32, remote.low as u32, self.protocol.0, ports),
+            Family::V6 => {
+                let words = [local.high, local.low, remote.high, remote.low];
+                FlowKey::v6(words, self.protocol.0, ports)
+            }
+        }
+    }
 }
 
 /// What selectors see of the upper layer, and whether it opens a TCP connection.
-#[inline]
+#[inline(always)]
 fn look_above(protocol: Protocol, payload: &[u8]) -> (Option<(u16, u16)>, bool) {
     match (protocol, payload) {
         (Protocol::ICMP | Protocol::ICMPV6, [kind, code, ..]) => {
@@ -193,8 +285,13 @@ pub fn read(family: Family, bytes: &[u8]) -> Result<Ip, Refused> {
     }
 }
 
-#[inline]
-fn read_v4(bytes: &[u8]) -> Result<Ip, Refused> {
+/// Reads a packet of IPv4. It is inlined everywhere, so that what it finds is never put into memory to be copied.
+///
+/// # Errors
+///
+/// It is none.
+#[inline(always)]
+pub fn read_v4(bytes: &[u8]) -> Result<Ip, Refused> {
     let packet = ipv4::Packet::new_checked(bytes)?;
     if !packet.checksum_is_right() {
         return Err(Refused::Checksum);
@@ -206,8 +303,9 @@ fn read_v4(bytes: &[u8]) -> Result<Ip, Refused> {
         look_above(packet.protocol(), packet.payload())
     };
     Ok(Ip {
-        source: packet.source().into(),
-        destination: packet.destination().into(),
+        family: Family::V4,
+        source: Words::v4(packet.source()),
+        destination: Words::v4(packet.destination()),
         length: packet.total_len(),
         header: packet.header_len(),
         protocol: packet.protocol(),
@@ -222,7 +320,13 @@ fn read_v4(bytes: &[u8]) -> Result<Ip, Refused> {
     })
 }
 
-fn read_v6(bytes: &[u8]) -> Result<Ip, Refused> {
+/// Reads a packet of IPv6.
+///
+/// # Errors
+///
+/// It is none.
+#[inline(never)]
+pub fn read_v6(bytes: &[u8]) -> Result<Ip, Refused> {
     let packet = ipv6::Packet::new_checked(bytes)?;
     let chain = packet.chain()?;
     let is_later_fragment = chain.fragment_offset() != 0;
@@ -233,8 +337,9 @@ fn read_v6(bytes: &[u8]) -> Result<Ip, Refused> {
         look_above(chain.protocol, payload.unwrap_or_default())
     };
     Ok(Ip {
-        source: packet.source().into(),
-        destination: packet.destination().into(),
+        family: Family::V6,
+        source: Words::v6(packet.source()),
+        destination: Words::v6(packet.destination()),
         length: packet.total_len(),
         header: chain.offset,
         protocol: chain.protocol,
@@ -255,11 +360,21 @@ fn read_v6(bytes: &[u8]) -> Result<Ip, Refused> {
 /// # Errors
 ///
 /// It has none.
-#[inline]
 pub fn read_frame(frame: &[u8]) -> Result<Ip, Refused> {
+    let (family, packet) = unwrap(frame)?;
+    read(family, packet)
+}
+
+/// The packet within a frame, and its family.
+///
+/// # Errors
+///
+/// The frame has none.
+#[inline(always)]
+pub fn unwrap(frame: &[u8]) -> Result<(Family, &[u8]), Refused> {
     let frame = ethernet::Frame::new_checked(frame)?;
     match Family::of_ethertype(frame.ethertype()) {
-        Some(family) if frame.header_len() == ETHERNET => read(family, frame.payload()),
+        Some(family) if frame.header_len() == ETHERNET => Ok((family, frame.payload())),
         _ => Err(Refused::NotIp),
     }
 }
@@ -286,7 +401,7 @@ pub struct EspAt {
 /// # Errors
 ///
 /// It is ESP, but not a whole packet of it.
-#[inline]
+#[inline(always)]
 pub fn find_esp(frame: &[u8], ip: &Ip) -> Result<Option<EspAt>, Refused> {
     let payload_at = ETHERNET + ip.header;
     let payload = frame
@@ -364,18 +479,9 @@ pub fn write_link(frame: &mut [u8], port: u8, family: Family) {
 }
 
 /// Writes what packets of the algorithm carry of an IV into a space of that length.
-#[inline]
-pub fn write_iv(space: &mut [u8], iv: &Iv, algorithm: Algorithm) {
-    match <&mut [u8; 8]>::try_from(&mut *space) {
-        Ok(space) => *space = iv.explicit(),
-        Err(_) => write_other_iv(space, iv.on_wire(algorithm)),
-    }
-}
-
-/// None, or one of CBC.
 #[cold]
-fn write_other_iv(space: &mut [u8], iv: &[u8]) {
-    for (to, from) in space.iter_mut().zip(iv) {
+pub fn write_iv(space: &mut [u8], iv: &Iv, algorithm: Algorithm) {
+    for (to, from) in space.iter_mut().zip(iv.on_wire(algorithm)) {
         *to = *from;
     }
 }
@@ -411,6 +517,26 @@ pub fn not_of_tunnel_mode(next: Protocol) -> Counter {
     }
 }
 
+/// What an outer header shows of the inner one: DSCP and ECN.
+#[inline(always)]
+fn shown(sa: &OutboundSa, inner: &Ip) -> (Dscp, Ecn) {
+    let dscp = sa.dscp.unwrap_or(inner.dscp);
+    // RFC 6040 4.1: "In normal mode, an encapsulator compliant with this specification MUST construct the outer encapsulating
+    // IP header by copying the two-bit ECN field of the incoming IP header."
+    (dscp, inner.ecn)
+}
+
+/// The DF bit of an outer packet of `total` bytes.
+#[inline(always)]
+fn is_kept_whole(sa: &OutboundSa, inner: &Ip, total: usize, path_mtu: u16) -> bool {
+    total <= usize::from(path_mtu)
+        && match sa.df {
+            DfPolicy::Copy => inner.dont_fragment,
+            DfPolicy::Set => true,
+            DfPolicy::Clear => false,
+        }
+}
+
 /// The outer header of a packet in tunnel mode (RFC 4301 5.1.2.1), on a path of this MTU. `None` for an SA between the
 /// families, which is never installed.
 #[inline]
@@ -423,75 +549,65 @@ pub fn tunnel_header(
     path_mtu: u16,
 ) -> Option<ip::Repr> {
     let total = Family::of(sa.local).header_len() + usize::from(payload);
+    let (dscp, ecn) = shown(sa, inner);
     let marks = Marks {
-        dscp: sa.dscp.unwrap_or(inner.dscp),
-        // RFC 6040 4.1: "In normal mode, an encapsulator compliant with this specification MUST construct the outer
-        // encapsulating IP header by copying the two-bit ECN field of the incoming IP header."
-        ecn: inner.ecn,
+        dscp,
+        ecn,
         identification,
-        dont_fragment: total <= usize::from(path_mtu)
-            && match sa.df {
-                DfPolicy::Copy => inner.dont_fragment,
-                DfPolicy::Set => true,
-                DfPolicy::Clear => false,
-            },
+        dont_fragment: is_kept_whole(sa, inner, total, path_mtu),
         flow_label: esp::flow_label(sa.spi),
     };
     ip::Repr::new(sa.local, sa.remote, protocol, payload, marks)
 }
 
-/// The headers around a sealed packet.
-#[derive(Debug)]
-pub struct Outer {
-    ip: ip::Repr,
-    udp: Option<udp::Repr>,
-    esp: esp_wire::Repr,
+/// The headers of a tunnel's packets that go to this next hop. `None` for an SA between the families, which is never
+/// installed.
+pub fn template(sa: &OutboundSa, next_hop: &NextHop) -> Option<Template> {
+    let protocol = match sa.cold.encapsulation {
+        Some(_) => Protocol::UDP,
+        None => Protocol::ESP,
+    };
+    let marks = Marks {
+        dscp: Dscp::DEFAULT,
+        ecn: Ecn::NotEct,
+        identification: 0,
+        dont_fragment: false,
+        flow_label: esp::flow_label(sa.spi),
+    };
+    let ip = ip::Repr::new(sa.local, sa.remote, protocol, 0, marks)?;
+    let udp = sa.cold.encapsulation.map(|ports| udp::Repr {
+        source_port: ports.local,
+        destination_port: ports.remote,
+        payload_len: 0,
+    });
+    let ethertype = ip.family().ethertype();
+    let ethernet = ethernet::Repr::untagged(next_hop.destination, next_hop.source, ethertype);
+    let spi = esp_wire::Spi(sa.spi);
+    Some(Template::new(&ethernet, ip, udp, spi))
 }
 
-impl Outer {
-    /// The headers of a packet through this SA, whose inner packet has this header and this length, on a path of this MTU.
-    /// `None` for an SA between the families, which is never installed.
-    #[inline]
-    pub fn new(
-        sa: &OutboundSa,
-        inner: &Ip,
-        length: usize,
-        identification: u16,
-        sequence: u32,
-        path_mtu: u16,
-    ) -> Option<Self> {
-        // Within the port's MTU, or IPv6's least, and so within 16 bits.
-        let total = sa.shape.outer_len(length);
-        let payload = (total - Family::of(sa.local).header_len()) as u16;
-        let protocol = match sa.encapsulation {
-            Some(_) => Protocol::UDP,
-            None => Protocol::ESP,
-        };
-        let ip = tunnel_header(sa, inner, identification, protocol, payload, path_mtu)?;
-        let udp = sa.encapsulation.map(|ports| udp::Repr {
-            source_port: ports.local,
-            destination_port: ports.remote,
-            payload_len: payload - esp::UDP as u16,
-        });
-        let esp = esp_wire::Repr {
-            spi: esp_wire::Spi(sa.spi),
-            sequence,
-        };
-        Some(Self { ip, udp, esp })
-    }
-
-    /// Writes all headers, Ethernet's included, but not the IV, and gives the length of the frame's packet.
-    #[inline]
-    pub fn write(&self, frame: &mut [u8], next_hop: &NextHop) -> Option<usize> {
-        write_ethernet(frame, next_hop, self.ip.family());
-        let mut rest = frame.get_mut(ETHERNET..)?;
-        self.ip.emit(rest).ok()?;
-        rest = rest.get_mut(self.ip.header_len()..)?;
-        if let Some(udp) = &self.udp {
-            udp.emit(rest).ok()?;
-            rest = rest.get_mut(esp::UDP..)?;
-        }
-        self.esp.emit(rest).ok()?;
-        Some(ETHERNET + self.ip.header_len() + usize::from(self.ip.payload_len()))
-    }
+/// Writes the headers of a packet through this SA, Ethernet's included, but not the IV. The inner packet has this header and
+/// this length. Gives the length of the frame's packet; `None` when the way of the SA's packets is not known.
+#[inline(always)]
+pub fn write_outer(
+    sa: &OutboundSa,
+    inner: &Ip,
+    length: usize,
+    identification: u16,
+    sequence: u32,
+    frame: &mut [u8],
+) -> Option<usize> {
+    // Within the port's MTU, or IPv6's least, and so within 16 bits.
+    let total = sa.shape.outer_len(length);
+    let (dscp, ecn) = shown(sa, inner);
+    let fill = Fill {
+        total: total as u16,
+        dscp,
+        ecn,
+        identification,
+        dont_fragment: is_kept_whole(sa, inner, total, sa.next_hop?.mtu),
+        sequence,
+    };
+    sa.template.emit(frame, &fill)?;
+    Some(ETHERNET + total)
 }

@@ -7,10 +7,10 @@
 
 use super::{
     core::{Arrived, Core},
-    outbound::way,
     packet::{ETHERNET, Ip},
     reports::EventSink,
     tables::Tables,
+    way::way,
 };
 use crate::port::Port;
 use esplanade_channel::Counter;
@@ -90,11 +90,11 @@ fn read(frame: &[u8], ip: &Ip) -> Option<(Option<icmp::Error>, Option<Quoted>)> 
     }
     let message = frame.get(ETHERNET + ip.header..ETHERNET + ip.length)?;
     let message = icmp::Message::new_checked(family, message).ok()?;
-    if !message.is_error() || !message.checksum_is_right(ip.source, ip.destination) {
+    if !message.is_error() || !message.checksum_is_right(ip.source(), ip.destination()) {
         return None;
     }
     let about = ip::Packet::new_quoted(message.payload()).ok()?;
-    if about.source() != ip.destination {
+    if about.source() != ip.destination() {
         return None;
     }
     let upper = about.upper().ok()?;
@@ -173,7 +173,7 @@ fn sent(sa: &OutboundSa, quoted: &Quoted) -> bool {
         && sa.remote == quoted.to
         && sa.spi == quoted.spi
         && sa.ah.is_some() == quoted.is_ah
-        && sa.encapsulation == quoted.ports
+        && sa.cold.encapsulation == quoted.ports
         && taken
 }
 

@@ -111,8 +111,8 @@ fn read(arrived: &Arrived, ip: &Ip) -> Option<(Name, Piece)> {
     let bytes = arrived.frame.get(ETHERNET..).unwrap_or_default();
     let piece = Piece::of(&ip::Packet::new_checked(bytes).ok()?)?;
     let name = Name {
-        source: ip.source,
-        destination: ip.destination,
+        source: ip.source(),
+        destination: ip.destination(),
         identification: piece.identification,
         protocol: piece.protocol,
     };

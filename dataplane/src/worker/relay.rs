@@ -166,7 +166,8 @@ impl<P: Port> Worker<P> {
             if self.outbound.is_full() {
                 self.outbound.run(&mut self.core);
             }
-            self.outbound.enter(&mut self.core, arrived);
+            let (frame, from) = arrived.apart();
+            self.outbound.enter(&mut self.core, frame, from);
         }
     }
 }

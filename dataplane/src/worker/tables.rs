@@ -23,7 +23,7 @@ use esplanade_ipsec::{
     sequence::OutboundSequence,
     spd::{Action, Policy, PolicyId, Spd, SpdFull, UnknownPolicy},
 };
-use esplanade_wire::{Dscp, ethernet::MacAddress, ip::Family};
+use esplanade_wire::{Dscp, ethernet::MacAddress, ip::Family, template::Template};
 use std::net::IpAddr;
 
 /// The policies that every worker has room for. Where there may be more SAs, there is one for each pair of them.
@@ -253,8 +253,8 @@ impl Tables {
                 ah,
                 mode: mode(sa.mode),
                 tfc: tfc(sa.tfc),
-                encapsulation: sa.encapsulation.map(udp_ports),
                 udp_checksum: false,
+                template: Template::NONE,
                 next_hop_generation: 0,
                 next_hop: None,
                 path_mtu: sa.path_mtu,

@@ -48,6 +48,15 @@ impl Tally {
         }
     }
 
+    /// Counts a packet of so many bytes that a port sent.
+    #[inline(always)]
+    pub fn sent(&mut self, port: u8, bytes: u64) {
+        if let Some(counts) = self.ports.get_mut(usize::from(port)) {
+            counts[PortCounter::TxPackets as usize] += 1;
+            counts[PortCounter::TxBytes as usize] += bytes;
+        }
+    }
+
     /// Hands out what was counted, and forgets it.
     pub fn flush(
         &mut self,

@@ -65,14 +65,13 @@ impl Sum {
             .add_word(protocol.0.into())
     }
 
-    /// The sum folded to 16 bits.
+    /// The sum folded to 16 bits, without a branch that would depend on the packet.
     #[inline]
     const fn fold(self) -> u16 {
-        let mut sum = self.0;
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        sum as u16
+        let sum = (self.0 & 0xffff_ffff) + (self.0 >> 32);
+        let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        (sum + (sum >> 16)) as u16
     }
 
     /// The checksum: the complement of the sum. Data that hold their own checksum give 0.
@@ -86,6 +85,19 @@ impl Sum {
 #[inline]
 pub fn checksum(bytes: &[u8]) -> u16 {
     Sum::ZERO.add_bytes(bytes).complement()
+}
+
+/// Whether bytes of this length hold their own checksum. The sum is the same in either order of bytes (RFC 1071 2 (B)), so it
+/// is taken as they lie in memory.
+#[inline]
+pub fn is_right<const N: usize>(bytes: &[u8; N]) -> bool {
+    const { assert!(N.is_multiple_of(4)) };
+    let (words, _) = bytes.as_chunks();
+    let sum: u64 = words
+        .iter()
+        .map(|word| u64::from(u32::from_ne_bytes(*word)))
+        .sum();
+    Sum(sum).complement() == 0
 }
 
 /// The checksum after one aligned 16-bit word changed.
@@ -111,6 +123,19 @@ mod tests {
     fn the_example_of_rfc_1071() {
         let data = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
         assert_eq!(checksum(&data), !0xddf2);
+    }
+
+    #[test]
+    fn carries_of_carries_are_added() {
+        for (sum, folded) in [
+            (0x1_ffff, 1),
+            (0xffff_ffff, 0xffff),
+            (0x1_ffff_ffff, 1),
+            (u64::MAX, 0xffff),
+            (0, 0),
+        ] {
+            assert_eq!(Sum(sum).fold(), folded, "{sum:x}");
+        }
     }
 
     #[test]
@@ -145,6 +170,18 @@ mod tests {
             let old = u16::from_be_bytes([bytes[at], bytes[at + 1]]);
             bytes[at..at + 2].copy_from_slice(&new.to_be_bytes());
             prop_assert_eq!(update(before, old, new), checksum(&bytes));
+        }
+
+        #[test]
+        fn a_header_that_holds_its_checksum_is_right(bytes: [u8; 20], broken in 0usize..20) {
+            let mut bytes = bytes;
+            bytes[0] |= 0x40;
+            bytes[10..12].fill(0);
+            let sum = checksum(&bytes);
+            bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+            prop_assert!(is_right(&bytes));
+            bytes[broken] ^= 1;
+            prop_assert!(!is_right(&bytes));
         }
 
         #[test]

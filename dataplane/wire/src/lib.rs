@@ -20,6 +20,7 @@ mod protocol;
 pub mod reassembly;
 pub mod splice;
 pub mod tcp;
+pub mod template;
 pub mod udp;
 
 pub use ecn::{Dscp, Ecn};

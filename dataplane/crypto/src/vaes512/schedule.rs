@@ -72,6 +72,22 @@ impl Schedule {
         }
     }
 
+    /// Asks for what a text of so many bytes takes, long before it is needed: for every other line, because the CPU fetches the
+    /// neighbour into the second cache by itself, and has few places for lines that it waits for.
+    #[inline]
+    pub(crate) fn prefetch_for(&self, rounds: usize, text: usize) {
+        let blocks = text.div_ceil(size_of::<Block>()) + 1;
+        let highest = blocks.next_multiple_of(4).min(POWERS);
+        let powers = core::mem::offset_of!(Self, powers) + size_of::<Block>() * (POWERS - highest);
+        let keys = size_of::<Block>() * (rounds + 1);
+        let start = core::ptr::from_ref(self).cast::<i8>();
+        let lines = (0..keys.div_ceil(LINE)).step_by(2);
+        for line in lines.chain((powers / LINE..size_of::<Self>() / LINE).step_by(2)) {
+            // SAFETY: the CPU has SSE, and the lines are of this schedule.
+            unsafe { _mm_prefetch(start.wrapping_add(LINE * line), _MM_HINT_T0) };
+        }
+    }
+
     /// A round key in all four lanes.
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]

@@ -8,7 +8,7 @@
 mod classifier;
 mod flow_cache;
 
-use crate::selector::{Flow, Selector};
+use crate::selector::{Flow, FlowKey, Selector};
 use classifier::Classifier;
 use esplanade_crypto::prefetch;
 use flow_cache::{FlowCache, Verdict};
@@ -72,7 +72,7 @@ const NO_POLICY: Verdict = Verdict {
 const GROUP_BITS: u32 = 30;
 
 impl Decision {
-    #[inline]
+    #[inline(always)]
     fn remembered(verdict: Verdict) -> Option<Self> {
         let action = match verdict.what >> GROUP_BITS {
             0 => Action::Protect,
@@ -107,7 +107,7 @@ pub struct GroupIndex(u32);
 
 /// A lookup that has begun.
 #[derive(Debug, Clone, Copy)]
-pub struct Probe(Option<flow_cache::Place>);
+pub struct Probe(flow_cache::Place);
 
 /// What the policies of one child SA share.
 #[derive(Debug, Clone)]
@@ -292,45 +292,53 @@ impl Spd {
 
     /// Begins to look a flow up: asks for the memory in which its decision may be remembered. Good until the next change
     /// of policies.
-    #[inline]
-    pub fn probe(&self, flow: &Flow) -> Probe {
-        Probe(flow.key().map(|key| self.cache.find(key)))
+    #[inline(always)]
+    pub fn probe(&self, key: FlowKey) -> Probe {
+        Probe(self.cache.find(key))
     }
 
     /// The first policy that matches a flow.
-    #[inline]
     pub fn lookup(&mut self, flow: &Flow) -> Option<Decision> {
-        let probe = self.probe(flow);
-        self.finish(probe, || *flow)
+        match flow.key() {
+            Some(key) => self.finish(self.probe(key), key, || *flow),
+            None => self.classify(flow),
+        }
     }
 
-    /// Ends what [`probe`](Self::probe) began for the same flow.
-    #[inline]
-    pub fn finish(&mut self, probe: Probe, flow: impl FnOnce() -> Flow) -> Option<Decision> {
-        let cached = probe
-            .0
-            .and_then(|place| self.cache.get(place, self.generation));
-        match cached {
+    /// Ends what [`probe`](Self::probe) began with the same flow's key.
+    #[inline(always)]
+    pub fn finish(
+        &mut self,
+        probe: Probe,
+        key: FlowKey,
+        flow: impl FnOnce() -> Flow,
+    ) -> Option<Decision> {
+        match self.cache.get(probe.0, key, self.generation) {
             Some(verdict) => Decision::remembered(verdict),
-            None => self.classify(probe, &flow()),
+            None => self.learn(probe, key, &flow()),
         }
     }
 
     /// Finds the policy of a flow that is not in the cache, and remembers it.
     #[cold]
-    fn classify(&mut self, probe: Probe, flow: &Flow) -> Option<Decision> {
+    #[inline(never)]
+    fn learn(&mut self, probe: Probe, key: FlowKey, flow: &Flow) -> Option<Decision> {
+        let decision = self.classify(flow);
+        let verdict = decision.map_or(NO_POLICY, Decision::to_remember);
+        self.cache.insert(probe.0, key, self.generation, verdict);
+        decision
+    }
+
+    /// Finds the policy of a flow.
+    #[cold]
+    fn classify(&self, flow: &Flow) -> Option<Decision> {
         let found = self.classifier.find(&self.rules, flow);
         let rule = found.and_then(|place| self.rules.get(place as usize));
-        let decision = rule.map(|rule| Decision {
+        rule.map(|rule| Decision {
             action: rule.policy.action,
             policy: rule.policy.id,
             group: GroupIndex(rule.group),
-        });
-        if let Some(place) = probe.0 {
-            let verdict = decision.map_or(NO_POLICY, Decision::to_remember);
-            self.cache.insert(place, self.generation, verdict);
-        }
-        decision
+        })
     }
 
     /// Asks for the memory of a group's state.
@@ -363,10 +371,16 @@ impl Spd {
     ///
     /// Mostly the flow's first policy is one of the group, and the flow cache knows. Where policies overlap, the
     /// group's own are searched.
-    #[inline]
-    pub fn covers(&mut self, id: PolicyId, probe: Probe, flow: impl Fn() -> Flow) -> bool {
+    #[inline(always)]
+    pub fn covers(
+        &mut self,
+        id: PolicyId,
+        probe: Probe,
+        key: FlowKey,
+        flow: impl Fn() -> Flow,
+    ) -> bool {
         let group = id.group();
-        if let Some(decision) = self.finish(probe, &flow)
+        if let Some(decision) = self.finish(probe, key, &flow)
             && decision.policy.group() == group
         {
             return decision.action == Action::Protect;

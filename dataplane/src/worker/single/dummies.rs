@@ -3,9 +3,10 @@
 use super::{
     super::{
         core::Core,
-        outbound::{Way, draw_iv, take_number, way},
+        outbound::{draw_iv, take_number},
         packet::{self, ETHERNET},
         reports::EventSink,
+        way::{Way, way},
     },
     outbound::encrypt_into,
 };
@@ -143,15 +144,8 @@ fn emit<P: Port, E: EventSink>(core: &mut Core<P, E>, way: Way) {
             .algorithm()
             .has_unpredictable_iv()
             .then(|| draw_iv(&mut core.ivs));
-        let outer = packet::Outer::new(
-            sa,
-            &ip,
-            length,
-            identification,
-            number.low(),
-            way.next_hop.mtu,
-        )?;
-        let written = outer.write(&mut target, &way.next_hop)?;
+        let written =
+            packet::write_outer(sa, &ip, length, identification, number.low(), &mut target)?;
         let space = target.get_mut(ETHERNET + shape.head() - shape.iv()..written)?;
         encrypt_into(sa, key, drawn, number, plaintext, Protocol::NONE, space)?;
         if way.udp_checksum {

@@ -2,7 +2,8 @@
 
 use super::super::{
     core::{Admitted, Arrived, Core},
-    inbound::{account, authentic, finish_check, leave, one_hop_on, replayed, unknown},
+    inbound::{account, authentic, finish_check, one_hop_on, replayed, unknown},
+    leave::leave,
     packet::{self, ETHERNET, EspAt, Ip},
     reports::EventSink,
 };
@@ -78,7 +79,7 @@ fn verify<P: Port, E: EventSink>(
     let Some(shape) = sa.ah else {
         return Err(Counter::InNoStates);
     };
-    finish_check(&mut core.events, sa, ip.destination)?;
+    finish_check(&mut core.events, sa, ip.is_for(sa.local))?;
     let candidate = match sa.window.check(packet.sequence()) {
         Ok(candidate) => candidate,
         Err(why) => return Err(replayed(core, place, why)),
@@ -242,7 +243,7 @@ pub fn esp<P: Port, E: EventSink>(core: &mut Core<P, E>, sealed: Sealed<'_>) {
 /// RFC 3948 3.1.2: the checksum within was made over the addresses before the NAT.
 fn undo_nat(next: Protocol, segment: &mut [u8], original: Original, outer: &Ip) {
     let made = (original.remote, original.local);
-    let seen = (outer.source, outer.destination);
+    let seen = (outer.source(), outer.destination());
     fix_checksum(next, segment, made, seen);
 }
 
@@ -318,8 +319,8 @@ fn deliver_transport<P: Port, E: EventSink>(
 
 /// RFC 4301 5.2 step 4: whether the packet matches the selectors of the SA that it came by.
 fn covers<P: Port, E: EventSink>(core: &mut Core<P, E>, policy: PolicyId, inner: &Ip) -> bool {
-    let probe = core.tables.spd.probe(&inner.flow_in());
-    core.tables.spd.covers(policy, probe, || inner.flow_in())
+    let (spd, key) = (&mut core.tables.spd, inner.key_in());
+    spd.covers(policy, spd.probe(key), key, || inner.flow_in())
 }
 
 /// Sends a packet on, or drops it.

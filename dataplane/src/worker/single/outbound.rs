@@ -3,9 +3,10 @@
 use super::super::{
     core::Core,
     fragment,
-    outbound::{Plain, Ready, Source, Way, draw_iv, enqueue, finish, take_number},
+    outbound::{Plain, Ready, Source, draw_iv, enqueue, finish, take_number},
     packet::{self, ETHERNET, Ip},
     reports::EventSink,
+    way::Way,
 };
 use crate::port::{Port, TxFrame};
 use esplanade_channel::Counter;
@@ -84,7 +85,7 @@ fn pad<P: Port, E: EventSink>(
     let tfc = core.tables.outbound.records.get(way.place).map(|sa| sa.tfc);
     let padded = tfc.map_or(length, |tfc| tfc.padded(length, way.inner_mtu));
     if padded == length {
-        return enqueue(core, plain, ready, number, source, length, way);
+        return enqueue(core, plain, ready, number, source, length, way.place);
     }
     let port = way.next_hop.port;
     let Some(mut frame) = core.allocate(port, ETHERNET + padded) else {
@@ -108,7 +109,7 @@ fn pad<P: Port, E: EventSink>(
         .add(Counter::OutTfcBytes, (padded - length) as u64);
     finish(core, source);
     let built = Source::Built { frame, port };
-    enqueue(core, plain, ready, number, built, padded, way);
+    enqueue(core, plain, ready, number, built, padded, way.place);
 }
 
 fn protect<P: Port, E: EventSink>(core: &mut Core<P, E>, leaving: &Leaving<'_>) {
@@ -117,7 +118,7 @@ fn protect<P: Port, E: EventSink>(core: &mut Core<P, E>, leaving: &Leaving<'_>) 
     };
     let ip = leaving.ip;
     // In transport mode the header's own addresses are the SA's.
-    if sa.mode == Mode::Transport && (ip.source != sa.local || ip.destination != sa.remote) {
+    if sa.mode == Mode::Transport && (ip.source() != sa.local || ip.destination() != sa.remote) {
         return refuse(core, leaving, Counter::OutStateModeError);
     }
     let Some(total) = total_len(sa, leaving) else {
@@ -248,13 +249,13 @@ fn encrypt(
     let place = Place::of(leaving.inner).ok()?;
     let (headers, payload) = leaving.inner.split_at_checked(place.at())?;
     space.get_mut(..place.at())?.copy_from_slice(headers);
-    let outer = match sa.encapsulation {
+    let outer = match sa.cold.encapsulation {
         Some(_) => Protocol::UDP,
         None => Protocol::ESP,
     };
     place.rewrite(space, outer, total)?;
     let mut rest = space.get_mut(place.at()..)?;
-    if let Some(ports) = sa.encapsulation {
+    if let Some(ports) = sa.cold.encapsulation {
         let udp = udp::Repr {
             source_port: ports.local,
             destination_port: ports.remote,

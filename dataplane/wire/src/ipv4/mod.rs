@@ -8,7 +8,7 @@ pub use rewrite::{decrement_ttl, set_ecn};
 
 use crate::{
     Dscp, Ecn, Malformed, NoRoom, Protocol,
-    checksum::{Sum, checksum},
+    checksum::{self, Sum, checksum},
     ecn::{split_traffic_class, traffic_class},
     put, split_header,
 };
@@ -85,6 +85,9 @@ impl<'a> Packet<'a> {
     /// RFC 1812 5.2.2: "If any of these tests fail, the packet MUST be silently discarded."
     #[inline]
     pub fn checksum_is_right(&self) -> bool {
+        if self.header.len() == HEADER_LEN {
+            return checksum::is_right(self.fixed);
+        }
         checksum(self.header) == 0
     }
 
