@@ -271,7 +271,7 @@ impl Endpoint {
         let Some(peer) = self.gw.peers.get(name) else {
             return;
         };
-        let children: Vec<_> = peer.children.iter().cloned().collect();
+        let children: Vec<_> = peer.children.clone();
         if let Some(key) = self.connecting_sa(name) {
             for child in children {
                 if !self.is_making(name, &child) {
