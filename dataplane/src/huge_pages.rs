@@ -1,5 +1,6 @@
 //! Huge pages for the tables, where the kernel gives them to who asks (`/sys/kernel/mm/transparent_hugepage/enabled` is
-//! `madvise` or `always`): with 10,000 SAs most of a packet's time would go to looking pages up.
+//! `madvise` or `always`): with many SAs, most of what a packet needs lies on pages of
+//! its own, which have to be looked up.
 //!
 //! Records, keys, windows and caches all come from the C library's allocator, and that asks for them if its tunables say so when
 //! the process starts (glibc 2.35 and later; others leave it). So the process starts again, once, with the tunable set.
@@ -13,11 +14,15 @@ use std::{
 
 const TUNABLES: &str = "GLIBC_TUNABLES";
 const NAME: &str = "glibc.malloc.hugetlb";
+/// Set once the program has started again: where it has its capabilities from its file, the C library takes the tunable out of
+/// the environment, and nothing else would tell.
+const ASKED: &str = "ESPLANADE_HUGE_PAGES_ASKED";
 
 /// Starts this program again in the same process with huge pages, unless its environment has decided on them. To be called
 /// first thing in `main`. Where that cannot be, the process goes on without.
 pub fn ask() {
-    let Some(tunables) = with_huge_pages(env::var_os(TUNABLES).as_deref()) else {
+    let tunables = with_huge_pages(env::var_os(TUNABLES).as_deref());
+    let Some(tunables) = tunables.filter(|_| env::var_os(ASKED).is_none()) else {
         return;
     };
     let Ok(program) = env::current_exe() else {
@@ -29,7 +34,11 @@ pub fn ask() {
         command.arg0(name);
     }
     // It returns only if it failed.
-    let _ = command.args(arguments).env(TUNABLES, tunables).exec();
+    let _ = command
+        .args(arguments)
+        .env(TUNABLES, tunables)
+        .env(ASKED, "1")
+        .exec();
 }
 
 /// What the tunables are to be; `None` when they stay.

@@ -272,13 +272,8 @@ fn meet(directory: &FilePath, role: Role, own: SocketAddr) -> Result<SocketAddr>
     bail!("the other side is not there");
 }
 
-/// Is one of the two, until standard input ends.
-///
-/// # Errors
-///
-/// A handshake fails, or the other side is not to be had.
-pub fn run(options: &Options) -> Result<()> {
-    pin(options.core)?;
+/// The endpoint of one side with its peers, joined to the other side's.
+fn open(options: &Options) -> Result<Side> {
     let (own, other) = match options.role {
         Role::Caller => (CALLER, CALLED),
         Role::Called => (CALLED, CALLER),
@@ -288,7 +283,6 @@ pub fn run(options: &Options) -> Result<()> {
         local: ike(own),
         remote: ike(other),
     };
-    let before = resident()?;
     let settings = Settings {
         ike_sa_limit: usize::MAX,
         ..Settings::default()
@@ -305,12 +299,23 @@ pub fn run(options: &Options) -> Result<()> {
     let other = meet(&options.directory, options.role, socket.local_addr()?)?;
     socket.connect(other)?;
     socket.set_nonblocking(true)?;
-    let mut side = Side {
+    Ok(Side {
         endpoint,
         socket,
         path,
         installed: 0,
-    };
+    })
+}
+
+/// Is one of the two, until standard input ends.
+///
+/// # Errors
+///
+/// A handshake fails, or the other side is not to be had.
+pub fn run(options: &Options) -> Result<()> {
+    pin(options.core)?;
+    let before = resident()?;
+    let mut side = open(options)?;
     let (began, cpu_before) = (Instant::now(), cpu());
     side.bring_up(options.role, options.tunnels)?;
     let (seconds, cpu_spent) = (began.elapsed().as_secs_f64(), cpu() - cpu_before);
@@ -337,4 +342,45 @@ pub fn run(options: &Options) -> Result<()> {
         side.turn()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use clap::ValueEnum;
+
+    use super::super::certificates;
+    use super::*;
+
+    #[test]
+    fn all_tunnels_come_up_by_each_method() {
+        for &method in Method::value_variants() {
+            let directory = tempfile::tempdir().unwrap();
+            certificates::make(directory.path()).unwrap();
+            let tunnels = 2 * u32::try_from(WINDOW).unwrap();
+            let side = |role| {
+                let options = Options {
+                    role,
+                    method,
+                    tunnels,
+                    core: 0,
+                    directory: directory.path().to_owned(),
+                };
+                thread::spawn(move || {
+                    let mut side = open(&options)?;
+                    side.bring_up(role, tunnels)?;
+                    anyhow::Ok((
+                        side.endpoint.ike_sas().count(),
+                        side.endpoint.child_sas().count(),
+                    ))
+                })
+            };
+            let sides = [side(Role::Called), side(Role::Caller)];
+            for side in sides {
+                let all = tunnels as usize;
+                assert_eq!(side.join().unwrap().unwrap(), (all, all), "{method:?}");
+            }
+        }
+    }
 }

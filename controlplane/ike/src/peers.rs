@@ -395,6 +395,10 @@ mod tests {
                     }
                 }
                 let all: Vec<&Peer> = peers.all.values().collect();
+                let grouped: usize = peers.by_addresses.values().map(|group| group.names.len()).sum();
+                let identified: usize = peers.by_identity.values().map(Vec::len).sum();
+                prop_assert_eq!((grouped, identified + peers.compared.len()), (all.len(), all.len()));
+                prop_assert_eq!(peers.by_retry.len(), all.iter().filter(|peer| peer.retry_at.is_some()).count());
                 let retries = all.iter().filter_map(|peer| peer.retry_at);
                 prop_assert_eq!(peers.poll_timeout(), retries.min());
                 let now = start + Duration::from_secs(4);

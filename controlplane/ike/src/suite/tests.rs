@@ -225,6 +225,11 @@ fn mistakes_say_what_is_wrong_and_what_would_be_right() {
             "noesn",
         ),
         (
+            esp("aes128gcm16-x25519-ke2_x25519"),
+            "by x25519 twice",
+            "each method once",
+        ),
+        (
             esp("aes128gcm16-ke1_mlkem768"),
             "lacks the first key exchange",
             "aes128gcm16-x25519-ke1_mlkem768",
