@@ -188,6 +188,7 @@ fn a_peer_that_does_not_answer_is_counted_and_its_route_looked_at() {
     let mut facts = facts(&tunnel, Default::default());
     let silent = |transmissions| IkeSaView {
         peer: Some("site-b".into()),
+        identity: None,
         state: "connecting",
         initiator: true,
         local_spi: 1,

@@ -151,6 +151,7 @@ fn changed_keys(old: &Tunnel, new: &Tunnel) -> Vec<String> {
         ),
         ("remote", ends(old) != ends(new)),
         ("authentication", old.authentication != new.authentication),
+        ("unique", old.uniqueness != new.uniqueness),
         ("ike", old.ike != new.ike),
     ];
     let mut keys: Vec<String> = sections

@@ -200,6 +200,13 @@ static TUNNEL: Section = Section {
         field("authentication", Kind::Section(&AUTHENTICATION), "How the two ends prove who they are.")
             .required()
             .known_as(&["auth", "authby", "secrets", "leftauth", "rightauth"]),
+        field(
+            "unique",
+            Kind::Text("replace"),
+            "How often an identity may be connected to a tunnel whose remote address is any: `replace` once, the newer one; `keep` once, the older one; a number so often, the newest ones; `never` without limit.",
+        )
+        .default("replace")
+        .known_as(&["uniqueness", "uniqueids"]),
         field("ike", Kind::Section(&IKE), "The IKE SA.").known_as(&["phase1"]),
         field("start", START, "`at-once` begins as soon as the gateway is up, and again when the peer has ended it; `wait` leaves it to the peer or the operator.")
             .default("at-once, or wait where the remote address is any")

@@ -47,7 +47,8 @@ fn dn(name: &str) -> Result<Identity, Mistake> {
 
 fn fqdn(name: &str) -> Result<Identity, Mistake> {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.is_empty() || !name.chars().all(good) {
+    let literal = name.strip_prefix("*.").unwrap_or(name);
+    if literal.is_empty() || !literal.chars().all(good) {
         return Err(Mistake::new(format!("`{name}` is no domain name")));
     }
     Ok(Identity::Fqdn(name.to_owned()))

@@ -35,6 +35,7 @@ pub use model::{
 pub use problem::{Place, Problem, Severity};
 pub use schema::schema;
 pub use secret::Secret;
+pub use esplanade_ike::config::Uniqueness;
 pub use selector::{Prefix, Selector};
 
 use problem::{Mistake, Problems};

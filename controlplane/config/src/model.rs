@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
-use esplanade_ike::config::{ChildProposal, IkeProposal};
+use esplanade_ike::config::{ChildProposal, IkeProposal, Uniqueness};
 use esplanade_pki::{DistinguishedName, OwnCertificate, Trust};
 
 use crate::{Problem, Secret, Selector};
@@ -123,10 +123,22 @@ pub struct Tunnel {
     pub remote_identity: Identity,
     /// How both prove who they are.
     pub authentication: Authentication,
+    /// How often an identity may be connected, where the peer comes from anywhere.
+    pub uniqueness: Uniqueness,
     /// The IKE SA.
     pub ike: Ike,
     /// The children, in the order of the file; at least one.
     pub children: Vec<Child>,
+}
+
+impl Tunnel {
+    /// Whether many may be this peer at a time: it comes from anywhere, and several identities are accepted of it, or one
+    /// several times.
+    #[must_use]
+    pub fn admits_many(&self) -> bool {
+        let often = !matches!(self.uniqueness, Uniqueness::Keep | Uniqueness::Limit(1));
+        self.remote.is_none() && (often || self.remote_identity.is_pattern())
+    }
 }
 
 /// The one method by which both ends prove who they are.
@@ -156,6 +168,19 @@ pub enum Identity {
     Email(String),
     /// ID_KEY_ID.
     KeyId(Vec<u8>),
+}
+
+impl Identity {
+    /// Whether it stands for several: `*.example.org`, `*@example.org`, `O=Example, CN=*`.
+    #[must_use]
+    pub fn is_pattern(&self) -> bool {
+        match self {
+            Self::Dn(name) => name.is_pattern(),
+            Self::Fqdn(name) => name.starts_with("*."),
+            Self::Email(name) => name.starts_with("*@"),
+            Self::Address(_) | Self::KeyId(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for Identity {

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
-use esplanade_ike::config::{ChildProposal, ChildWords, IkeProposal, Protection};
+use esplanade_ike::config::{ChildProposal, ChildWords, IkeProposal, Protection, Uniqueness};
 
 use crate::{
     FileContext, Selector, authentication, dscp, identity,
@@ -65,6 +65,7 @@ pub(crate) fn read(
     } else {
         Start::AtOnce
     });
+    let uniqueness = read_uniqueness(section, anyone, problems);
     let six = local.as_ref().is_some_and(|(address, _)| address.is_ipv6());
     let outer = Outer { anyone, six };
     let (children, selectors) = read_children(section, start, outer, problems);
@@ -88,6 +89,7 @@ pub(crate) fn read(
             remote_port: remote.port,
             remote_identity: remote.identity,
             authentication,
+            uniqueness,
             ike,
             children,
         },
@@ -101,9 +103,42 @@ fn read_local(section: &Reader<'_>, problems: &mut Problems<'_>) -> Option<(IpAd
             None => mistake.help("write it like `192.0.2.1` or `2001:db8::1`"),
         })
     });
-    let named = section.value("identity", problems, identity::read);
+    let named = section.value("identity", problems, |words| match identity::read(words)? {
+        pattern if pattern.is_pattern() => {
+            Err(Mistake::new("a pattern cannot be who we say we are")
+                .help("write one identity; only the peer's may stand for several"))
+        }
+        identity => Ok(identity),
+    });
     let address = address?;
     Some((address, named.unwrap_or(Identity::Address(address))))
+}
+
+/// Reads how often an identity may be connected.
+fn read_uniqueness(
+    section: &Reader<'_>,
+    anyone: bool,
+    problems: &mut Problems<'_>,
+) -> Uniqueness {
+    let read = section.value("unique", problems, |words| match words {
+        "never" => Ok(Uniqueness::Never),
+        "keep" => Ok(Uniqueness::Keep),
+        "replace" => Ok(Uniqueness::Limit(1)),
+        words => {
+            let limit = quantity::number(words, 1, u16::MAX.into());
+            let limit = limit.ok().and_then(|limit| u16::try_from(limit).ok());
+            limit.map(Uniqueness::Limit).ok_or_else(|| {
+                Mistake::new(format!("`{words}` is no such policy"))
+                    .help("write `replace`, `keep`, `never`, or a number from 1 to 65535")
+            })
+        }
+    });
+    if let (Some(_), Some(place), false) = (read, section.place("unique"), anyone) {
+        let what = "`unique` is for peers that come from anywhere, and this one has an address";
+        let help = "leave it out, or write `address: any` in `remote`";
+        problems.error(place, Mistake::new(what).help(help));
+    }
+    read.unwrap_or_default()
 }
 
 struct Remote {

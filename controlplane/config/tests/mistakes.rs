@@ -55,6 +55,31 @@ fn unknown_keys_suggest_the_nearest_known() {
 }
 
 #[test]
+fn patterns_and_policies_are_for_peers_that_come_from_anywhere() {
+    expect(
+        "local: { address: 192.0.2.1 }",
+        "local: { address: 192.0.2.1, identity: \"*.example.org\" }",
+        (7, 44),
+        "a pattern cannot be who we say we are",
+        "write one identity",
+    );
+    expect(
+        "    children:\n",
+        "    unique: 2\n    children:\n",
+        (10, 5),
+        "`unique` is for peers that come from anywhere",
+        "`address: any`",
+    );
+    expect(
+        "    children:\n",
+        "    unique: sometimes\n    children:\n",
+        (10, 13),
+        "`sometimes` is no such policy",
+        "`replace`, `keep`, `never`",
+    );
+}
+
+#[test]
 fn words_of_strongswan_and_libreswan_lead_to_ours() {
     for (theirs, ours) in [
         ("rekey_time", "rekey"),

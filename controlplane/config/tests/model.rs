@@ -8,8 +8,8 @@ use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt, path::Path, time::Dur
 
 use common::{minimal, parse};
 use esplanade_config::{
-    Authentication, Config, Fragment, Identity, Mode, Polling, Role, Start, Tfc, TfcSize, diff,
-    schema,
+    Authentication, Config, Fragment, Identity, Mode, Polling, Role, Start, Tfc, TfcSize,
+    Uniqueness, diff, schema,
 };
 
 #[test]
@@ -38,6 +38,23 @@ fn only_interfaces_addresses_key_and_subnets_are_required() {
         ["aes256gcm16-x25519-esn", "aes256gcm16-x25519"]
     );
     assert!(config.warnings.is_empty());
+}
+
+#[test]
+fn many_may_be_a_peer_that_comes_from_anywhere() {
+    let many = |identity: &str, unique: &str| {
+        let remote = format!("remote: {{ address: any, identity: \"{identity}\" }}");
+        let text = minimal()
+            .replace("remote: { address: 192.0.2.2 }", &remote)
+            .replace("    children:\n", &format!("    unique: {unique}\n    children:\n"));
+        let tunnel = parse(&text).unwrap().tunnels.remove(0);
+        (tunnel.uniqueness, tunnel.admits_many())
+    };
+    assert_eq!(many("*@example.org", "replace"), (Uniqueness::Limit(1), true));
+    assert_eq!(many("*.example.org", "keep"), (Uniqueness::Keep, true));
+    assert_eq!(many("C=CH, CN=*", "never"), (Uniqueness::Never, true));
+    assert_eq!(many("b.example.org", "3"), (Uniqueness::Limit(3), true));
+    assert_eq!(many("b.example.org", "replace"), (Uniqueness::Limit(1), false));
 }
 
 #[test]

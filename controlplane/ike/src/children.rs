@@ -1,7 +1,7 @@
 //! The child SAs of a gateway: who owns them, which one carries outbound traffic, and when
 //! something is due. Make-before-break (RFC 7296 2.8) is decided here.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -97,12 +97,17 @@ impl Child {
     }
 }
 
+/// A peer that many may be, a child's name, the first address that an instance has behind it, and its inbound SPI.
+type Claim = (Arc<str>, Arc<str>, IpAddr, u32);
+
 /// All child SAs, by inbound SPI, with indexes.
 #[derive(Default)]
 pub(crate) struct ChildTable {
     all: HashMap<u32, Child>,
     by_owner: BTreeSet<(SaKey, u32)>,
     by_name: BTreeSet<(Arc<str>, Arc<str>, u32)>,
+    /// Of instances: what each claims on its side, by the peer that they are of, the child and the first address.
+    claims: BTreeMap<Claim, IpAddr>,
     by_time: BTreeSet<(Instant, u32)>,
 }
 
@@ -137,6 +142,9 @@ impl ChildTable {
         self.index(&child);
         self.by_name
             .insert((child.peer.clone(), child.name.clone(), child.inbound));
+        for (key, last) in claims(&child) {
+            self.claims.insert(key, last);
+        }
         self.all.insert(child.inbound, child);
     }
 
@@ -145,7 +153,37 @@ impl ChildTable {
         self.unindex(&child);
         self.by_name
             .remove(&(child.peer.clone(), child.name.clone(), inbound));
+        for (key, _) in claims(&child) {
+            self.claims.remove(&key);
+        }
         Some(child)
+    }
+
+    /// The other instance of a peer that has some of these selectors for its child of this name. No two of
+    /// them have, or the packets of one would go to the other.
+    pub(crate) fn claimed(
+        &self,
+        (template, name): (&Arc<str>, &Arc<str>),
+        peer: &str,
+        selectors: &[TrafficSelector],
+    ) -> Option<Arc<str>> {
+        let least = IpAddr::from([0, 0, 0, 0]);
+        let key = |address, spi| (template.clone(), name.clone(), address, spi);
+        selectors.iter().find_map(|selector| {
+            let claims = self
+                .claims
+                .range(key(least, 0)..=key(selector.last, u32::MAX));
+            let others = claims.rev().filter_map(|((.., inbound), last)| {
+                let child = self.get(*inbound)?;
+                let stands = !matches!(child.state, ChildState::Lingering(_));
+                (*child.peer != *peer && stands).then_some((last, &child.peer))
+            });
+            // They do not overlap each other: if the last that begins before its end does not reach it, none does.
+            let mut nearest = others.take(1);
+            nearest
+                .find(|(last, _)| **last >= selector.first)
+                .map(|(_, peer)| peer.clone())
+        })
     }
 
     /// Changes a child and keeps the indexes right.
@@ -240,6 +278,26 @@ impl ChildTable {
             rekey_at: child.rekey_at,
         }
     }
+}
+
+/// What the child of an instance claims.
+fn claims(child: &Child) -> Vec<(Claim, IpAddr)> {
+    let Some((template, _)) = child.peer.rsplit_once('#') else {
+        return Vec::new();
+    };
+    let template: Arc<str> = template.into();
+    let selectors = child.remote_ts.iter();
+    selectors
+        .map(|selector| {
+            let key = (
+                template.clone(),
+                child.name.clone(),
+                selector.first,
+                child.inbound,
+            );
+            (key, selector.last)
+        })
+        .collect()
 }
 
 impl Gateway {
@@ -409,6 +467,7 @@ impl Gateway {
             self.events.push_back(removed(&child, reason));
         }
         self.spis.release(inbound);
+        self.idle.push(child.peer);
     }
 }
 

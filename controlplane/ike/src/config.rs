@@ -138,6 +138,26 @@ pub struct PeerConfig {
     pub start: bool,
     /// Try again after a failed negotiation, with growing pauses.
     pub keep_trying: bool,
+    /// What becomes of one who comes from anywhere and is connected already.
+    pub uniqueness: Uniqueness,
+}
+
+/// How often an identity may be connected to a peer that comes from anywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uniqueness {
+    /// As often as it likes.
+    Never,
+    /// Once, and while it is, another that says it is the same is refused, unless it says that it has lost what was
+    /// before (INITIAL_CONTACT, RFC 7296 2.4).
+    Keep,
+    /// So often; one more takes the oldest one's place. 1 is what others call `replace`.
+    Limit(u16),
+}
+
+impl Default for Uniqueness {
+    fn default() -> Self {
+        Self::Limit(1)
+    }
 }
 
 impl PeerConfig {
@@ -159,7 +179,15 @@ impl PeerConfig {
             force_encapsulation: false,
             start: false,
             keep_trying: true,
+            uniqueness: Uniqueness::default(),
         }
+    }
+
+    /// Whether many may be this peer at a time, each an instance of its own: it comes from anywhere, and
+    /// several identities are accepted of it, or one several times.
+    pub fn admits_many(&self) -> bool {
+        let often = !matches!(self.uniqueness, Uniqueness::Keep | Uniqueness::Limit(1));
+        self.remote.is_unspecified() && (often || self.remote_id.is_pattern())
     }
 
     /// The child of that name.

@@ -2,6 +2,7 @@
 //! in words that an operator can act on. None of them can hold a secret.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use esplanade_pki::ChainError;
@@ -138,6 +139,22 @@ pub enum Refusal {
     CannotSign,
     /// Nobody has told the time of day, so that no certificate can be judged.
     NoClock,
+    /// The identity is connected already, and may be so but once (`unique: keep`).
+    ConnectedAlready {
+        /// Who the peer is.
+        theirs: Identity,
+        /// From where it is connected.
+        from: SocketAddr,
+    },
+    /// Another instance of the peer has these selectors.
+    SelectorsTaken {
+        /// The child.
+        child: String,
+        /// What the peer claims on its side.
+        remote: Vec<TrafficSelector>,
+        /// The instance.
+        by: String,
+    },
     /// The peer did not accept our authentication.
     RefusedByPeer {
         /// Who we said we are.
@@ -364,6 +381,15 @@ impl fmt::Display for Refusal {
                 list(local),
                 list(remote)
             ),
+            Self::ConnectedAlready { theirs, from } => write!(
+                f,
+                "`{theirs}` is connected already, from {from}, and `unique: keep` lets no second one in"
+            ),
+            Self::SelectorsTaken { child, remote, by } => write!(
+                f,
+                "child `{child}`: the peer claims {}, and {by} has some of it already; each needs addresses of its own",
+                list(remote)
+            ),
             Self::SelectorsWidened { child } => write!(
                 f,
                 "the peer answered with selectors for child `{child}` that go beyond those we asked for"
@@ -428,6 +454,8 @@ pub enum CloseReason {
     Supplanted,
     /// The peer started anew and said so (INITIAL_CONTACT).
     InitialContact,
+    /// The same identity has connected from elsewhere.
+    Displaced,
     /// It could not be negotiated; the refusal was told before.
     Refused,
     /// Its lifetime ended without a rekey.
@@ -453,6 +481,7 @@ impl fmt::Display for CloseReason {
             }
             Self::Supplanted => f.write_str("the peer uses a newer one"),
             Self::InitialContact => f.write_str("the peer restarted"),
+            Self::Displaced => f.write_str("the same identity has connected from elsewhere"),
             Self::Refused => f.write_str("the negotiation failed"),
             Self::Expired => f.write_str("its lifetime ended without a rekey"),
             Self::Shutdown => f.write_str("the gateway shuts down"),

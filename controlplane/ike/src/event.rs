@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use crate::config::{Mode, Protection, Secret, TrafficSelector};
+use crate::config::{Identity, Mode, Protection, Secret, TrafficSelector};
 use crate::error::{CloseReason, Refusal, RemovalReason};
 
 /// Where a datagram goes from and to. A local port of 4500 means the NAT-T socket.
@@ -108,6 +108,8 @@ pub struct Original {
 pub struct ChildSa {
     /// The peer's name.
     pub peer: String,
+    /// Of an instance of a peer that many may be, who it is.
+    pub identity: Option<Identity>,
     /// The child's name.
     pub child: String,
     /// Our SPI: the peer writes it into the packets that it sends us.
@@ -151,6 +153,10 @@ pub struct ChildSa {
 pub struct AdoptedChild {
     /// The peer's name.
     pub peer: String,
+    /// Of an instance, who it is.
+    pub identity: Option<Identity>,
+    /// Of an instance, what it claims on its side.
+    pub remote_ts: Vec<TrafficSelector>,
     /// The child's name.
     pub child: String,
     /// Our SPI.
@@ -172,6 +178,8 @@ pub struct AdoptedChild {
 pub struct IkeSaView {
     /// The peer's name; `None` while a responder does not know who calls.
     pub peer: Option<String>,
+    /// Who the peer has proved to be, or is to.
+    pub identity: Option<Identity>,
     /// What it is doing.
     pub state: &'static str,
     /// Whether we started its negotiation.

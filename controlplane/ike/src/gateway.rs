@@ -62,6 +62,8 @@ pub(crate) struct Gateway {
     pub(crate) signals: VecDeque<Signal>,
     /// The IKE SAs that were authenticated and have not ended.
     pub(crate) standing: HashSet<SaKey>,
+    /// Peers that have lost something, and are forgotten if they are instances and have nothing left.
+    pub(crate) idle: Vec<Arc<str>>,
     next_key: u64,
     strangers: RateLimit,
     /// A moment, and the seconds since 1970 that it was.
@@ -87,6 +89,7 @@ impl Gateway {
             events: VecDeque::new(),
             signals: VecDeque::new(),
             standing: HashSet::new(),
+            idle: Vec::new(),
             next_key: 0,
             strangers: RateLimit::default(),
             wall: None,

@@ -74,17 +74,25 @@ impl Identity {
     }
 
     /// Whether a peer that is to be this may say that it is `theirs`. Distinguished names are compared
-    /// part by part, and one of ours may have `*` for a value.
+    /// part by part, and one of ours may have `*` for a value. Of names and mail addresses, `*.example.org` and
+    /// `*@example.org` are all that end so.
     pub fn accepts(&self, theirs: &Self) -> bool {
         match (self, theirs) {
             (Self::Dn(ours), Self::Dn(theirs)) => ours.matches(theirs),
+            (Self::Fqdn(ours), Self::Fqdn(theirs)) | (Self::Rfc822(ours), Self::Rfc822(theirs)) => {
+                ours == theirs || wildcard(ours).is_some_and(|end| ends_with(theirs, end))
+            }
             (ours, theirs) => ours == theirs,
         }
     }
 
     /// Whether several names match it, so that it cannot be asked for.
     pub fn is_pattern(&self) -> bool {
-        matches!(self, Self::Dn(name) if name.is_pattern())
+        match self {
+            Self::Dn(name) => name.is_pattern(),
+            Self::Fqdn(name) | Self::Rfc822(name) => wildcard(name).is_some(),
+            _ => false,
+        }
     }
 
     /// Whether the certificate says so: RFC 4945 3.1 has an identity equal a subject alternative name
@@ -99,6 +107,19 @@ impl Identity {
             Self::KeyId(_) | Self::Other { .. } => false,
         }
     }
+}
+
+/// What the names that a pattern stands for end with.
+fn wildcard(name: &str) -> Option<&str> {
+    let end = name.strip_prefix('*')?;
+    (end.len() > 1 && end.starts_with(['.', '@'])).then_some(end)
+}
+
+/// Whether a name has this end, and something before it. Domains know no case (RFC 4343).
+fn ends_with(name: &str, end: &str) -> bool {
+    let at = name.len().checked_sub(end.len()).filter(|at| *at > 0);
+    at.and_then(|at| name.get(at..))
+        .is_some_and(|tail| tail.eq_ignore_ascii_case(end))
 }
 
 impl From<IpAddr> for Identity {
@@ -179,6 +200,24 @@ mod tests {
             "keyid:0x0aff".parse(),
             Ok(Identity::KeyId(vec![0x0a, 0xff]))
         );
+    }
+
+    #[test]
+    fn a_pattern_stands_for_what_ends_so() {
+        let identity = |text: &str| text.parse::<Identity>().unwrap();
+        let (names, mails) = (identity("*.example.org"), identity("*@example.org"));
+        assert!(names.is_pattern() && mails.is_pattern() && !identity("*").is_pattern());
+        assert!(names.accepts(&identity("a.Example.org")));
+        assert!(mails.accepts(&identity("carol@example.org")));
+        for other in [
+            "example.org",
+            ".example.org",
+            "a.example.com",
+            "carol@example.org",
+        ] {
+            assert!(!names.accepts(&identity(other)), "{other}");
+        }
+        assert!(!mails.accepts(&identity("carol@evil.example.org")));
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod event;
 pub mod fuzzing;
 mod gateway;
 mod identity;
+mod instances;
 mod negotiate;
 mod peers;
 pub mod provider;
@@ -25,7 +26,7 @@ mod secret;
 mod suite;
 pub mod wire;
 
-pub use config::{ChildConfig, Mode, PeerConfig, Settings, WantedMode};
+pub use config::{ChildConfig, Mode, PeerConfig, Settings, Uniqueness, WantedMode};
 pub use counters::{Counter, Counters};
 pub use endpoint::{Endpoint, SpiAllocator};
 pub use error::{CloseReason, CommandError, Refusal, RemovalReason, Subject};

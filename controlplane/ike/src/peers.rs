@@ -3,12 +3,13 @@
 //! message or a timer.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::config::{Authentication, PeerConfig, Settings};
+use crate::gateway::SaKey;
 use crate::identity::Identity;
 use crate::suite::IkeProposal;
 
@@ -20,11 +21,15 @@ pub(crate) struct Peer {
     /// The children that are to be up with it, by name: a list, since as a rule there is one.
     pub(crate) children: Vec<Arc<str>>,
     /// Where a peer without a fixed address was last known to be.
-    pub(crate) last_remote: Option<std::net::SocketAddr>,
+    pub(crate) last_remote: Option<SocketAddr>,
     /// Children that the peer has deleted, until they are tried again.
     pub(crate) deleted: BTreeSet<Arc<str>>,
     failures: u32,
     pub(crate) retry_at: Option<Instant>,
+    /// The peer that it is an instance of.
+    pub(crate) template: Option<Arc<str>>,
+    /// Of a peer that comes from anywhere: its IKE SAs that stand, the oldest first, and from where.
+    pub(crate) standing: Vec<(SaKey, SocketAddr)>,
 }
 
 impl Peer {
@@ -37,6 +42,8 @@ impl Peer {
             deleted: BTreeSet::new(),
             failures: 0,
             retry_at: None,
+            template: None,
+            standing: Vec::new(),
             config: config.clone(),
         };
         for child in config.children.iter().filter(|child| child.start) {
@@ -156,6 +163,11 @@ pub(crate) struct Peers {
     /// Those whose identity has to be compared: distinguished names.
     compared: BTreeSet<Arc<str>>,
     by_retry: BTreeSet<(Instant, Arc<str>)>,
+    /// Instances, the oldest first, by the peer that they are of and by who they are. They are in none of the indexes
+    /// by which who calls is found.
+    instances: BTreeMap<(Arc<str>, Identity), Vec<Arc<str>>>,
+    /// How many instances there were.
+    numbered: u32,
 }
 
 /// A peer that may be changed. When it is dropped, the indexes are right again.
@@ -191,6 +203,21 @@ impl Drop for PeerMut<'_> {
     }
 }
 
+/// A peer as it is for one identity. We start nothing with who comes from anywhere.
+pub(crate) fn instance(template: &PeerConfig, name: Arc<str>, identity: Identity) -> PeerConfig {
+    let mut config = PeerConfig {
+        name,
+        remote_id: identity,
+        start: false,
+        keep_trying: false,
+        ..template.clone()
+    };
+    for child in &mut config.children {
+        child.start = false;
+    }
+    config
+}
+
 fn matches(configured: IpAddr, actual: IpAddr) -> bool {
     configured == actual
         || (configured.is_unspecified() && configured.is_ipv4() == actual.is_ipv4())
@@ -222,12 +249,20 @@ impl Peers {
         let config = peer.config.clone();
         let name = config.name.clone();
         self.remove(&name);
+        let retry = peer.retry_at.map(|at| (at, name.clone()));
+        self.by_retry.extend(retry);
+        if let Some(template) = &peer.template {
+            let key = (template.clone(), config.remote_id.clone());
+            self.instances.entry(key).or_default().push(name.clone());
+            self.all.insert(name, peer);
+            return;
+        }
         let addresses = (config.local, config.remote);
         let group = self.by_addresses.entry(addresses).or_default();
         group.names.insert(name.clone());
         group.welcome = OnceLock::new();
         match &config.remote_id {
-            Identity::Dn(_) => {
+            id if matches!(id, Identity::Dn(_)) || id.is_pattern() => {
                 self.compared.insert(name.clone());
             }
             exact => {
@@ -237,8 +272,6 @@ impl Peers {
                 names.or_insert_with(only).push(name.clone());
             }
         }
-        let retry = peer.retry_at.map(|at| (at, name.clone()));
-        self.by_retry.extend(retry);
         self.all.insert(name, peer);
     }
 
@@ -246,6 +279,19 @@ impl Peers {
         let Some(peer) = self.all.remove(name) else {
             return;
         };
+        if let Some(at) = peer.retry_at {
+            self.by_retry.remove(&(at, name.into()));
+        }
+        if let Some(template) = peer.template {
+            let key = (template, peer.config.remote_id.clone());
+            if let Some(names) = self.instances.get_mut(&key) {
+                names.retain(|other| **other != *name);
+                if names.is_empty() {
+                    self.instances.remove(&key);
+                }
+            }
+            return;
+        }
         let addresses = (peer.config.local, peer.config.remote);
         if let Some(group) = self.by_addresses.get_mut(&addresses) {
             group.names.remove(name);
@@ -262,9 +308,48 @@ impl Peers {
             }
         }
         self.compared.remove(name);
-        if let Some(at) = peer.retry_at {
-            self.by_retry.remove(&(at, name.into()));
-        }
+    }
+
+    /// The instances of a peer that are this identity, the oldest first.
+    pub(crate) fn instances_of(&self, template: &Arc<str>, identity: &Identity) -> &[Arc<str>] {
+        let names = self.instances.get(&(template.clone(), identity.clone()));
+        names.map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// All instances of a peer.
+    pub(crate) fn all_instances_of(&self, template: &str) -> Vec<Arc<str>> {
+        let least = Identity::Ipv4(Ipv4Addr::UNSPECIFIED);
+        let from = (Arc::<str>::from(template), least);
+        self.instances
+            .range(from..)
+            .take_while(|((of, _), _)| **of == *template)
+            .flat_map(|(_, names)| names)
+            .cloned()
+            .collect()
+    }
+
+    /// Makes an instance of a peer for an identity; `name` is that of one that an earlier life had.
+    pub(crate) fn add_instance(
+        &mut self,
+        template: &PeerConfig,
+        identity: Identity,
+        name: Option<&str>,
+    ) -> Arc<PeerConfig> {
+        let before = name.and_then(|name| name.rsplit_once('#')?.1.parse().ok());
+        self.numbered = match before {
+            Some(number) => self.numbered.max(number),
+            None => self.numbered.wrapping_add(1),
+        };
+        let name = match name {
+            Some(name) => name.into(),
+            None => format!("{}#{}", template.name, self.numbered).into(),
+        };
+        let config = instance(template, name, identity);
+        let mut peer = Peer::new(config);
+        peer.template = Some(template.name.clone());
+        let config = peer.config.clone();
+        self.insert(peer);
+        config
     }
 
     pub(crate) fn names(&self) -> Vec<Arc<str>> {

@@ -20,6 +20,8 @@ fn closed(link: &Link, side: usize, wanted: &CloseReason) -> bool {
 fn found(link: &Link, side: usize) -> Vec<AdoptedChild> {
     let dataplane = &link.sides[side].dataplane;
     let adopted = |sa: &esplanade_ike::ChildSa| AdoptedChild {
+        identity: None,
+        remote_ts: Vec::new(),
         peer: sa.peer.clone(),
         child: sa.child.clone(),
         inbound: sa.inbound,

@@ -177,8 +177,14 @@ impl fmt::Display for Link {
 /// One configured tunnel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tunnel {
-    /// Its name in the configuration.
+    /// Its name in the configuration; of one of the many that may be connected to it, with a number: `clients#3`.
     pub name: String,
+    /// Of one of many, who it has proved to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// Of a tunnel that many may be connected to, how many are; they follow it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instances: Option<usize>,
     /// `established`, `connecting`, `down`, ...
     pub state: String,
     /// Our address.

@@ -116,12 +116,21 @@ fn tunnels(status: &Status) -> String {
         if let Some(trouble) = &tunnel.trouble {
             troubles.push_str(&format!("{}: {trouble}\n", tunnel.name));
         }
+        let state = match tunnel.instances {
+            Some(0) => "nobody is connected".to_owned(),
+            Some(instances) => format!("{instances} connected"),
+            None => tunnel.state.clone(),
+        };
+        let remote = tunnel.remote.to_string();
         let mut head = [
             tunnel.name.clone(),
-            tunnel.state.clone(),
+            state,
             tunnel.established_s.map(duration).unwrap_or_default(),
             tunnel.local.to_string(),
-            tunnel.remote.to_string(),
+            match &tunnel.identity {
+                Some(identity) => format!("{remote} {identity}"),
+                None => remote,
+            },
         ];
         let mut row = |child: String, selectors: String| {
             let [name, state, since, local, remote] = std::mem::take(&mut head);
@@ -131,9 +140,13 @@ fn tunnels(status: &Status) -> String {
             row(String::new(), String::new());
         }
         for child in &tunnel.children {
-            let state = if child.up { "up" } else { "down" };
+            let state = match (child.up, tunnel.instances) {
+                (true, _) => " up",
+                (false, None) => " down",
+                (false, Some(_)) => "",
+            };
             row(
-                format!("{} {state}", child.name),
+                format!("{}{state}", child.name),
                 format!("{} <-> {}", child.local.join(","), child.remote.join(",")),
             );
         }

@@ -32,6 +32,8 @@ fn totals() -> Totals {
 
 fn site_b() -> Tunnel {
     Tunnel {
+        identity: None,
+        instances: None,
         name: "site-b".into(),
         state: "established".into(),
         local: "192.0.2.1".parse().unwrap(),

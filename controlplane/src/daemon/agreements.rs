@@ -1,5 +1,5 @@
-//! What peers agreed to where it is less than what is configured (RFC 7296 2.9), on file for the control plane's next
-//! life. The dataplane cannot tell it: its policies cannot be read back, and its SAs have but a digest of it.
+//! What peers agreed to where it is less than what is configured (RFC 7296 2.9), and who they are where many may be, on
+//! file for the control plane's next life. The dataplane cannot tell it: its policies cannot be read back, and its SAs have but a digest of it.
 //!
 //! A file that is lost, old or wrong harms nobody: what it says is believed only of an SA whose digest confirms it.
 
@@ -12,12 +12,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use esplanade_channel::PolicyId;
-use esplanade_ike::config::TrafficSelector;
+use esplanade_ike::config::{Identity, TrafficSelector};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::policies::{ChildName, Narrowed, Selectors};
+use super::policies::{ChildName, Selectors};
 
 /// The file in the run directory.
 const FILE: &str = "narrowed.json";
@@ -32,10 +31,22 @@ pub(super) struct Agreements {
     changed: bool,
 }
 
+/// What the file says of one child SA or more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Agreed {
+    pub(super) name: ChildName,
+    /// Of an instance of a tunnel that many may be, who it is.
+    pub(super) identity: Option<Identity>,
+    pub(super) selectors: Selectors,
+}
+
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Agreement {
     tunnel: String,
     child: String,
+    /// The type and the octets of an identity (RFC 7296 3.5).
+    #[serde(default)]
+    identity: Option<(u8, Vec<u8>)>,
     local: Vec<Range>,
     remote: Vec<Range>,
 }
@@ -65,11 +76,11 @@ impl Agreements {
     }
 
     /// What an earlier control plane wrote down.
-    pub(super) fn load(&self) -> Vec<(ChildName, Selectors)> {
+    pub(super) fn load(&self) -> Vec<Agreed> {
         let read = fs::read(&self.path)
             .and_then(|text| Ok(serde_json::from_slice::<Vec<Agreement>>(&text)?));
         match read {
-            Ok(list) => list.into_iter().map(Agreement::into_selectors).collect(),
+            Ok(list) => list.into_iter().map(Agreement::into_agreed).collect(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => {
                 let path = self.path.display();
@@ -86,14 +97,14 @@ impl Agreements {
     /// The kernel's.
     pub(super) fn store<'n>(
         &mut self,
-        narrowed: impl Iterator<Item = (&'n ChildName, PolicyId, &'n Narrowed)>,
+        agreed: impl Iterator<Item = (&'n ChildName, Option<&'n Identity>, &'n Selectors)>,
     ) -> io::Result<()> {
         if !std::mem::take(&mut self.changed) {
             return Ok(());
         }
         // Two SAs of a child, one of which takes the other's place, mostly are agreed alike.
-        let list: BTreeSet<Agreement> = narrowed
-            .map(|(name, _, narrowed)| Agreement::new(name, &narrowed.selectors))
+        let list: BTreeSet<Agreement> = agreed
+            .map(|(name, identity, selectors)| Agreement::new(name, identity, selectors))
             .collect();
         if self.written.as_ref() != Some(&list) {
             self.replace(&serde_json::to_vec(&list)?)?;
@@ -113,19 +124,28 @@ impl Agreements {
 }
 
 impl Agreement {
-    fn new((tunnel, child): &ChildName, (local, remote): &Selectors) -> Self {
+    fn new(
+        (tunnel, child): &ChildName,
+        identity: Option<&Identity>,
+        (local, remote): &Selectors,
+    ) -> Self {
         Self {
             tunnel: tunnel.clone(),
             child: child.clone(),
+            identity: identity.map(|identity| (identity.kind(), identity.data())),
             local: local.iter().map(Range::from).collect(),
             remote: remote.iter().map(Range::from).collect(),
         }
     }
 
-    fn into_selectors(self) -> (ChildName, Selectors) {
+    fn into_agreed(self) -> Agreed {
         let selectors = |list: Vec<Range>| list.into_iter().map(TrafficSelector::from).collect();
-        let name = (self.tunnel, self.child);
-        (name, (selectors(self.local), selectors(self.remote)))
+        let identity = self.identity;
+        Agreed {
+            name: (self.tunnel, self.child),
+            identity: identity.map(|(kind, data)| Identity::from_wire(kind, &data)),
+            selectors: (selectors(self.local), selectors(self.remote)),
+        }
     }
 }
 
@@ -155,17 +175,14 @@ impl From<Range> for TrafficSelector {
 mod tests {
     use super::*;
 
-    fn narrowed(octet: u8) -> Narrowed {
+    fn selectors(octet: u8) -> Selectors {
         let prefix = TrafficSelector::prefix([10, octet, 0, 0].into(), 16).unwrap();
         let one_port = TrafficSelector {
             protocol: Some(6),
             ports: (443, 443),
             ..prefix
         };
-        Narrowed {
-            selectors: (vec![prefix], vec![prefix, one_port]),
-            sends: true,
-        }
+        (vec![prefix], vec![prefix, one_port])
     }
 
     #[test]
@@ -173,21 +190,30 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let name = |child: &str| ("site-b".to_owned(), child.to_owned());
         let (lan, dmz) = (name("lan"), name("dmz"));
-        let (one, other) = (narrowed(1), narrowed(2));
+        let (one, other) = (selectors(1), selectors(2));
+        let carol: Identity = "carol@example.org".parse().unwrap();
         let mut agreements = Agreements::in_directory(directory.path());
         assert_eq!(agreements.load(), []);
-        let all = [(&lan, &one), (&lan, &one), (&dmz, &other)];
+        let all = [
+            (&lan, None, &one),
+            (&lan, None, &one),
+            (&dmz, Some(&carol), &other),
+        ];
         let mut store = |count: usize, changed: bool| {
-            let list = all.iter().take(count);
-            let list = list.map(|(name, narrowed)| (*name, PolicyId(0), *narrowed));
+            let list = all.iter().take(count).copied();
             if changed {
                 agreements.change();
             }
             agreements.store(list).unwrap();
             Agreements::in_directory(directory.path()).load()
         };
-        let (one, other) = (one.selectors.clone(), other.selectors.clone());
-        let written = [(dmz.clone(), other), (lan.clone(), one)];
+        let agreed =
+            |name: &ChildName, identity: Option<&Identity>, selectors: &Selectors| Agreed {
+                name: name.clone(),
+                identity: identity.cloned(),
+                selectors: selectors.clone(),
+            };
+        let written = [agreed(&dmz, Some(&carol), &other), agreed(&lan, None, &one)];
         assert_eq!(store(3, true), written);
         assert_eq!(store(0, false), written);
         assert_eq!(store(0, true), []);

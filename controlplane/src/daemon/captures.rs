@@ -9,7 +9,7 @@ use esplanade_channel::{
     CaptureOrder, Captured, Command, ControlChannel, Counter, Heading, PolicyId,
 };
 
-use super::{gateway::Gateway, report};
+use super::{gateway::Gateway, policies, report};
 use crate::api::{Capture, CaptureLimits, CapturePort, CapturedPacket, Octets, Packets, Target};
 
 /// A reader that has not asked for so long is gone.
@@ -129,7 +129,9 @@ impl Gateway {
     /// The groups of policies of a tunnel or a child: what is configured, and what peers narrowed it to.
     fn groups_of(&self, target: &Target) -> Result<BTreeSet<PolicyId>, String> {
         let children = self.children_of(target)?;
-        let meant = |name: &(String, String)| name.0 == target.tunnel && children.contains(&name.1);
+        let meant = |name: &(String, String)| {
+            policies::is_meant(&name.0, &target.tunnel) && children.contains(&name.1)
+        };
         let configured = self.groups.iter().filter(|(_, name)| meant(name));
         let configured = configured.map(|(group, _)| PolicyId::first_of(*group));
         let installed = self.children.iter().filter(|pair| meant(&pair.name));

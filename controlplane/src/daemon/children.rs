@@ -10,9 +10,13 @@ use esplanade_channel::{
     OutboundSa, PolicyId, SaId, SaRecord, WorkerId,
 };
 use esplanade_config::{Child, Config, Df, Fragment, TfcSize, Tunnel};
-use esplanade_ike::{AdoptedChild, ChildSa, Mode, UdpPorts, config::Protection};
+use esplanade_ike::{
+    AdoptedChild, ChildSa, Mode, UdpPorts,
+    config::{Identity, Protection},
+};
 
 use super::{
+    agreements::Agreed,
     policies::{self, ChildName, Narrowed, Selectors},
     slots::Slots,
 };
@@ -31,12 +35,21 @@ pub(super) struct Pair {
     pub(super) policy: PolicyId,
     /// What they were agreed for, where the peer narrowed it.
     pub(super) narrowed: Option<Narrowed>,
+    /// Of an instance of a tunnel that many may be: who it is, and what was agreed with it.
+    pub(super) instance: Option<Box<(Identity, Selectors)>>,
     /// Our name of the inbound half, and its SPI.
     pub(super) inbound: SaId,
     /// Our name of the outbound half; none for an adopted SA whose other half was not found.
     pub(super) outbound: Option<SaId>,
     /// The worker that has both.
     pub(super) owner: WorkerId,
+}
+
+impl Pair {
+    /// Whether it says more than the configuration does.
+    pub(super) const fn is_of_note(&self) -> bool {
+        self.narrowed.is_some() || self.instance.is_some()
+    }
 }
 
 /// Why an SA cannot be installed.
@@ -69,7 +82,7 @@ pub(super) struct Children {
     by_group: BTreeSet<(u64, u32)>,
     /// SAs owned by each worker.
     load: Vec<usize>,
-    /// How many pairs a peer narrowed.
+    /// How many pairs a peer narrowed, or are of an instance.
     narrowed: usize,
 }
 
@@ -128,6 +141,8 @@ impl Children {
         let (inbound_key, outbound_key) = (key(&sa.inbound_key)?, key(&sa.outbound_key)?);
         let name = (sa.peer.clone(), sa.child.clone());
         let agreed = (sa.local_ts.clone(), sa.remote_ts.clone());
+        let instance = sa.identity.clone();
+        let instance = instance.map(|identity| Box::new((identity, agreed.clone())));
         let narrowed = policies::narrowing(child, agreed);
         let policy = policies::group(tunnel, child, narrowed.as_ref());
         if narrowed.is_some() {
@@ -185,6 +200,7 @@ impl Children {
                 selectors,
                 sends: false,
             }),
+            instance,
             inbound,
             outbound: Some(outbound),
             owner,
@@ -204,7 +220,10 @@ impl Children {
         let group = policy.group();
         let names = self.of_group(group).map(|pair| &pair.name);
         let mut others = groups.get(&group).into_iter().chain(names);
-        match others.find(|other| *other != name) {
+        let alike = |(tunnel, child): &ChildName| {
+            (policies::tunnel_of(tunnel), child) == (policies::tunnel_of(&name.0), &name.1)
+        };
+        match others.find(|other| !alike(other)) {
             Some((tunnel, child)) => Err(InstallError::Alike(policies::label(tunnel, child))),
             None => Ok(()),
         }
@@ -216,7 +235,7 @@ impl Children {
             *load += halves;
         }
         let inbound = pair.inbound.value();
-        self.narrowed += usize::from(pair.narrowed.is_some());
+        self.narrowed += usize::from(pair.is_of_note());
         self.by_group.insert((pair.policy.group(), inbound));
         let alike = self.by_name.entry(pair.name.clone()).or_default();
         alike.insert(inbound);
@@ -236,7 +255,7 @@ impl Children {
         if let Some(load) = self.load.get_mut(usize::from(pair.owner.0)) {
             *load = load.saturating_sub(halves.len());
         }
-        self.narrowed -= usize::from(pair.narrowed.is_some());
+        self.narrowed -= usize::from(pair.is_of_note());
         self.by_group.remove(&(pair.policy.group(), inbound));
         if let Some(alike) = self.by_name.get_mut(&pair.name) {
             alike.remove(&inbound);
@@ -257,6 +276,22 @@ impl Children {
     pub(super) fn narrowed(&self) -> impl Iterator<Item = (&ChildName, PolicyId, &Narrowed)> {
         let pairs = (self.narrowed > 0).then(|| self.pairs.values());
         narrowed(pairs.into_iter().flatten())
+    }
+
+    /// What was agreed that the configuration does not tell: with which child, who it is where many may be, and the
+    /// selectors.
+    pub(super) fn agreed(
+        &self,
+    ) -> impl Iterator<Item = (&ChildName, Option<&Identity>, &Selectors)> {
+        let pairs = (self.narrowed > 0).then(|| self.pairs.values());
+        pairs.into_iter().flatten().filter_map(|pair| {
+            let (who, selectors) = match (&pair.instance, &pair.narrowed) {
+                (Some(instance), _) => (Some(&instance.0), &instance.1),
+                (None, Some(narrowed)) => (None, &narrowed.selectors),
+                (None, None) => return None,
+            };
+            Some((&pair.name, who, selectors))
+        })
     }
 
     /// Those whose policies are of this group.
@@ -295,7 +330,7 @@ impl Children {
         &mut self,
         records: &[SaRecord],
         config: &Config,
-        agreed: &[(ChildName, Selectors)],
+        agreed: &[Agreed],
         slots: &Slots,
     ) -> (Vec<AdoptedChild>, Vec<Command>) {
         let known = Known::new(config, agreed);
@@ -306,6 +341,7 @@ impl Children {
         for Found {
             name,
             narrowed,
+            instance,
             inbound,
             outbound,
         } in found
@@ -318,12 +354,18 @@ impl Children {
                     selectors: selectors.clone(),
                     sends: selected,
                 }),
+                instance: instance
+                    .map(|(who, selectors)| Box::new((who.clone(), selectors.clone()))),
                 inbound: inbound.sa,
                 outbound: outbound.map(|record| record.sa),
                 owner: inbound.owner,
             });
             adopted.push(AdoptedChild {
                 peer: name.0.clone(),
+                identity: instance.map(|(who, _)| who.clone()),
+                remote_ts: instance
+                    .map(|(_, agreed)| agreed.1.clone())
+                    .unwrap_or_default(),
                 child: name.1.clone(),
                 inbound: inbound.spi,
                 outbound: outbound.map_or(0, |record| record.spi),
@@ -363,11 +405,19 @@ fn removals(sas: Vec<SaId>) -> Vec<Command> {
     sas.into_iter().map(|sa| Command::RemoveSa { sa }).collect()
 }
 
-/// What SAs may have been agreed for, by the group of the policies that they were installed for.
-struct Known<'c>(BTreeMap<u64, (&'c Tunnel, ChildName, Option<&'c Selectors>)>);
+/// What SAs may have been agreed for.
+struct Agreement<'c> {
+    tunnel: &'c Tunnel,
+    name: ChildName,
+    narrowed: Option<&'c Selectors>,
+    instance: Option<(&'c Identity, &'c Selectors)>,
+}
+
+/// The same, by the group of the policies that they were installed for.
+struct Known<'c>(BTreeMap<u64, Agreement<'c>>);
 
 impl<'c> Known<'c> {
-    fn new(config: &'c Config, agreed: &'c [(ChildName, Selectors)]) -> Self {
+    fn new(config: &'c Config, agreed: &'c [Agreed]) -> Self {
         let mut known = BTreeMap::new();
         let all = config.tunnels.iter().flat_map(|tunnel| {
             tunnel
@@ -375,14 +425,28 @@ impl<'c> Known<'c> {
                 .iter()
                 .map(move |child| (tunnel, child, None))
         });
-        let narrowed = agreed.iter().filter_map(|((tunnel, child), selectors)| {
-            let (tunnel, child) = find(config, tunnel, child)?;
-            Some((tunnel, child, Some(selectors)))
+        let narrowed = agreed.iter().filter_map(|agreed| {
+            let (tunnel, child) = find(config, &agreed.name.0, &agreed.name.1)?;
+            Some((tunnel, child, Some(agreed)))
         });
-        for (tunnel, child, selectors) in narrowed.chain(all) {
+        for (tunnel, child, agreed) in all.chain(narrowed) {
+            let selectors = agreed.map(|agreed| &agreed.selectors);
+            let whole = selectors
+                .is_none_or(|selectors| policies::narrowing(child, selectors.clone()).is_none());
             let group = policies::group(tunnel, child, selectors).group();
             let name = (tunnel.name.clone(), child.name.clone());
-            known.insert(group, (tunnel, name, selectors));
+            // A digest is no proof: what is configured is never taken for what a peer narrowed.
+            if !whole && known.contains_key(&group) {
+                continue;
+            }
+            let agreement = Agreement {
+                tunnel,
+                name: agreed.map_or(name, |agreed| agreed.name.clone()),
+                narrowed: selectors.filter(|_| !whole),
+                instance: agreed
+                    .and_then(|agreed| Some((agreed.identity.as_ref()?, &agreed.selectors))),
+            };
+            known.insert(group, agreement);
         }
         Self(known)
     }
@@ -399,10 +463,11 @@ impl<'c> Known<'c> {
         let outbound: BTreeMap<_, &SaRecord> =
             outbound.map(|record| (common(record), record)).collect();
         let pairs = all(Direction::Inbound).filter_map(|inbound| {
-            let (name, narrowed) = self.find(inbound)?;
+            let agreement = self.find(inbound)?;
             Some(Found {
-                name,
-                narrowed,
+                name: &agreement.name,
+                narrowed: agreement.narrowed,
+                instance: agreement.instance,
                 inbound,
                 outbound: outbound.get(&common(inbound)).copied(),
             })
@@ -410,11 +475,11 @@ impl<'c> Known<'c> {
         pairs.collect()
     }
 
-    /// The child that an SA is of, and what its peer narrowed it to.
-    fn find(&self, record: &SaRecord) -> Option<(&ChildName, Option<&'c Selectors>)> {
-        let (tunnel, name, narrowed) = self.0.get(&record.policy.group())?;
+    /// What an SA was agreed for.
+    fn find(&self, record: &SaRecord) -> Option<&Agreement<'c>> {
+        let agreement = self.0.get(&record.policy.group())?;
         // A tunnel that has moved while nobody watched has nothing to do with an SA between its old addresses.
-        is_between(record, tunnel).then_some((name, *narrowed))
+        is_between(record, agreement.tunnel).then_some(agreement)
     }
 }
 
@@ -422,6 +487,7 @@ impl<'c> Known<'c> {
 struct Found<'s> {
     name: &'s ChildName,
     narrowed: Option<&'s Selectors>,
+    instance: Option<(&'s Identity, &'s Selectors)>,
     inbound: &'s SaRecord,
     outbound: Option<&'s SaRecord>,
 }
@@ -466,7 +532,7 @@ fn is_between(record: &SaRecord, tunnel: &Tunnel) -> bool {
     record.local == tunnel.local && tunnel.remote.is_none_or(|remote| record.remote == remote)
 }
 
-/// A child of the configuration, and its tunnel.
+/// A child of the configuration, and its tunnel, which many may be.
 pub(super) fn find<'c>(
     config: &'c Config,
     tunnel: &str,
@@ -475,7 +541,7 @@ pub(super) fn find<'c>(
     let tunnel = config
         .tunnels
         .iter()
-        .find(|candidate| candidate.name == tunnel)?;
+        .find(|candidate| candidate.name == policies::tunnel_of(tunnel))?;
     let mut children = tunnel.children.iter();
     let child = children.find(|candidate| candidate.name == child)?;
     Some((tunnel, child))

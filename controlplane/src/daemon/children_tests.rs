@@ -7,8 +7,7 @@ use esplanade_ike::config::{Esp, EspEncryption, Secret, TrafficSelector};
 
 const AES_256_GCM_16: Protection = Protection::Esp(Esp::combined(EspEncryption::Aes256Gcm16));
 
-fn config() -> Config {
-    let text = "dataplane:
+const CONFIG: &str = "dataplane:
   workers: [1, 2]
   ports:
     lan: { interface: eth1, role: inside }
@@ -21,6 +20,12 @@ tunnels:
     children:
       lan: { local: [10.1.0.0/16], remote: [10.2.0.0/16], replay-window: 4096, tfc: { size: mtu, dummies: 5 } }
 ";
+
+fn config() -> Config {
+    parse(CONFIG)
+}
+
+fn parse(text: &str) -> Config {
     let context = FileContext {
         path: "test.yaml".into(),
         mode: Some(0o600),
@@ -54,6 +59,7 @@ fn policy(agreed: Option<&Selectors>) -> PolicyId {
 fn child_sa(inbound: SaId, key: usize) -> ChildSa {
     ChildSa {
         peer: "site-b".into(),
+        identity: None,
         child: "lan".into(),
         inbound: inbound.value(),
         outbound: 0xc0ff_ee00,
@@ -356,6 +362,89 @@ fn traffic_without_an_answer_is_noticed() {
     assert!(!is_unanswered(&replaced, &silent, now_ms));
 }
 
+fn agreed_with((name, selectors): (ChildName, Selectors)) -> Agreed {
+    Agreed {
+        name,
+        identity: None,
+        selectors,
+    }
+}
+
+/// A tunnel that many may be: two clients have SAs, policies and names of their own, and a restarted control plane knows
+/// who each of them is.
+#[test]
+fn each_of_many_clients_has_policies_of_its_own() {
+    let text = CONFIG
+        .replace(
+            "address: 192.0.2.2, identity: b.example.org",
+            "address: any, identity: \"*@example.org\"",
+        )
+        .replace("tfc: { size: mtu, dummies: 5 }", "priority: 10");
+    let config = parse(&text);
+    let (slots, mut children) = (slots(), Children::default());
+    children.reset(1);
+    let groups = policies::groups(&config);
+    let mut policies_of = Vec::new();
+    for (number, third) in [(1, "10.2.1.0"), (2, "10.2.2.0")] {
+        let sa = ChildSa {
+            peer: format!("site-b#{number}"),
+            identity: Some(format!("client-{number}@example.org").parse().unwrap()),
+            remote_ts: vec![TrafficSelector::prefix(third.parse().unwrap(), 24).unwrap()],
+            ..child_sa(slots.take(Instant::now()).unwrap(), 36)
+        };
+        let inbound = sa.inbound;
+        children
+            .install(&sa, &config, &groups, &slots, Instant::now())
+            .unwrap();
+        let (_, reordered) = children.select(inbound).unwrap();
+        assert_eq!(reordered.len(), 1, "the other client's stay as they are");
+        policies_of.push(children.get(inbound).unwrap().policy);
+    }
+    assert_ne!(policies_of[0], policies_of[1]);
+    assert!(children.narrowed().all(|(_, _, narrowed)| narrowed.sends));
+    let mut picture = super::super::picture::Picture::default();
+    policies::add(&mut picture, &config, children.narrowed());
+    assert_eq!(picture.policies.len(), 3);
+    for policy in &policies_of {
+        assert_eq!(picture.policies[policy].priority, 30);
+    }
+    // What was written down is what the next life knows them by.
+    let written: Vec<Agreed> = children
+        .agreed()
+        .map(|(name, identity, selectors)| Agreed {
+            name: name.clone(),
+            identity: identity.cloned(),
+            selectors: selectors.clone(),
+        })
+        .collect();
+    let records: Vec<SaRecord> = children
+        .iter()
+        .map(|pair| SaRecord {
+            policy: pair.policy,
+            ..record(pair.inbound, pair.inbound.value(), Direction::Inbound)
+        })
+        .collect();
+    let mut next = Children::default();
+    next.reset(1);
+    let (adopted, commands) = next.adopt(&records, &config, &written, &slots);
+    assert!(commands.is_empty());
+    let who: Vec<_> = adopted
+        .iter()
+        .map(|child| {
+            (
+                child.peer.as_str(),
+                child.identity.as_ref().unwrap().to_string(),
+            )
+        })
+        .collect();
+    let expected = [
+        ("site-b#1", "client-1@example.org"),
+        ("site-b#2", "client-2@example.org"),
+    ];
+    assert_eq!(who, expected.map(|(peer, who)| (peer, who.to_owned())));
+    assert_eq!(adopted[0].remote_ts[0].to_string(), "10.2.1.0/24");
+}
+
 #[test]
 fn a_pair_that_a_peer_narrowed_is_known_by_what_was_written_down() {
     let id = |slot| SaId::from_parts(slot, 0x300).unwrap();
@@ -370,9 +459,10 @@ fn a_pair_that_a_peer_narrowed_is_known_by_what_was_written_down() {
     ];
     let name = |child: &str| ("site-b".to_owned(), child.to_owned());
     let adopt = |written: &[(ChildName, Selectors)]| {
+        let written: Vec<Agreed> = written.iter().cloned().map(agreed_with).collect();
         let mut children = Children::default();
         children.reset(2);
-        let (adopted, commands) = children.adopt(&records, &config(), written, &slots());
+        let (adopted, commands) = children.adopt(&records, &config(), &written, &slots());
         let narrowed = children.narrowed().next();
         (
             adopted.len(),
@@ -404,7 +494,8 @@ fn a_child_that_has_sas_in_two_groups_sends_by_what_is_not_narrowed() {
         ]
         .map(|record| SaRecord { policy, ..record })
     };
-    let written = [(("site-b".to_owned(), "lan".to_owned()), agreed.clone())];
+    let name = ("site-b".to_owned(), "lan".to_owned());
+    let written = [agreed_with((name, agreed.clone()))];
     let (whole, narrow) = (policy(None), policy(Some(&agreed)));
     for (first, second) in [(whole, narrow), (narrow, whole)] {
         let records = [pair(0, first), pair(2, second)].concat();

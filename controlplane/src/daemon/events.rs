@@ -7,7 +7,11 @@ use esplanade_channel::{CommandError, PolicyId, SaId, Sequence, WorkerId};
 use esplanade_ike::{ChildSa, CloseReason, Event, Refusal, RemovalReason};
 use tracing::{debug, info, warn};
 
-use super::{concern::Concern, gateway::Gateway, policies::ChildName};
+use super::{
+    concern::Concern,
+    gateway::Gateway,
+    policies::{self, ChildName},
+};
 
 impl Gateway {
     /// Carries out what an event says.
@@ -21,7 +25,9 @@ impl Gateway {
                 ..
             } => {
                 let what = if *rekeyed { "rekeyed" } else { "established" };
-                info!("{peer}: IKE SA {what} with {} ({suite})", path.remote);
+                let who = self.endpoint.identity_of(peer);
+                let who = who.map_or_else(String::new, |who| format!("{who} at "));
+                info!("{peer}: IKE SA {what} with {who}{} ({suite})", path.remote);
                 self.recovered(peer);
             }
             Event::IkeClosed { peer, reason } => self.on_ike_closed(peer, reason),
@@ -42,7 +48,8 @@ impl Gateway {
     }
 
     /// What went wrong with a tunnel is past.
-    fn recovered(&mut self, tunnel: &str) {
+    fn recovered(&mut self, peer: &str) {
+        let tunnel = policies::tunnel_of(peer);
         self.troubles.remove(tunnel);
         self.refusals.forget(tunnel);
     }
@@ -53,11 +60,16 @@ impl Gateway {
                 debug!("{peer}: an IKE SA is gone: {reason}");
             }
             CloseReason::Terminated | CloseReason::Shutdown => info!("{peer}: IKE SA {reason}"),
-            CloseReason::Supplanted => info!("{peer}: an old IKE SA is gone: {reason}"),
+            CloseReason::Supplanted | CloseReason::Displaced => {
+                info!("{peer}: an old IKE SA is gone: {reason}")
+            }
             _ => {
                 warn!("{peer}: the IKE SA is gone: {reason}");
-                self.troubles
-                    .insert(peer.to_owned(), format!("the IKE SA is gone: {reason}"));
+                // Of many, one that leaves is no trouble of theirs.
+                if policies::tunnel_of(peer) == peer {
+                    self.troubles
+                        .insert(peer.to_owned(), format!("the IKE SA is gone: {reason}"));
+                }
             }
         }
     }
@@ -69,13 +81,14 @@ impl Gateway {
         reason: &Refusal,
         now: Instant,
     ) {
-        self.refusals.note(peer, remote.ip(), reason, now);
-        match peer {
-            Some(peer) => {
+        let tunnel = peer.map(policies::tunnel_of);
+        self.refusals.note(tunnel, remote.ip(), reason, now);
+        match (peer, tunnel) {
+            (Some(peer), Some(tunnel)) => {
                 warn!("{peer} ({remote}): {reason}");
-                self.troubles.insert(peer.to_owned(), reason.to_string());
+                self.troubles.insert(tunnel.to_owned(), reason.to_string());
             }
-            None => warn!("{remote}: {reason}"),
+            _ => warn!("{remote}: {reason}"),
         }
     }
 
@@ -93,7 +106,7 @@ impl Gateway {
             Err(error) => {
                 warn!("{tunnel}/{child}: cannot be installed: {error}");
                 self.troubles.insert(
-                    tunnel.clone(),
+                    policies::tunnel_of(tunnel).to_owned(),
                     format!("{child} cannot be installed: {error}"),
                 );
                 let _ = self.endpoint.expire_sa(now, sa.inbound);
@@ -113,10 +126,12 @@ impl Gateway {
         self.tell_workers(&commands);
         self.recovered(tunnel);
         if let Some(pair) = self.children.get(sa.inbound)
-            && pair.narrowed.is_some()
+            && pair.is_of_note()
         {
-            let group = pair.policy;
-            self.regroup(group);
+            let (group, narrowed) = (pair.policy, pair.narrowed.is_some());
+            if narrowed {
+                self.regroup(group);
+            }
             self.agreements.change();
         }
         if sa.use_outbound_now {
@@ -155,6 +170,8 @@ impl Gateway {
             }
             if pair.narrowed.is_some() {
                 self.regroup(pair.policy);
+            }
+            if pair.is_of_note() {
                 self.agreements.change();
             }
         }
@@ -193,7 +210,8 @@ impl Gateway {
             Some((tunnel, child)) => {
                 warn!("{tunnel}/{child}: the dataplane did not {refused}: {reason}");
                 let trouble = format!("{child}: the dataplane did not {refused}: {reason}");
-                self.troubles.insert(tunnel, trouble);
+                let tunnel = policies::tunnel_of(&tunnel);
+                self.troubles.insert(tunnel.to_owned(), trouble);
             }
             None => warn!("the dataplane did not {refused}: {reason}"),
         }

@@ -7,7 +7,7 @@ use esplanade_ike::IkeSaView;
 
 use super::{gateway::Gateway, links, policies, report};
 use crate::{
-    api::{Explanation, Target},
+    api::{Explanation, Sa, Target},
     explain::{Child, Facts, Route, explain},
     netlink::Tables,
 };
@@ -27,26 +27,31 @@ impl Gateway {
             .config
             .tunnels
             .iter()
-            .find(|tunnel| tunnel.name == target.tunnel)
+            .find(|tunnel| tunnel.name == policies::tunnel_of(&target.tunnel))
             .ok_or_else(|| format!("no tunnel is called `{}`", target.tunnel))?;
         let ike = self
             .endpoint
             .ike_sas()
-            .filter(|sa| sa.peer.as_ref() == Some(&tunnel.name))
+            .filter(|sa| sa.peer.as_ref() == Some(&target.tunnel))
             .max_by_key(|sa| sa.established);
         let children = tunnel
             .children
             .iter()
             .filter(|child| names.contains(&child.name))
             .map(|child| {
-                let name = (tunnel.name.clone(), child.name.clone());
-                let label = policies::label(&tunnel.name, &child.name);
+                let name = (target.tunnel.clone(), child.name.clone());
+                let is_of = |sa: &&Sa| {
+                    let label = sa.label.split_once('/');
+                    label.is_some_and(|(peer, name)| {
+                        policies::is_meant(peer, &target.tunnel) && name == child.name
+                    })
+                };
                 let narrowed = self.children.narrowed();
                 let mut narrowed = narrowed.filter(|(of, _, one)| **of == name && one.sends);
                 Child {
                     config: child,
                     taken_down: self.taken_down.contains(&name),
-                    sas: sas.iter().filter(|sa| sa.label == label).cloned().collect(),
+                    sas: sas.iter().filter(is_of).cloned().collect(),
                     narrowed: narrowed.next().map(|(_, _, one)| one.selectors.clone()),
                 }
             })

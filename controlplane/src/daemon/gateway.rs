@@ -507,7 +507,7 @@ impl Gateway {
             self.on_event(&event, now);
             self.waiters.observe(&event);
         }
-        if let Err(error) = self.agreements.store(self.children.narrowed()) {
+        if let Err(error) = self.agreements.store(self.children.agreed()) {
             warn!("what peers narrowed cannot be written down: {error}");
         }
         if let Some(dataplane) = &mut self.dataplane {

@@ -71,6 +71,7 @@ fn peer(tunnel: &config::Tunnel) -> PeerConfig {
         fragment_size: tunnel.ike.fragment_size,
         force_encapsulation: false,
         keep_trying: tunnel.ike.keep_trying,
+        uniqueness: tunnel.uniqueness,
     }
 }
 

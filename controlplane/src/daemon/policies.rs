@@ -36,6 +36,16 @@ pub(super) struct Narrowed {
     pub(super) sends: bool,
 }
 
+/// The tunnel that a peer's name means: an instance of one that many may be has a number behind it.
+pub(super) fn tunnel_of(peer: &str) -> &str {
+    peer.split_once('#').map_or(peer, |(tunnel, _)| tunnel)
+}
+
+/// Whether a peer is what is meant: itself, or an instance of the tunnel that is meant.
+pub(super) fn is_meant(peer: &str, meant: &str) -> bool {
+    peer == meant || tunnel_of(peer) == meant
+}
+
 /// What the dataplane calls a child, and the operator too.
 pub(super) fn label(tunnel: &str, child: &str) -> String {
     format!("{tunnel}/{child}")
@@ -172,14 +182,15 @@ pub(super) fn add<'n>(
     config: &Config,
     narrowed: impl Iterator<Item = (&'n ChildName, PolicyId, &'n Narrowed)>,
 ) {
-    let mut by_name: BTreeMap<&ChildName, Vec<(PolicyId, &Narrowed)>> = BTreeMap::new();
-    for (name, policy, narrowed) in narrowed {
+    let mut by_name: BTreeMap<(&str, &str), Vec<(PolicyId, &Narrowed)>> = BTreeMap::new();
+    for ((peer, child), policy, narrowed) in narrowed {
+        let name = (tunnel_of(peer), child.as_str());
         by_name.entry(name).or_default().push((policy, narrowed));
     }
     for tunnel in &config.tunnels {
         picture.addresses.insert(tunnel.local);
         for child in &tunnel.children {
-            let name = (tunnel.name.clone(), child.name.clone());
+            let name = (tunnel.name.as_str(), child.name.as_str());
             let narrowed = by_name.remove(&name).unwrap_or_default();
             let policies = child_policies(tunnel, child, &narrowed);
             picture.policies.extend(policies);

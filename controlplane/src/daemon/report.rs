@@ -6,7 +6,10 @@ use esplanade_channel::{
     self as channel, ControlChannel, Counter, Direction, PortCounter, PortId, SaRecord, SaState,
     Unit,
 };
-use esplanade_ike::{ChildSaView, IkeSaView, config::Protection};
+use esplanade_ike::{
+    ChildSaView, IkeSaView,
+    config::{Protection, TrafficSelector},
+};
 
 use super::{gateway::Gateway, links, totals};
 use crate::api::{
@@ -26,6 +29,7 @@ pub(super) async fn status(gateway: &mut Gateway, now: Instant) -> Status {
     let ike_sas: Vec<IkeSaView> = gateway.endpoint.ike_sas().collect();
     let child_sas: Vec<ChildSaView> = gateway.endpoint.child_sas().collect();
     let ledgers = totals::read(gateway);
+    let by_peer = ByPeer::new(&ike_sas, &child_sas);
     let tunnels = &gateway.config.tunnels;
     Status {
         control_plane: ControlPlane {
@@ -42,17 +46,80 @@ pub(super) async fn status(gateway: &mut Gateway, now: Instant) -> Status {
         dataplane,
         tunnels: tunnels
             .iter()
-            .map(|configured| {
+            .flat_map(|configured| {
                 let trouble = gateway.troubles.get(&configured.name).cloned();
-                let mut tunnel = tunnel(configured, &ike_sas, &child_sas, trouble, now);
-                for child in &mut tunnel.children {
-                    child.totals = ledgers.child(&tunnel.name, &child.name);
-                    tunnel.totals.add(&child.totals);
-                }
-                tunnel
+                with_instances(configured, &by_peer, &ledgers, trouble, now)
             })
             .collect(),
     }
+}
+
+/// IKE SAs and child SAs by the names of their peers.
+#[derive(Default)]
+struct ByPeer<'v>(BTreeMap<&'v str, (Vec<&'v IkeSaView>, Vec<&'v ChildSaView>)>);
+
+impl<'v> ByPeer<'v> {
+    fn new(ike_sas: &'v [IkeSaView], child_sas: &'v [ChildSaView]) -> Self {
+        let mut all = Self::default();
+        for sa in ike_sas {
+            if let Some(peer) = &sa.peer {
+                all.0.entry(peer).or_default().0.push(sa);
+            }
+        }
+        for sa in child_sas {
+            all.0.entry(&sa.peer).or_default().1.push(sa);
+        }
+        all
+    }
+
+    fn of(&self, peer: &str) -> (&[&'v IkeSaView], &[&'v ChildSaView]) {
+        let found = self.0.get(peer);
+        found.map_or((&[], &[]), |(ike, children)| (ike, children))
+    }
+
+    /// The names of a tunnel's instances, by their numbers.
+    fn instances(&self, tunnel: &str) -> Vec<&'v str> {
+        let from = format!("{tunnel}#");
+        let names = self.0.keys().skip_while(|name| **name < from.as_str());
+        let names = names.take_while(|name| name.starts_with(&from));
+        let mut names: Vec<&str> = names.copied().collect();
+        names.sort_by_key(|name| (name.len(), *name));
+        names
+    }
+}
+
+/// A tunnel, and behind it the instances of one that many may be.
+fn with_instances(
+    configured: &esplanade_config::Tunnel,
+    by_peer: &ByPeer<'_>,
+    ledgers: &totals::Ledgers,
+    trouble: Option<String>,
+    now: Instant,
+) -> Vec<Tunnel> {
+    let line = |name: &str, trouble| {
+        let mut line = tunnel(configured, name, by_peer.of(name), trouble, now);
+        for child in &mut line.children {
+            child.totals = ledgers.child(name, &child.name);
+            line.totals.add(&child.totals);
+        }
+        line
+    };
+    let instances: Vec<Tunnel> = by_peer
+        .instances(&configured.name)
+        .into_iter()
+        .map(|name| line(name, None))
+        .collect();
+    let mut own = line(&configured.name, trouble);
+    if configured.admits_many() {
+        own.instances = Some(instances.len());
+        if instances.iter().any(|one| one.state == "established") {
+            own.state = "established".to_owned();
+        }
+        for one in &instances {
+            own.totals.add(&one.totals);
+        }
+    }
+    std::iter::once(own).chain(instances).collect()
 }
 
 pub(super) async fn guard(gateway: &Gateway) -> Guard {
@@ -121,20 +188,23 @@ fn dataplane(channel: &ControlChannel, tables: &Tables) -> Dataplane {
 
 fn tunnel(
     configured: &esplanade_config::Tunnel,
-    ike_sas: &[IkeSaView],
-    child_sas: &[ChildSaView],
+    name: &str,
+    (ike_sas, child_sas): (&[&IkeSaView], &[&ChildSaView]),
     trouble: Option<String>,
     now: Instant,
 ) -> Tunnel {
-    let own = |sa: &&IkeSaView| sa.peer.as_deref() == Some(&configured.name);
     // The one that is up, or else the one that is on its way.
-    let ike = ike_sas.iter().filter(own).max_by_key(|sa| sa.established);
+    let ike = ike_sas.iter().max_by_key(|sa| sa.established);
+    let instance = name != configured.name;
+    let identity = ike.and_then(|sa| sa.identity.as_ref()).filter(|_| instance);
     let established = ike.and_then(|sa| sa.established);
     let remote = ike.map(|sa| sa.path.remote.ip());
     let any = super::intent::any(configured.local);
     let configured_remote = configured.remote.unwrap_or(any);
     Tunnel {
-        name: configured.name.clone(),
+        name: name.to_owned(),
+        identity: identity.map(ToString::to_string),
+        instances: None,
         state: ike.map_or("down", |sa| sa.state).to_owned(),
         local: configured.local,
         remote: remote.unwrap_or(configured_remote),
@@ -143,26 +213,38 @@ fn tunnel(
         children: configured
             .children
             .iter()
-            .map(|child| self::child(&configured.name, child, child_sas))
+            .map(|child| self::child(child, child_sas, instance))
+            .filter(|child| child.up || !instance)
             .collect(),
         totals: Totals::default(),
         trouble,
     }
 }
 
-fn child(tunnel: &str, configured: &esplanade_config::Child, child_sas: &[ChildSaView]) -> Child {
-    let own = |sa: &&ChildSaView| sa.peer == tunnel && sa.child == configured.name;
+/// A child as it is configured; one of an instance as it was agreed.
+fn child(
+    configured: &esplanade_config::Child,
+    child_sas: &[&ChildSaView],
+    instance: bool,
+) -> Child {
+    let own = |sa: &&&ChildSaView| sa.child == configured.name;
     let newest = child_sas
         .iter()
         .filter(own)
         .max_by_key(|sa| (sa.selected, sa.installed));
-    let texts =
-        |list: &[esplanade_config::Selector]| list.iter().map(ToString::to_string).collect();
+    let agreed = newest.filter(|_| instance);
+    let texts = |list: &[esplanade_config::Selector], agreed: Option<&Vec<TrafficSelector>>| {
+        let agreed = agreed.filter(|agreed| !agreed.is_empty());
+        agreed.map_or_else(
+            || list.iter().map(ToString::to_string).collect(),
+            |agreed| agreed.iter().map(ToString::to_string).collect(),
+        )
+    };
     Child {
         name: configured.name.clone(),
         up: newest.is_some(),
-        local: texts(&configured.local),
-        remote: texts(&configured.remote),
+        local: texts(&configured.local, agreed.map(|sa| &sa.local_ts)),
+        remote: texts(&configured.remote, agreed.map(|sa| &sa.remote_ts)),
         spi_in: newest.map(|sa| format!("{:08x}", sa.inbound)),
         spi_out: newest.map(|sa| format!("{:08x}", sa.outbound)),
         totals: Totals::default(),

@@ -91,7 +91,8 @@ impl Gateway {
 
     /// The tunnel's children that a target means.
     pub(super) fn children_of(&self, target: &Target) -> Result<BTreeSet<String>, String> {
-        let known = |tunnel: &&config::Tunnel| tunnel.name == target.tunnel;
+        let name = policies::tunnel_of(&target.tunnel);
+        let known = |tunnel: &&config::Tunnel| tunnel.name == name;
         let tunnel = self.config.tunnels.iter().find(known).ok_or_else(|| {
             let names: Vec<&str> = self
                 .config
@@ -105,6 +106,12 @@ impl Gateway {
                 names.join(", ")
             )
         })?;
+        if name != target.tunnel && self.endpoint.identity_of(&target.tunnel).is_none() {
+            return Err(format!(
+                "nobody is connected as `{}`; `esplanade status` shows who is",
+                target.tunnel
+            ));
+        }
         let all: BTreeSet<String> = tunnel
             .children
             .iter()
@@ -159,10 +166,12 @@ impl Gateway {
         self.endpoint
             .terminate(now, &target.tunnel, child)
             .map_err(|error| error.to_string())?;
-        let names = children
-            .into_iter()
-            .map(|child| (target.tunnel.clone(), child));
-        self.taken_down.extend(names);
+        if policies::tunnel_of(&target.tunnel) == target.tunnel {
+            let names = children
+                .into_iter()
+                .map(|child| (target.tunnel.clone(), child));
+            self.taken_down.extend(names);
+        }
         let inbound = sas.iter().map(|sa| sa.inbound).collect();
         let ike = child.is_none() && established;
         let peer = target.tunnel.clone();
@@ -172,8 +181,22 @@ impl Gateway {
         })
     }
 
+    /// Refuses a tunnel that many may be where one of them is to be named.
+    fn one_of(&self, target: &Target) -> Result<(), String> {
+        let tunnels = &self.config.tunnels;
+        let many = |tunnel: &config::Tunnel| tunnel.name == target.tunnel && tunnel.admits_many();
+        match tunnels.iter().any(many) {
+            true => Err(format!(
+                "many may be connected as `{0}`: name one, such as `{0}#1`; `esplanade status` shows who is",
+                target.tunnel
+            )),
+            false => Ok(()),
+        }
+    }
+
     fn rekey_ike(&mut self, target: &Target, now: Instant) -> Result<Begun, String> {
         self.children_of(target)?;
+        self.one_of(target)?;
         if target.child.is_some() {
             return Err(format!(
                 "the IKE SA belongs to the tunnel, not to a child: ask for `{}`",
@@ -192,6 +215,7 @@ impl Gateway {
 
     fn rekey_children(&mut self, target: &Target, now: Instant) -> Result<Begun, String> {
         self.children_of(target)?;
+        self.one_of(target)?;
         let sas = self.child_sas(target);
         let child = target.child.as_deref();
         self.endpoint
@@ -211,7 +235,8 @@ impl Gateway {
 
     fn child_sas(&self, target: &Target) -> Vec<ChildSaView> {
         let meant = |sa: &ChildSaView| {
-            sa.peer == target.tunnel && target.child.as_ref().is_none_or(|child| *child == sa.child)
+            policies::is_meant(&sa.peer, &target.tunnel)
+                && target.child.as_ref().is_none_or(|child| *child == sa.child)
         };
         self.endpoint.child_sas().filter(meant).collect()
     }

@@ -113,6 +113,7 @@ impl Goal {
                 CloseReason::Rekeyed
                 | CloseReason::Redundant
                 | CloseReason::Supplanted
+                | CloseReason::Displaced
                 | CloseReason::Refused => None,
                 _ => Some(format!("the IKE SA is gone: {reason}")),
             },

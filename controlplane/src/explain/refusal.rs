@@ -26,6 +26,8 @@ pub(super) fn code(refusal: &Refusal) -> &'static str {
         | Refusal::SelectorsRefused { .. }
         | Refusal::SelectorsWidened { .. } => "selectors-differ",
         Refusal::TransportRefused { .. } => "modes-differ",
+        Refusal::ConnectedAlready { .. } => "connected-already",
+        Refusal::SelectorsTaken { .. } => "selectors-taken",
         Refusal::AhThroughNat { .. } => "ah-through-nat",
         Refusal::NoAnswer { .. } => "no-answer",
         Refusal::NoSpi | Refusal::TooManyIkeSas => "no-room",
@@ -92,6 +94,10 @@ pub(super) fn remedy(refusal: &Refusal) -> Option<String> {
         Refusal::TransportRefused { .. } => {
             "write `mode: tunnel` or `mode: transport-if-possible`, or change the peer"
         }
+        Refusal::ConnectedAlready { .. } => {
+            "end the other one with `esplanade terminate`, or write `unique: replace`, or how often it may be"
+        }
+        Refusal::SelectorsTaken { .. } => "give each client an address of its own",
         Refusal::AhThroughNat { .. } => "write `protocol: esp`",
         Refusal::NoAnswer { .. } => return None,
         Refusal::NoSpi => "raise `sa-capacity` in `dataplane`, and restart the dataplane",

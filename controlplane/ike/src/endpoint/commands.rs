@@ -27,7 +27,8 @@ impl Endpoint {
             .is_some();
         let unknown = || CommandError::UnknownPeer(peer.to_owned());
         let mut state = self.gw.peers.get_mut(peer).ok_or_else(unknown)?;
-        if state.config.remote.is_unspecified() && state.last_remote.is_none() && !up {
+        let known = state.template.is_none() && state.last_remote.is_some();
+        if state.config.remote.is_unspecified() && !known && !up {
             return Err(CommandError::RespondOnly(peer.to_owned()));
         }
         state.wanted = true;
@@ -71,12 +72,28 @@ impl Endpoint {
         child: Option<&str>,
     ) -> Result<(), CommandError> {
         self.check_names(peer, child)?;
-        match child {
-            Some(child) => self.terminate_child(now, peer, child)?,
-            None => self.terminate_peer(now, peer)?,
+        let instances = self.gw.peers.all_instances_of(peer);
+        if instances.is_empty() {
+            self.terminate_one(now, peer, child)?;
+        }
+        for instance in instances {
+            // One that has nothing of it is as it should be.
+            let _ = self.terminate_one(now, &instance, child);
         }
         self.settle(now);
         Ok(())
+    }
+
+    fn terminate_one(
+        &mut self,
+        now: Instant,
+        peer: &str,
+        child: Option<&str>,
+    ) -> Result<(), CommandError> {
+        match child {
+            Some(child) => self.terminate_child(now, peer, child),
+            None => self.terminate_peer(now, peer),
+        }
     }
 
     fn terminate_child(

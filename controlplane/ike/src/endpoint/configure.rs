@@ -10,7 +10,7 @@ use crate::children::{Child, ChildState};
 use crate::config::PeerConfig;
 use crate::error::{CloseReason, RemovalReason};
 use crate::event::{AdoptedChild, Event};
-use crate::peers::Peer;
+use crate::peers::{Peer, instance};
 use crate::sa::Task;
 
 impl Endpoint {
@@ -25,6 +25,12 @@ impl Endpoint {
             .names()
             .into_iter()
             .filter(|name| !names.contains(&**name))
+            .filter(|name| {
+                self.gw
+                    .peers
+                    .get(name)
+                    .is_some_and(|p| p.template.is_none())
+            })
             .collect();
         for name in gone {
             self.drop_peer(now, &name);
@@ -38,6 +44,9 @@ impl Endpoint {
     /// Its children are removed before its IKE SAs, so that none of them takes the place of another
     /// or lingers; no IKE SA waits for a peer that may be dead.
     fn drop_peer(&mut self, now: Instant, name: &str) {
+        for instance in self.gw.peers.all_instances_of(name) {
+            self.drop_peer(now, &instance);
+        }
         self.gw.peers.remove(name);
         let children: Vec<u32> = self.gw.children.of_peer(name).map(|c| c.inbound).collect();
         for inbound in children {
@@ -61,6 +70,13 @@ impl Endpoint {
             ..peer.clone()
         };
         if but_children(&old) == but_children(&config) {
+            for name in self.gw.peers.all_instances_of(&name) {
+                let Some(old) = self.gw.peers.get(&name).map(|peer| peer.config.clone()) else {
+                    continue;
+                };
+                let new = instance(&config, name, old.remote_id.clone());
+                self.change_children(now, &old, new);
+            }
             self.change_children(now, &old, config);
         } else {
             let was_up = self
@@ -144,17 +160,34 @@ impl Endpoint {
         }
     }
 
+    /// Makes the instance again that a child SA is of: who it is may be that still.
+    fn restore_instance(&mut self, found: &AdoptedChild) {
+        let template = found.peer.rsplit_once('#').map(|(template, _)| template);
+        let template = template.and_then(|name| self.gw.peers.get(name));
+        if let (Some(template), Some(identity)) = (template, &found.identity)
+            && template.config.admits_many()
+            && template.config.remote_id.accepts(identity)
+            && self.gw.peers.get(&found.peer).is_none()
+        {
+            let template = template.config.clone();
+            let name = Some(found.peer.as_str());
+            self.gw
+                .peers
+                .add_instance(&template, identity.clone(), name);
+        }
+    }
+
     /// Takes over child SAs found in the dataplane after a restart, right after
     /// [`Endpoint::configure`]: they carry traffic until fresh ones do. Those whose peer or child
     /// is no longer configured are removed. The allocator must not give out their SPIs.
     pub fn adopt(&mut self, now: Instant, children: Vec<AdoptedChild>) {
         let mut peers = BTreeSet::new();
         for found in children {
-            let config = self
-                .gw
-                .peers
-                .get(&found.peer)
-                .map(|peer| peer.config.clone());
+            self.restore_instance(&found);
+            // One of many whose identity is not known is nobody.
+            let peer = self.gw.peers.get(&found.peer);
+            let peer = peer.filter(|peer| peer.template.is_some() || !peer.config.admits_many());
+            let config = peer.map(|peer| peer.config.clone());
             let lifetime = config.and_then(|peer| peer.child(&found.child).map(|c| c.lifetime));
             let Some(lifetime) = lifetime else {
                 self.gw.events.push_back(Event::ChildRemoved {
@@ -187,7 +220,7 @@ impl Endpoint {
                 remote: found.remote,
                 encapsulation: found.encapsulation,
                 local_ts: Vec::new(),
-                remote_ts: Vec::new(),
+                remote_ts: found.remote_ts,
                 state: ChildState::Adopted,
                 selected: found.selected,
                 awaiting: false,

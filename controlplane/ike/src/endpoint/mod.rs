@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::children::{ChildState, ChildTable};
-use crate::config::Settings;
+use crate::config::{Identity, Settings};
 use crate::counters::Counters;
 use crate::error::{CloseReason, RemovalReason};
 use crate::event::{ChildSaView, Event, IkeSaView, Path, Transmit};
@@ -205,6 +205,12 @@ impl Endpoint {
             .iter()
             .filter(|sa| !sa.is_over())
             .map(|sa| sa.view(&self.gw))
+    }
+
+    /// Who an instance of a peer that many may be is, by the instance's name.
+    pub fn identity_of(&self, instance: &str) -> Option<&Identity> {
+        let peer = self.gw.peers.get(instance)?;
+        peer.template.as_ref().map(|_| &peer.config.remote_id)
     }
 
     /// All child SAs of the dataplane, adopted ones and those about to be removed included.

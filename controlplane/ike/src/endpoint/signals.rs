@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::Endpoint;
 use crate::children::ChildState;
+use crate::config::{PeerConfig, Uniqueness};
 use crate::error::{CloseReason, RemovalReason};
 use crate::event::Path;
 use crate::gateway::{SaKey, Signal};
@@ -63,6 +64,23 @@ impl Endpoint {
                 Signal::ChildWanted(key, name) => {
                     self.enqueue(now, key, Task::NewChild(name));
                 }
+            }
+        }
+        self.forget_idle();
+    }
+
+    /// Forgets the instances that have neither an IKE SA nor a child SA any more.
+    fn forget_idle(&mut self) {
+        while let Some(name) = self.gw.idle.pop() {
+            let of = self.gw.peers.get(&name);
+            let is_instance = of.is_some_and(|peer| peer.template.is_some());
+            let is_up = || {
+                let keys = self.sas.of_peer(&name).into_iter();
+                let mut sas = keys.filter_map(|key| self.sas.get(key));
+                sas.any(|sa| !sa.is_over()) || self.gw.children.of_peer(&name).next().is_some()
+            };
+            if is_instance && !is_up() {
+                self.gw.peers.remove(&name);
             }
         }
     }
@@ -131,15 +149,49 @@ impl Endpoint {
         for other in self.others(key, |sa| is_current(sa) && sa.doubted) {
             self.with(now, other, |sa, gw| sa.supplanted(gw, now, key));
         }
+        self.displace(now, key);
+    }
+
+    /// Who comes from anywhere and is connected from elsewhere already has moved, or is two: the younger one stays. From
+    /// the same place it authenticates anew, and ends the older one itself.
+    fn displace(&mut self, now: Instant, key: SaKey) {
+        let Some(sa) = self
+            .sas
+            .get(key)
+            .filter(|sa| !sa.initiator && is_current(sa))
+        else {
+            return;
+        };
+        let replaces = |peer: &PeerConfig| {
+            peer.remote.is_unspecified() && matches!(peer.uniqueness, Uniqueness::Limit(_))
+        };
+        if !sa.peer.as_deref().is_some_and(replaces) {
+            return;
+        }
+        let here = sa.path.remote;
+        let elsewhere = |sa: &IkeSa| is_current(sa) && sa.key < key && sa.path.remote != here;
+        for other in self.others(key, elsewhere) {
+            self.enqueue(now, other, Task::DeleteIke(CloseReason::Displaced));
+        }
     }
 
     /// RFC 7296 2.4: "the recipient (...) MAY use this information to delete any other IKE SAs it
     /// has to the same authenticated identity without waiting for a timeout".
     fn on_initial_contact(&mut self, now: Instant, key: SaKey) {
         let stands = |sa: &IkeSa| sa.established.is_some() && !sa.is_over();
+        let here = self.sas.get(key).map(|sa| sa.path.remote);
         for other in self.others(key, stands) {
             self.with(now, other, |sa, gw| {
-                sa.finish(gw, now, CloseReason::InitialContact)
+                // Elsewhere there may be another with the same identity, who lives.
+                let roams = sa
+                    .peer
+                    .as_ref()
+                    .is_some_and(|peer| peer.remote.is_unspecified());
+                if roams && here != Some(sa.path.remote) {
+                    sa.part(gw, now, CloseReason::Displaced);
+                } else {
+                    sa.finish(gw, now, CloseReason::InitialContact);
+                }
             });
         }
     }
@@ -268,7 +320,12 @@ impl Endpoint {
         if self.current_sa(name).is_some() {
             return self.ensure_children(now, name);
         }
-        let Some(peer) = self.gw.peers.get(name) else {
+        let Some(peer) = self
+            .gw
+            .peers
+            .get(name)
+            .filter(|peer| peer.template.is_none())
+        else {
             return;
         };
         let children: Vec<_> = peer.children.clone();
@@ -352,7 +409,7 @@ fn is_coming(sa: &IkeSa) -> bool {
 }
 
 /// Where a peer is called: as configured, else where it was last seen.
-fn peer_path(peer: &crate::config::PeerConfig, last: Option<SocketAddr>) -> Option<Path> {
+fn peer_path(peer: &PeerConfig, last: Option<SocketAddr>) -> Option<Path> {
     let configured =
         (!peer.remote.is_unspecified()).then(|| SocketAddr::new(peer.remote, peer.remote_port));
     let remote = configured.or(last)?;

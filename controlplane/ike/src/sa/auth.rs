@@ -14,6 +14,7 @@ use crate::crypto::keys::End;
 use crate::error::{CloseReason, Refusal, RemovalReason, Subject};
 use crate::event::Path;
 use crate::gateway::{Gateway, Signal};
+use crate::identity::Identity;
 use crate::negotiate::ChildExchange;
 use crate::peers::Welcome;
 use crate::wire::header::ExchangeType;
@@ -30,6 +31,9 @@ fn is_first_contact(gw: &Gateway, peer: &PeerConfig) -> bool {
         .of_peer(&peer.name)
         .any(|child| stands(&child.state))
 }
+
+/// Why who calls is not let in, and which peer it may be.
+type NotAdmitted = (Option<Arc<PeerConfig>>, Refusal);
 
 impl IkeSa {
     pub(super) fn send_auth(&mut self, gw: &mut Gateway, now: Instant, mut proof: Proof) {
@@ -242,7 +246,13 @@ impl IkeSa {
             return;
         };
         proof.auth_id = self.expected_id;
-        match self.identify(gw, now, &proof, path, payloads) {
+        let first = payloads.notify(notify::INITIAL_CONTACT).is_some();
+        let identified = self.identify(gw, now, &proof, path, payloads);
+        let admitted = identified.and_then(|(peer, identity)| {
+            let admitted = gw.admit(peer.clone(), &identity, path.remote, first);
+            admitted.map_err(|refusal| (Some(peer), refusal))
+        });
+        match admitted {
             Ok(peer) => {
                 self.peer = Some(peer.clone());
                 self.accept_auth(gw, now, path, &peer, &proof, payloads);
@@ -261,7 +271,7 @@ impl IkeSa {
         }
     }
 
-    /// Who calls, if the proof holds.
+    /// Who calls, by the peer's name and by its own, if the proof holds.
     fn identify(
         &self,
         gw: &Gateway,
@@ -269,7 +279,7 @@ impl IkeSa {
         proof: &Proof,
         path: Path,
         payloads: Payloads<'_>,
-    ) -> Result<Arc<PeerConfig>, (Option<Arc<PeerConfig>>, Refusal)> {
+    ) -> Result<(Arc<PeerConfig>, Identity), NotAdmitted> {
         let malformed = |what| (None, Refusal::Malformed { what });
         let keys = self.keys.as_ref().ok_or(malformed("there are no keys"))?;
         let id = payloads
@@ -289,7 +299,7 @@ impl IkeSa {
             })?;
         let claimed = (End::Initiator, id);
         match proof.check(gw, now, keys, &peer, claimed, payloads) {
-            Ok(()) => Ok(peer),
+            Ok(()) => Ok((peer, id.identity.clone())),
             Err(refusal) => Err((Some(peer), refusal)),
         }
     }
@@ -324,7 +334,7 @@ impl IkeSa {
         if payloads.proposals().is_some() {
             let exchange = ChildExchange::WithAuth;
             let granted = Grant::consider(peer, payloads, exchange, None, self.translation())
-                .and_then(|grant| grant.agree(gw).map(|agreed| (grant, agreed)));
+                .and_then(|grant| grant.agree(gw, peer).map(|agreed| (grant, agreed)));
             match granted {
                 Ok((grant, agreed)) => {
                     let Some(keys) = &self.keys else { return };

@@ -432,7 +432,21 @@ impl Grant {
     }
 
     /// Takes an SPI for it.
-    pub(super) fn agree(&self, gw: &mut Gateway) -> Result<Agreed, Refused> {
+    pub(super) fn agree(&self, gw: &mut Gateway, peer: &PeerConfig) -> Result<Agreed, Refused> {
+        let instance = gw.peers.get(&peer.name);
+        let template = instance.and_then(|instance| instance.template.as_ref());
+        let taken = template.and_then(|template| {
+            let child = (template, &self.name);
+            gw.children.claimed(child, &peer.name, &self.remote_ts)
+        });
+        if let Some(by) = taken {
+            let refusal = Refusal::SelectorsTaken {
+                child: self.name.to_string(),
+                remote: self.remote_ts.clone(),
+                by: by.to_string(),
+            };
+            return Err(Refused::new(notify::TS_UNACCEPTABLE, refusal));
+        }
         let inbound = gw
             .spis
             .allocate()
@@ -509,8 +523,11 @@ impl IkeSa {
             local: self.path.local.port(),
             remote: self.path.remote.port(),
         });
+        let instance = gw.peers.get(&peer.name);
+        let is_instance = instance.is_some_and(|instance| instance.template.is_some());
         let sa = ChildSa {
             peer: peer.name.to_string(),
+            identity: is_instance.then(|| peer.remote_id.clone()),
             child: agreed.name.to_string(),
             inbound: agreed.inbound,
             outbound: agreed.outbound,

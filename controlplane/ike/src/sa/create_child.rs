@@ -474,7 +474,7 @@ impl IkeSa {
             None => None,
         };
         let (public, shared): (Vec<_>, Vec<_>) = answered.into_iter().unzip();
-        let agreed = grant.agree(gw)?;
+        let agreed = grant.agree(gw, &peer)?;
         let (inbound, nonce_r) = (agreed.inbound, gw.new_nonce());
         let [sa, ts_i, ts_r] = grant.answer(inbound);
         let mode = grant.mode();

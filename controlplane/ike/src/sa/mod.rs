@@ -552,6 +552,7 @@ impl IkeSa {
             return;
         }
         self.path = path;
+        gw.note_standing(self);
         self.hasten(gw, now);
         for inbound in gw.children.of_owner(self.key) {
             gw.children.update(inbound, |child| {
@@ -597,6 +598,7 @@ impl IkeSa {
         self.state = State::Established;
         self.proven |= rekeyed;
         gw.standing.insert(self.key);
+        gw.note_standing(self);
         self.established = Some(now);
         self.rekey_at = Some(now + gw.jittered(peer.ike_lifetime));
         self.end_at = Some(now + peer.ike_lifetime + peer.ike_lifetime / 10);
@@ -636,6 +638,7 @@ impl IkeSa {
         (self.request_parts, self.response_parts) = (None, None);
         self.abandon_followup(gw);
         gw.standing.remove(&self.key);
+        gw.forget_standing(self);
         self.tasks.clear();
         if let (Some(peer), Some(_)) = (self.peer_name(), self.established) {
             let peer = peer.to_owned();
@@ -655,8 +658,10 @@ impl IkeSa {
     }
 
     pub(crate) fn view(&self, gw: &Gateway) -> IkeSaView {
+        let theirs = self.peer.as_ref().map(|peer| &peer.remote_id);
         IkeSaView {
             peer: self.peer_name().map(str::to_owned),
+            identity: theirs.filter(|id| !id.is_pattern()).cloned(),
             state: self.state.name(),
             initiator: self.initiator,
             local_spi: self.local_spi,

@@ -106,7 +106,7 @@ impl SpiAllocator for Allocator {
 #[derive(Default)]
 pub struct Dataplane {
     pub installed: BTreeMap<u32, ChildSa>,
-    /// The SA of each child that outbound traffic uses.
+    /// The SA of each child that outbound traffic uses, by [`child_key`].
     pub selected: HashMap<String, u32>,
     used: HashSet<u32>,
     pub ever_installed: usize,
@@ -161,6 +161,14 @@ pub struct Link {
     pub peer_port: Option<u16>,
     /// What somebody in between makes of a datagram to a side; `None`: nothing.
     pub tamper: Option<Tamper>,
+}
+
+/// A child by its name, and one of a peer that is not just `peer` by that peer's as well.
+pub fn child_key(peer: &str, child: &str) -> String {
+    match peer {
+        "peer" => child.to_owned(),
+        peer => format!("{peer}/{child}"),
+    }
 }
 
 pub fn address(side: usize) -> IpAddr {
@@ -348,26 +356,38 @@ impl Link {
             Event::ChildInstalled(sa) => {
                 assert!(sa.inbound_key != sa.outbound_key);
                 if sa.use_outbound_now {
-                    dataplane.selected.insert(sa.child.clone(), sa.inbound);
+                    let key = child_key(&sa.peer, &sa.child);
+                    dataplane.selected.insert(key, sa.inbound);
                 }
                 dataplane.ever_installed += 1;
                 let before = dataplane.installed.insert(sa.inbound, (**sa).clone());
                 assert!(before.is_none(), "installed twice");
             }
-            Event::OutboundSelected { child, inbound, .. } => {
+            Event::OutboundSelected {
+                peer,
+                child,
+                inbound,
+            } => {
                 assert!(
                     dataplane.installed.contains_key(inbound),
                     "selected what is not there"
                 );
-                dataplane.selected.insert(child.clone(), *inbound);
+                let key = child_key(peer, child);
+                dataplane.selected.insert(key, *inbound);
             }
-            Event::ChildRemoved { child, inbound, .. } => {
+            Event::ChildRemoved {
+                peer,
+                child,
+                inbound,
+                ..
+            } => {
                 assert!(
                     dataplane.installed.remove(inbound).is_some(),
                     "removed what is not there"
                 );
-                if dataplane.selected.get(child) == Some(inbound) {
-                    dataplane.selected.remove(child);
+                let key = child_key(peer, child);
+                if dataplane.selected.get(&key) == Some(inbound) {
+                    dataplane.selected.remove(&key);
                 }
             }
             _ => {}
@@ -501,7 +521,9 @@ impl Link {
                 assert_eq!(twin.remote_ts, sa.local_ts);
                 assert_eq!(twin.encapsulation.is_some(), sa.encapsulation.is_some());
                 assert!(
-                    one.dataplane.selected.contains_key(&sa.child),
+                    one.dataplane
+                        .selected
+                        .contains_key(&child_key(&sa.peer, &sa.child)),
                     "{:#?}",
                     story(one)
                 );
