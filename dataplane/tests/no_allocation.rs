@@ -90,6 +90,7 @@ fn commands(transform: Transform, key: usize, udp: bool) -> Vec<Command> {
             encapsulation,
             mode: Mode::Tunnel,
             original: None,
+            follow: false,
             owner: WorkerId(0),
             lifetime: Lifetime::default(),
             label: Label::new("loop"),

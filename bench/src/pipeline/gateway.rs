@@ -320,6 +320,7 @@ impl Gateway {
                 encapsulation: None,
                 mode: Mode::Tunnel,
                 original: None,
+                follow: false,
                 owner,
                 lifetime: Lifetime::default(),
                 label: Label::new("pipeline"),

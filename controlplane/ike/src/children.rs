@@ -2,7 +2,7 @@
 //! something is due. Make-before-break (RFC 7296 2.8) is decided here.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -80,6 +80,20 @@ impl Child {
     pub(crate) fn protocol(&self) -> u8 {
         self.suite
             .map_or(protocol::ESP, |suite| suite.protection.protocol())
+    }
+
+    /// Has its packets go elsewhere; `false` when they cannot: not in UDP, or with the addresses in
+    /// their selectors.
+    pub(crate) fn move_to(&mut self, remote: SocketAddr) -> bool {
+        let Some(ports) = self.encapsulation.as_mut() else {
+            return false;
+        };
+        if self.mode != Mode::Tunnel {
+            return false;
+        }
+        ports.remote = remote.port();
+        self.remote = remote.ip();
+        true
     }
 
     fn due(&self) -> Option<Instant> {

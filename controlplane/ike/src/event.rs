@@ -71,6 +71,16 @@ pub enum Event {
         /// The child SA, by its inbound SPI.
         inbound: u32,
     },
+    /// A peer behind a NAT has another address or port (RFC 7296 2.23). What goes to it in UDP by these
+    /// child SAs goes there from now on.
+    PeerMoved {
+        /// The peer's name.
+        peer: String,
+        /// Where it is.
+        remote: SocketAddr,
+        /// The child SAs, by their inbound SPIs.
+        children: Vec<u32>,
+    },
     /// Both halves of a child SA are to be removed.
     ChildRemoved {
         /// The peer's name.
@@ -137,6 +147,10 @@ pub struct ChildSa {
     pub remote: std::net::IpAddr,
     /// ESP goes in UDP with these ports.
     pub encapsulation: Option<UdpPorts>,
+    /// The peer alone is behind a NAT: where that moves it, it is followed (RFC 7296 2.23), and who
+    /// finds out first tells the other by [`Event::PeerMoved`] or
+    /// [`Endpoint::peer_moved`](crate::Endpoint::peer_moved).
+    pub follow: bool,
     /// Our side's selectors, as narrowed.
     pub local_ts: Vec<TrafficSelector>,
     /// The peer's side's selectors, as narrowed.

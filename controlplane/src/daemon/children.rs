@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     time::Instant,
 };
 
@@ -168,6 +169,7 @@ impl Children {
                     local: original.local,
                     remote: original.remote,
                 }),
+                follow: sa.follow,
                 owner,
                 lifetime: lifetime(child),
                 label,
@@ -206,6 +208,18 @@ impl Children {
             owner,
         });
         Ok(commands)
+    }
+
+    /// The commands that have both halves of a pair send to and expect a peer elsewhere.
+    pub(super) fn move_to(&self, inbound: u32, remote: SocketAddr) -> Vec<Command> {
+        let pair = self.pairs.get(&inbound);
+        let halves = pair.map(|pair| std::iter::once(pair.inbound).chain(pair.outbound));
+        let command = |sa| Command::MovePeer {
+            sa,
+            remote: remote.ip(),
+            port: remote.port(),
+        };
+        halves.into_iter().flatten().map(command).collect()
     }
 
     /// Refuses the group of another child. The 56 bits of a digest are a name and no proof, and of an SA that was narrowed

@@ -72,6 +72,7 @@ fn child_sa(inbound: SaId, key: usize) -> ChildSa {
         peer_takes_tfc_padding: true,
         local: "192.0.2.1".parse().unwrap(),
         remote: "192.0.2.2".parse().unwrap(),
+        follow: false,
         encapsulation: None,
         local_ts: vec![prefix("10.1.0.0")],
         remote_ts: vec![prefix("10.2.0.0")],

@@ -14,6 +14,8 @@ pub(super) enum Concern {
     Install(SaId),
     /// The SA that it removes.
     Remove(SaId),
+    /// The SA whose peer is elsewhere.
+    Move(SaId),
     /// The policies that it has send by an SA.
     Select(PolicyId),
     /// An entry of the SPD.
@@ -42,6 +44,7 @@ impl From<&Command> for Concern {
             Command::InstallInbound(sa) => Self::Install(sa.sa),
             Command::InstallOutbound(sa) => Self::Install(sa.sa),
             Command::RemoveSa { sa } => Self::Remove(*sa),
+            Command::MovePeer { sa, .. } => Self::Move(*sa),
             Command::SelectOutbound { policy, .. } => Self::Select(*policy),
             Command::SetPolicy(policy) => Self::Policy(policy.id),
             Command::RemovePolicy { id } => Self::Policy(*id),

@@ -33,6 +33,16 @@ impl Gateway {
             Event::IkeClosed { peer, reason } => self.on_ike_closed(peer, reason),
             Event::ChildInstalled(sa) => self.on_child_installed(sa, now),
             Event::OutboundSelected { inbound, .. } => self.select(*inbound),
+            Event::PeerMoved {
+                peer,
+                remote,
+                children,
+            } => {
+                info!("{peer}: behind its NAT it is at {remote} now");
+                for inbound in children {
+                    self.tell_workers(&self.children.move_to(*inbound, *remote));
+                }
+            }
             Event::ChildRemoved {
                 peer,
                 child,
@@ -196,12 +206,14 @@ impl Gateway {
             );
             return;
         };
-        if matches!(concern, Concern::Remove(_)) && reason == CommandError::UnknownSa {
+        if matches!(concern, Concern::Remove(_) | Concern::Move(_))
+            && reason == CommandError::UnknownSa
+        {
             // It had not come before the dataplane was out of reach.
             return;
         }
         let name = match concern {
-            Concern::Install(sa) | Concern::Remove(sa) => self.child_of_sa(sa),
+            Concern::Install(sa) | Concern::Remove(sa) | Concern::Move(sa) => self.child_of_sa(sa),
             Concern::Select(policy) | Concern::Policy(policy) => self.child_of_policy(policy),
             _ => None,
         };
@@ -239,6 +251,7 @@ impl Gateway {
         match concern {
             Concern::Install(sa) => format!("install SA {:08x}", sa.value()),
             Concern::Remove(sa) => format!("remove SA {:08x}", sa.value()),
+            Concern::Move(sa) => format!("send by SA {:08x} to where its peer is now", sa.value()),
             Concern::Select(_) => "change the SA that it sends by".to_owned(),
             Concern::Policy(_) => "change its policy".to_owned(),
             Concern::Route(prefix) => format!("change the route to {prefix}"),

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -303,6 +303,10 @@ impl Gateway {
                 if let Some(inbound) = self.inbound_of(sa) {
                     let _ = self.endpoint.expire_sa(now, inbound);
                 }
+            }
+            Event::PeerMoved { sa, remote, port } => {
+                let remote = SocketAddr::new(remote, port);
+                self.endpoint.peer_moved(now, sa.value(), remote);
             }
             Event::Acquire { policy, .. } => self.acquire(policy, now),
             Event::NeighborMissing { port, address } => {

@@ -19,6 +19,15 @@ pub enum Command {
         /// Which.
         sa: SaId,
     },
+    /// To workers: the peer of an SA in UDP is behind this address and port from now on (RFC 7296 2.23).
+    MovePeer {
+        /// Either half of a pair.
+        sa: SaId,
+        /// The peer's outer address.
+        remote: IpAddr,
+        /// The peer's port.
+        port: u16,
+    },
     /// To workers: the SA that a protect policy uses from now on; survives a repeated [`Command::SetPolicy`].
     SelectOutbound {
         /// The policy.
@@ -163,6 +172,9 @@ pub struct InboundSa {
     pub mode: Mode,
     /// In transport mode through a NAT, the addresses that the peer's packets were made with.
     pub original: Option<Original>,
+    /// The peer is behind a NAT and followed where that moves it: RFC 7296 2.23 allows it to who is behind none and does not
+    /// speak MOBIKE. Of no effect without UDP, without a window and in transport mode, whose selectors name the addresses.
+    pub follow: bool,
     /// The worker that has the record.
     pub owner: WorkerId,
     /// When to tell, and when to stop.

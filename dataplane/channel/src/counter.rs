@@ -158,6 +158,7 @@ counters! {
     InEcnError Warning Packets "Packets dropped because the outer header says congestion and the inner one knows no ECN (RFC 6040 4.2).",
     InRelayed Info Packets "Decrypted packets that leave by an outside port again, in another tunnel or by a policy that says bypass.",
     InHairpin Warning Packets "Decrypted packets whose route leaves by an outside port, and which no policy covers on their way out.",
+    PeerMoved Info Times "Peers behind a NAT that were followed to another address or port of it (RFC 7296 2.23).",
     InTtlExpired Notice Packets "Decrypted packets whose TTL or hop limit ended here.",
 
     // Outbound.

@@ -27,6 +27,16 @@ pub enum Event {
         /// Which.
         sa: SaId,
     },
+    /// RFC 7296 2.23: an authenticated packet, newer than all before it, came from another address or port of its peer's NAT.
+    /// The worker's own SAs to it send there already.
+    PeerMoved {
+        /// The inbound SA.
+        sa: SaId,
+        /// The peer's outer address.
+        remote: IpAddr,
+        /// The peer's port.
+        port: u16,
+    },
     /// RFC 4301 5.1: a packet wants an SA that is not there.
     Acquire {
         /// The policy that wants it.

@@ -252,6 +252,8 @@ pub struct ColdSa {
     pub replayed: u64,
     /// Inbound packets that were not authentic.
     pub forged: u64,
+    /// The control plane has not been told yet where the peer of an inbound SA is.
+    pub move_untold: bool,
 }
 
 /// What was announced about an SA; each once.
@@ -281,6 +283,8 @@ pub struct InboundSa {
     pub local: IpAddr,
     /// How its headers of AH are laid out; `None` for an SA of ESP.
     pub ah: Option<ah::Shape>,
+    /// The peer is followed where its NAT moves it (RFC 7296 2.23).
+    pub follows: bool,
     /// The policy that the SA was made for; it serves the whole group.
     pub policy: PolicyId,
     /// Where its last packet left the gateway: a guess at where the next one will.

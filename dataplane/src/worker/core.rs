@@ -5,6 +5,7 @@ use super::{
     handoff::{Handoff, Lent},
     held::{Held, Neighbor, Packet},
     limit::TokenBucket,
+    moving::Moved,
     packet::{self, ETHERNET, Ip},
     reassembly::Reassembly,
     relay::{self, Relayed},
@@ -165,6 +166,8 @@ pub struct Core<P, E> {
     pub ivs: IvGenerator,
     /// SAs whose statistics changed since they were last published.
     pub dirty: Vec<SaId>,
+    /// SAs whose peer has moved in this round.
+    pub moved: Moved,
     /// Packets for who watches.
     pub capture: Capture,
     /// Drops by SA and by policy.
@@ -206,6 +209,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
             reassembly: Reassembly::default(),
             dummies: Dummies::default(),
             ivs,
+            moved: Moved::default(),
             dirty: Vec::with_capacity(sa_capacity as usize),
             capture: Capture::new(None),
             ledger: None,

@@ -9,6 +9,7 @@ use super::{
     core::{Arrived, Batch, Core, Via, grow_old},
     forward::forward,
     leave::leave_with,
+    moving,
     packet::{self, ETHERNET, EspAt, Ip, Refused},
     pmtu,
     reassembly::{self, Outcome},
@@ -195,11 +196,11 @@ impl Inbound {
         for arrived in sealed.iter_mut().filter_map(|packet| packet.arrived.take()) {
             core.finish(arrived);
         }
-        sealed.clear();
         core.stopwatch.was(Stage::Transmit);
         for (packet, verdict) in opening.iter_mut().zip(verdicts) {
-            commit(core, packet, verdict);
+            commit(core, sealed, packet, verdict);
         }
+        sealed.clear();
         core.stopwatch.was(Stage::Commit);
         opening.iter_mut().for_each(|packet| admit(core, packet));
         core.stopwatch.was(Stage::Policy);
@@ -435,13 +436,24 @@ fn make_room(verdicts: &mut [Verdict; BURST], untried: u64) {
 
 /// What is authentic is taken out of its trailer.
 #[inline(always)]
-fn commit<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Opening, verdict: Verdict) {
+fn commit<P: Port, E: EventSink>(
+    core: &mut Core<P, E>,
+    sealed: &[Sealed],
+    packet: &mut Opening,
+    verdict: Verdict,
+) {
     let (id, place) = (packet.sa, packet.place);
     let (Some(candidate), Some(target)) = (packet.candidate.take(), &packet.target) else {
         return packet.drop(core, Counter::InStateInvalid);
     };
-    if let Err(reason) = authentic(core, id, place, candidate, verdict) {
-        return packet.drop(core, reason);
+    match authentic(core, id, place, candidate, verdict) {
+        Ok(News::Nothing) => {}
+        Ok(News::Source) => {
+            if let Some(of) = sealed.get(packet.packet) {
+                moving::hear(core, place, &of.outer);
+            }
+        }
+        Err(reason) => return packet.drop(core, reason),
     }
     let text = target
         .get(ETHERNET..ETHERNET + packet.plaintext)
@@ -481,6 +493,15 @@ fn note_inner<P: Port, E: EventSink>(
     })
 }
 
+/// What an authentic packet tells of its peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum News {
+    /// Nothing that matters.
+    Nothing,
+    /// Where it is: the packet is newer than all before it, and the peer is followed.
+    Source,
+}
+
 /// RFC 4303 3.4.3: "The receive window is updated only if the integrity verification succeeds." Gives the reason to drop the
 /// packet otherwise.
 #[inline(always)]
@@ -490,7 +511,7 @@ pub(super) fn authentic<P: Port, E: EventSink>(
     place: Place,
     candidate: Candidate,
     verdict: Verdict,
-) -> Result<(), Counter> {
+) -> Result<News, Counter> {
     let records = &mut core.tables.inbound.records;
     let sa = records.get_mut(place).ok_or(Counter::InStateInvalid)?;
     if verdict != Verdict::Authentic {
@@ -498,6 +519,7 @@ pub(super) fn authentic<P: Port, E: EventSink>(
         Core::<P, E>::touch(&mut core.dirty, &mut sa.dirty, id);
         return Err(Counter::InStateProtoError);
     }
+    let newest = candidate.number() > sa.window.highest();
     if let Err(why) = sa.window.commit(candidate) {
         return Err(replayed(core, place, why));
     }
@@ -508,7 +530,11 @@ pub(super) fn authentic<P: Port, E: EventSink>(
     }
     sa.used_ms = core.now_ms;
     Core::<P, E>::touch(&mut core.dirty, &mut sa.dirty, id);
-    Ok(())
+    Ok(if newest && sa.follows {
+        News::Source
+    } else {
+        News::Nothing
+    })
 }
 
 /// Counts the bytes of an authentic packet with its SA, and looks at what that brings to an end.

@@ -13,6 +13,7 @@ mod inbound;
 mod leave;
 mod ledger;
 mod limit;
+mod moving;
 mod outbound;
 mod packet;
 mod pmtu;
@@ -221,6 +222,9 @@ impl<P: Port> Worker<P> {
             |counter, amount| counters.add(counter, amount),
             |port, counter, amount| counters.add_port(PortId(port), counter, amount),
         );
+        if !self.core.moved.is_empty() {
+            self.publish_moved();
+        }
         self.publish_dirty();
         if now >= self.losses_due {
             self.losses_due = now + LOSSES_EVERY;

@@ -196,6 +196,13 @@ impl Ip {
         self.source.address(self.family)
     }
 
+    /// The source port of a datagram; `None` when it is none.
+    #[inline(always)]
+    pub fn udp_source(&self) -> Option<u16> {
+        let ports = self.ports.filter(|_| self.protocol == Protocol::UDP);
+        ports.map(|(source, _)| source)
+    }
+
     /// Whom it is for, of the same family.
     #[inline(always)]
     pub fn destination(&self) -> IpAddr {

@@ -80,6 +80,7 @@ impl<P: Port> Worker<P> {
         self.core.order_capture(command)?;
         match command {
             Command::InstallInbound(sa) => self.publish(sa.sa),
+            Command::MovePeer { sa, .. } => self.publish(*sa),
             Command::InstallOutbound(sa) => {
                 if let Some(id) = SaId::new(sa.sa.value()).filter(|_| self.owns(sa.sa)) {
                     let now_ms = self.core.now_ms;
@@ -148,6 +149,16 @@ impl<P: Port> Worker<P> {
                 statistics,
                 ..cold
             });
+        }
+    }
+
+    /// Writes the records of SAs whose peer has moved.
+    #[cold]
+    pub(super) fn publish_moved(&mut self) {
+        for id in std::mem::take(&mut self.core.moved) {
+            if let Some(sa) = sa_id(id) {
+                self.publish(sa);
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use esplanade_channel::{Event, PolicyId, PortId, SaId};
 use esplanade_ipsec::selector::Flow;
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Acquire and neighbour events a second, and at once.
+/// Acquire events, and as many about neighbours and about peers that moved, a second, and at once.
 const PER_SECOND: u64 = 100;
 const AT_ONCE: u64 = 64;
 /// How long a policy or a neighbour is not asked for again.
@@ -27,6 +27,7 @@ pub trait EventSink {
 pub struct Reports {
     acquires: TokenBucket,
     neighbors: TokenBucket,
+    moves: TokenBucket,
     asked: [(u8, IpAddr, u64); ASKED],
 }
 
@@ -35,6 +36,7 @@ impl Default for Reports {
         Self {
             acquires: TokenBucket::new(PER_SECOND, AT_ONCE),
             neighbors: TokenBucket::new(PER_SECOND, AT_ONCE),
+            moves: TokenBucket::new(PER_SECOND, AT_ONCE),
             asked: [(0, IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0); ASKED],
         }
     }
@@ -65,6 +67,18 @@ impl Reports {
         if sink.send(&event) {
             *asked_ms = Some(now_ms);
         }
+    }
+
+    /// Tells where a peer has moved. `false` when it has to be told later.
+    #[cold]
+    pub fn peer_moved(
+        &mut self,
+        sink: &mut impl EventSink,
+        sa: SaId,
+        (remote, port): (IpAddr, u16),
+        now_ms: u64,
+    ) -> bool {
+        self.moves.take(now_ms) && sink.send(&Event::PeerMoved { sa, remote, port })
     }
 
     /// Asks for a neighbour's address, unless that was done a moment ago.

@@ -86,6 +86,9 @@ impl Tables {
                 let known = self.inbound.remove(sa).is_some() | self.outbound.remove(sa).is_some();
                 known.then_some(()).ok_or(CommandError::UnknownSa)
             }
+            Command::MovePeer { sa, remote, port } => {
+                self.move_peer(identifier(*sa)?, (*remote, *port))
+            }
             Command::SelectOutbound { policy, sa } => {
                 let sa = identifier(*sa)?;
                 if let Whereabouts::Unknown { .. } = self.outbound.locate(sa) {
@@ -194,6 +197,10 @@ impl Tables {
                 shape,
                 ah,
                 mode: mode(sa.mode),
+                follows: sa.follow
+                    && sa.window != 0
+                    && sa.encapsulation.is_some()
+                    && sa.mode == channel::Mode::Tunnel,
                 local: sa.local,
                 policy: PolicyId(sa.policy.0),
                 exit_port: 0,
@@ -215,6 +222,7 @@ impl Tables {
                     label: *sa.label.bytes(),
                     replayed: 0,
                     forged: 0,
+                    move_untold: false,
                 }),
             };
             Some((record, key))
@@ -281,6 +289,7 @@ impl Tables {
                     label: *sa.label.bytes(),
                     replayed: 0,
                     forged: 0,
+                    move_untold: false,
                 }),
             };
             Some((record, key))

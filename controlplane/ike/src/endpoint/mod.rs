@@ -7,6 +7,7 @@ mod dispatch;
 mod signals;
 mod table;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -130,6 +131,33 @@ impl Endpoint {
         let child = self.gw.children.get(inbound);
         if let Some(owner) = child.and_then(|child| child.owner) {
             self.with(now, owner, |sa, gw| sa.unanswered(gw, now));
+        }
+        self.settle(now);
+    }
+
+    /// The dataplane has followed a peer behind a NAT: an authentic packet of this child SA, newer than
+    /// all before it, came from here (RFC 7296 2.23). The IKE SA and its other child SAs follow.
+    pub fn peer_moved(&mut self, now: Instant, inbound: u32, remote: SocketAddr) {
+        let Some(child) = self.gw.children.get(inbound) else {
+            return;
+        };
+        if let Some(owner) = child.owner {
+            self.with(now, owner, |sa, gw| sa.heard_from(gw, now, remote));
+        } else if child.state == ChildState::Adopted {
+            // Its peer will be called there.
+            let peer = child.peer.to_string();
+            let mut moved = false;
+            self.gw
+                .children
+                .update(inbound, |child| moved = child.move_to(remote));
+            if let Some(mut peer) = self.gw.peers.get_mut(&peer) {
+                peer.last_remote = Some(remote);
+            }
+            self.gw.events.push_back(Event::PeerMoved {
+                peer,
+                remote,
+                children: moved.then_some(inbound).into_iter().collect(),
+            });
         }
         self.settle(now);
     }

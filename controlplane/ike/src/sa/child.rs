@@ -541,6 +541,7 @@ impl IkeSa {
             local: self.path.local.ip(),
             remote: self.path.remote.ip(),
             encapsulation,
+            follow: encapsulation.is_some() && self.nat.theirs_alone(),
             local_ts: agreed.local_ts.clone(),
             remote_ts: agreed.remote_ts.clone(),
             replaces,

@@ -14,6 +14,7 @@ mod rekey;
 mod timers;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -110,6 +111,13 @@ pub(crate) struct Nat {
 impl Nat {
     const fn any(self) -> bool {
         self.ours || self.theirs
+    }
+
+    /// Whether the peer is to be followed. RFC 7296 2.23: "A host behind a NAT SHOULD NOT do this type
+    /// of dynamic address update if a validated packet has different port and/or address values because
+    /// it opens a possible DoS attack".
+    const fn theirs_alone(self) -> bool {
+        self.theirs && !self.ours
     }
 }
 
@@ -545,20 +553,45 @@ impl IkeSa {
     /// messages come here, as it asks for: "dynamic address update should only be done in response
     /// to a new packet; otherwise, an attacker can revert the addresses with old replayed packets."
     ///
-    /// The dataplane cannot readdress an SA, so child SAs follow by a rekey, which is made to the
-    /// new address.
+    /// Child SAs in tunnel mode go with it. Transport mode has the addresses in its selectors, so it
+    /// follows by a rekey, which is made to the new address.
     fn follow(&mut self, gw: &mut Gateway, now: Instant, path: Path) {
-        if !self.nat.theirs || self.nat.ours || path == self.path {
+        if !self.nat.theirs_alone() || path == self.path {
             return;
         }
+        let same_end = path.local == self.path.local;
         self.path = path;
         gw.note_standing(self);
         self.hasten(gw, now);
+        let mut moved = Vec::new();
         for inbound in gw.children.of_owner(self.key) {
             gw.children.update(inbound, |child| {
-                let at = now.max(child.installed + MOVE_PAUSE);
-                child.rekey_at = Some(child.rekey_at.map_or(at, |before| before.min(at)));
+                if same_end && child.move_to(path.remote) {
+                    moved.push(inbound);
+                } else {
+                    let at = now.max(child.installed + MOVE_PAUSE);
+                    child.rekey_at = Some(child.rekey_at.map_or(at, |before| before.min(at)));
+                }
             });
+        }
+        let Some(peer) = self.peer_name().filter(|_| self.established.is_some()) else {
+            return;
+        };
+        if let Some(mut peer) = gw.peers.get_mut(peer) {
+            peer.last_remote = Some(path.remote);
+        }
+        gw.events.push_back(Event::PeerMoved {
+            peer: peer.to_owned(),
+            remote: path.remote,
+            children: moved,
+        });
+    }
+
+    /// An authentic packet of a child SA, newer than all before it, came from here.
+    pub(crate) fn heard_from(&mut self, gw: &mut Gateway, now: Instant, remote: SocketAddr) {
+        if self.established.is_some() && !self.is_over() {
+            let local = self.path.local;
+            self.follow(gw, now, Path { local, remote });
         }
     }
 

@@ -363,6 +363,15 @@ impl Link {
                 let before = dataplane.installed.insert(sa.inbound, (**sa).clone());
                 assert!(before.is_none(), "installed twice");
             }
+            Event::PeerMoved {
+                remote, children, ..
+            } => {
+                for inbound in children {
+                    let sa = dataplane.installed.get_mut(inbound).expect("what moves");
+                    sa.remote = remote.ip();
+                    sa.encapsulation.as_mut().expect("ports").remote = remote.port();
+                }
+            }
             Event::OutboundSelected {
                 peer,
                 child,

@@ -75,6 +75,7 @@ fn install(key: u8) -> Command {
         encapsulation: None,
         mode: Mode::Tunnel,
         original: None,
+        follow: false,
         owner: WorkerId(0),
         lifetime: Lifetime::default(),
         label: Label::new("site-b/lan"),

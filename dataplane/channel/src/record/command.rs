@@ -1,6 +1,6 @@
 //! Commands as words: the first says which, the others carry a record.
 
-use super::{RawAddress, RawTransform, flag, get, mode, put, raw, sa_id};
+use super::{RawAddress, RawMove, RawTransform, flag, get, mode, put, raw, sa_id};
 use crate::{
     CaptureOrder, Command, CommandError, DfPolicy, InboundSa, KeyMaterial, Label, Lifetime,
     MAX_SNAP, Original, OutboundSa, Policy, PolicyAction, PolicyId, PortId, Prefix, SaId, Selector,
@@ -37,6 +37,7 @@ mod kind {
     pub const START_CAPTURE: u64 = 20;
     pub const CAPTURE_GROUP: u64 = 21;
     pub const STOP_CAPTURE: u64 = 22;
+    pub const MOVE_PEER: u64 = 23;
 }
 
 raw! {
@@ -67,7 +68,7 @@ raw! {
         key_length: u8,
         mode: u8,
         fragment_sealed: u8,
-        reserved: [u8; 1],
+        follow: u8,
         key: [u8; KeyMaterial::CAPACITY],
         label: [u8; 64],
     }
@@ -176,6 +177,10 @@ pub fn encode_command(command: &Command, words: &mut [u64; COMMAND_WORDS]) {
         Command::RemoveSa { sa } => {
             words[1] = sa.value().into();
             kind::REMOVE_SA
+        }
+        Command::MovePeer { sa, remote, port } => {
+            put(words, &RawMove::new(*sa, *remote, *port));
+            kind::MOVE_PEER
         }
         Command::SelectOutbound { policy, sa } => {
             let record = RawSelect {
@@ -318,6 +323,10 @@ fn decode_other(words: &[u64; COMMAND_WORDS]) -> Option<Command> {
         kind::REMOVE_SA => Command::RemoveSa {
             sa: sa_id(words[1])?,
         },
+        kind::MOVE_PEER => {
+            let (sa, remote, port) = get::<RawMove>(words)?.parts()?;
+            Command::MovePeer { sa, remote, port }
+        }
         kind::SELECT_OUTBOUND => {
             let raw: RawSelect = get(words)?;
             Command::SelectOutbound {
@@ -397,6 +406,7 @@ fn inbound(sa: &InboundSa) -> Zeroizing<RawSa> {
     raw.transform = RawTransform::new(sa.transform);
     raw.esn = sa.esn.into();
     raw.mode = sa.mode as u8;
+    raw.follow = sa.follow.into();
     if let Some(Original { local, remote }) = sa.original {
         raw.original_local = RawAddress::new(local);
         raw.original_remote = RawAddress::new(remote);
@@ -460,6 +470,7 @@ fn decode_inbound(raw: &RawSa) -> Option<InboundSa> {
         encapsulation: raw.encapsulation()?,
         mode: mode(raw.mode)?,
         original: raw.original()?,
+        follow: flag(raw.follow)?,
         owner: WorkerId(raw.owner),
         lifetime: raw.lifetime(),
         label: Label::from_bytes(raw.label)?,

@@ -1,6 +1,6 @@
 //! Events as words: the first says which, the others carry a record.
 
-use super::{RawAddress, get, put, raw, sa_id};
+use super::{RawAddress, RawMove, get, put, raw, sa_id};
 use crate::{CommandError, Event, PolicyId, PortId, Sequence};
 
 /// The words of a slot.
@@ -15,6 +15,7 @@ mod kind {
     pub const ACQUIRE: u64 = 5;
     pub const NEIGHBOR_MISSING: u64 = 6;
     pub const COMMAND_FAILED: u64 = 7;
+    pub const PEER_MOVED: u64 = 8;
 }
 
 raw! {
@@ -56,6 +57,10 @@ pub fn encode_event(event: &Event, words: &mut [u64; EVENT_WORDS]) {
         Event::SequenceNearEnd { sa } => {
             words[1] = sa.value().into();
             kind::SEQUENCE_NEAR_END
+        }
+        Event::PeerMoved { sa, remote, port } => {
+            put(words, &RawMove::new(*sa, *remote, *port));
+            kind::PEER_MOVED
         }
         Event::Acquire {
             policy,
@@ -117,6 +122,10 @@ pub fn decode_event(words: &[u64; EVENT_WORDS]) -> Option<Event> {
         kind::SEQUENCE_NEAR_END => Event::SequenceNearEnd {
             sa: sa_id(words[1])?,
         },
+        kind::PEER_MOVED => {
+            let (sa, remote, port) = get::<RawMove>(words)?.parts()?;
+            Event::PeerMoved { sa, remote, port }
+        }
         kind::ACQUIRE => {
             let raw: RawAcquire = get(words)?;
             Event::Acquire {

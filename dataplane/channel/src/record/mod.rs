@@ -19,9 +19,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// The size of every record and the place of every field, for the layout hash.
-pub const SHAPES: [&[usize]; 13] = [
+pub const SHAPES: [&[usize]; 14] = [
     RawAddress::SHAPE,
     RawTransform::SHAPE,
+    RawMove::SHAPE,
     command::RawSa::SHAPE,
     command::RawSelect::SHAPE,
     command::RawPolicy::SHAPE,
@@ -122,6 +123,26 @@ impl RawTransform {
             key_bits: self.key_bits,
             integrity: self.integrity,
         }
+    }
+}
+
+raw! {
+    /// Where an SA's peer is from now on.
+    RawMove { sa: u32, remote: RawAddress, port: u16, reserved: u16, }
+}
+
+impl RawMove {
+    fn new(sa: SaId, remote: IpAddr, port: u16) -> Self {
+        Self {
+            sa: sa.value(),
+            remote: RawAddress::new(remote),
+            port,
+            reserved: 0,
+        }
+    }
+
+    fn parts(self) -> Option<(SaId, IpAddr, u16)> {
+        Some((SaId::new(self.sa)?, self.remote.get()?, self.port))
     }
 }
 

@@ -124,9 +124,11 @@ fn original() -> impl Strategy<Value = Option<Original>> {
 }
 
 fn inbound() -> impl Strategy<Value = InboundSa> {
-    (outbound(), any::<u32>(), original()).prop_map(|(sa, window, original)| InboundSa {
+    let more = (any::<u32>(), original(), any::<bool>());
+    (outbound(), more).prop_map(|(sa, (window, original, follow))| InboundSa {
         mode: sa.mode,
         original,
+        follow,
         sa: sa.sa,
         policy: sa.policy,
         transform: sa.transform,
@@ -188,6 +190,11 @@ fn command() -> impl Strategy<Value = Command> {
         policy().prop_map(Command::SetPolicy),
         sa_id().prop_map(|sa| Command::RemoveSa { sa }),
         (policy_id(), sa_id()).prop_map(|(policy, sa)| Command::SelectOutbound { policy, sa }),
+        (sa_id(), any::<IpAddr>(), any::<u16>()).prop_map(|(sa, remote, port)| Command::MovePeer {
+            sa,
+            remote,
+            port
+        }),
         policy_id().prop_map(|id| Command::RemovePolicy { id }),
         (route, any::<u16>(), any::<bool>()).prop_map(
             |((prefix, port, gateway), mtu, unreachable)| Command::SetRoute {
@@ -256,6 +263,11 @@ fn event() -> impl Strategy<Value = Event> {
         sa_id().prop_map(|sa| Event::SoftLifetime { sa }),
         sa_id().prop_map(|sa| Event::HardLifetime { sa }),
         sa_id().prop_map(|sa| Event::SequenceNearEnd { sa }),
+        (sa_id(), any::<IpAddr>(), any::<u16>()).prop_map(|(sa, remote, port)| Event::PeerMoved {
+            sa,
+            remote,
+            port
+        }),
         (policy_id(), packet).prop_map(|(policy, ((source, destination), protocol, ports))| {
             Event::Acquire {
                 policy,

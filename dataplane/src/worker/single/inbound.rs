@@ -211,7 +211,7 @@ pub fn esp<P: Port, E: EventSink>(core: &mut Core<P, E>, sealed: Sealed<'_>) {
         &mut target,
         front..front + plaintext,
     );
-    let opened = authentic(core, id, place, candidate, verdict).and_then(|()| {
+    let opened = authentic(core, id, place, candidate, verdict).and_then(|_| {
         let text = target.get(front..front + plaintext).unwrap_or_default();
         let trailer = esp::check_trailer(text).map_err(|_| Counter::InTrailerError);
         account(core, id, place, trailer.map_or(0, |(payload, _)| payload));

@@ -13,6 +13,7 @@ mod hostile;
 mod ledger;
 mod model;
 mod modes;
+mod moving;
 mod pmtu;
 mod reassembly;
 mod relay;
@@ -90,6 +91,7 @@ pub struct Tunnel {
     pub mode: Mode,
     pub tfc: Tfc,
     pub original: Option<Original>,
+    pub follow: bool,
     pub esn: bool,
     /// The family of the outer addresses; inside are both.
     pub outer: Family,
@@ -113,6 +115,7 @@ impl Default for Tunnel {
             mode: Mode::Tunnel,
             tfc: Tfc::default(),
             original: None,
+            follow: false,
             esn: true,
             outer: Family::V4,
             udp: false,
@@ -328,6 +331,7 @@ impl Gateway {
                 encapsulation,
                 mode: tunnel.mode,
                 original: tunnel.original,
+                follow: tunnel.follow,
                 owner: WorkerId(tunnel.owner),
                 lifetime: tunnel.lifetime,
                 label: Label::new("site/lan"),

@@ -355,6 +355,7 @@ impl Step {
                 encapsulation: None,
                 mode: Mode::Tunnel,
                 original: None,
+                follow: false,
                 owner: owner(*name),
                 lifetime: Lifetime::default(),
                 label: Label::new("a/b"),
