@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use esplanade_channel::{
     Command, ControlChannel, Counter, DfPolicy, Event, KeyMaterial, Label, Lifetime, Mode,
     OutboundSa, Policy, PolicyAction, PolicyId, Polling, PortId, PortSetup, Prefix, Role, SaId,
-    Selector, Setup, Tfc, Transform, WorkerId, WorkerSetup,
+    Selector, Setup, Share, Tfc, Transform, WorkerId, WorkerSetup,
 };
 use esplanade_crypto::Algorithm;
 
@@ -223,7 +223,11 @@ impl Driven {
             path_mtu: 0,
             label: Label::new("bench/bench"),
         }))?;
-        self.tell(Command::SelectOutbound { policy: POLICY, sa })?;
+        self.tell(Command::SelectOutbound {
+            policy: POLICY,
+            sa,
+            share: Share::ALL,
+        })?;
         if let Some(old) = self.current.replace(sa) {
             self.tell(Command::RemoveSa { sa: old })?;
         }

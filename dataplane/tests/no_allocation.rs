@@ -4,7 +4,8 @@
 use esplanade_channel::{
     Command, CopyMode, DfPolicy, Epoch, Facts, InboundSa, KeyMaterial, Label, Lifetime, Mode,
     OutboundSa, Policy, PolicyAction, PolicyId, Polling, PortFacts, PortId, PortMode, PortSetup,
-    Prefix, Role, SaId, Segment, Selector, Setup, Tfc, Transform, UdpPorts, WorkerId, WorkerSetup,
+    Prefix, Role, SaId, Segment, Selector, Setup, Share, Tfc, Transform, UdpPorts, WorkerId,
+    WorkerSetup,
 };
 use esplanade_crypto::{EngineKind, IvGenerator};
 use esplanade_dataplane::{
@@ -118,6 +119,7 @@ fn commands(transform: Transform, key: usize, udp: bool) -> Vec<Command> {
         Command::SelectOutbound {
             policy: out,
             sa: sending,
+            share: Share::ALL,
         },
     ];
     for (port, address) in [(0, THERE), (1, OUR_END)] {

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail};
 use esplanade_channel::{
     Command, Connection, ControlChannel, CopyMode, DfPolicy, Epoch, Facts, InboundSa, KeyMaterial,
     Label, Lifetime, Mode, OutboundSa, Policy, PolicyAction, PolicyId, Polling, PortFacts, PortId,
-    PortMode, PortSetup, Prefix, Role, SaId, Segment, Selector, Setup, Tfc, Transform, WorkerId,
-    WorkerSetup,
+    PortMode, PortSetup, Prefix, Role, SaId, Segment, Selector, Setup, Share, Tfc, Transform,
+    WorkerId, WorkerSetup,
 };
 use esplanade_crypto::{EngineKind, IvGenerator};
 use esplanade_dataplane::port::{BURST, staged::StagedPort};
@@ -350,6 +350,7 @@ impl Gateway {
         let select = Command::SelectOutbound {
             policy,
             sa: sending,
+            share: Share::ALL,
         };
         if self.size.shared {
             self.tell(owner, &[select])

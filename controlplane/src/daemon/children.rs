@@ -8,7 +8,7 @@ use std::{
 
 use esplanade_channel::{
     self as channel, Command, DfPolicy, Direction, InboundSa, KeyMaterial, Label, Lifetime,
-    OutboundSa, PolicyId, SaId, SaRecord, WorkerId,
+    OutboundSa, PolicyId, SaId, SaRecord, Share, WorkerId,
 };
 use esplanade_config::{Child, Config, Df, Fragment, TfcSize, Tunnel};
 use esplanade_ike::{
@@ -333,7 +333,8 @@ impl Children {
             }
         }
         reordered.sort_by_key(|group| *group != policy);
-        Some((Command::SelectOutbound { policy, sa }, reordered))
+        let share = Share::ALL;
+        Some((Command::SelectOutbound { policy, sa, share }, reordered))
     }
 
     /// Takes over what an earlier control plane left in the dataplane. `agreed` is what it wrote down of selectors

@@ -28,12 +28,15 @@ pub enum Command {
         /// The peer's port.
         port: u16,
     },
-    /// To workers: the SA that a protect policy uses from now on; survives a repeated [`Command::SetPolicy`].
+    /// To workers: the SA that a protect policy uses from now on for a share of its packets; survives a repeated
+    /// [`Command::SetPolicy`].
     SelectOutbound {
         /// The policy.
         policy: PolicyId,
         /// The outbound SA.
         sa: SaId,
+        /// Which packets; the SA that had exactly these is used no more.
+        share: Share,
     },
     /// To workers: an entry of the SPD, new or changed.
     SetPolicy(Policy),
@@ -145,6 +148,24 @@ pub enum Command {
         /// Which.
         prefix: Prefix,
     },
+}
+
+/// The packets of a policy that an outbound SA is for. Where several are, one for a class goes before one for all, and a
+/// worker's own before one for every worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Share {
+    /// Those that this worker gets (RFC 9611); `None` for every worker without an SA of its own.
+    pub worker: Option<WorkerId>,
+    /// The DSCPs of the inner packets, a bit each, at least one (RFC 4301 4.1).
+    pub dscps: u64,
+}
+
+impl Share {
+    /// Everything: the one SA of most policies, and the fallback of those that have several.
+    pub const ALL: Self = Self {
+        worker: None,
+        dscps: u64::MAX,
+    };
 }
 
 /// An SA that receives.

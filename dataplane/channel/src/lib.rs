@@ -35,7 +35,7 @@ pub use capture::{
 };
 pub use command::{
     Command, CommandError, DfPolicy, InboundSa, KeyMaterial, Lifetime, Mode, Original, OutboundSa,
-    Policy, PolicyAction, Selector, Tfc, Transform, UdpPorts,
+    Policy, PolicyAction, Selector, Share, Tfc, Transform, UdpPorts,
 };
 pub use control::{CommandSender, ControlChannel, Counters, EventError};
 pub use counter::{Counter, PortCounter, Severity, Unit};

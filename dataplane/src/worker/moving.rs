@@ -21,9 +21,13 @@ use esplanade_ipsec::{
 use esplanade_wire::ip::Family;
 use std::net::IpAddr;
 
-/// SAs whose peer has moved, each side of a pair: no packet of a burst brings more than two. What finds no room waits for the
+/// SAs whose peer has moved, mostly both sides of a pair. What finds no room waits for the
 /// control plane's word.
 pub type Moved = ArrayVec<SaId, { 2 * BURST }>;
+
+/// How many outbound SAs follow an inbound one at once; of a policy that has more, the others wait for the control plane's
+/// word.
+const AT_ONCE: usize = 16;
 
 /// Where a peer is: address and port.
 type Whence = (IpAddr, u16);
@@ -58,13 +62,14 @@ fn follow<P: Port, E: EventSink>(core: &mut Core<P, E>, place: Place, whence: Wh
     }
     core.tally.one(Counter::PeerMoved);
     let _ = core.moved.try_push(id);
-    // The SA in use may be a younger one, which knows better already.
-    let answering = tables.spd.selected(sa.policy).and_then(SaId::new);
+    // The SAs in use may be younger ones, which know better already.
+    let answering = tables.spd.all_selected(sa.policy).filter_map(SaId::new);
     let answering = answering.filter(|id| {
         let sa = tables.outbound.get(*id);
         sa.is_some_and(|sa| whence_of(&sa.cold) == before)
     });
-    if let Some(id) = answering {
+    let answering: ArrayVec<SaId, AT_ONCE> = answering.take(AT_ONCE).collect();
+    for id in answering {
         tables.readdress(id, whence);
         let _ = core.moved.try_push(id);
     }

@@ -204,8 +204,13 @@ fn select<P: Port, E: EventSink>(core: &mut Core<P, E>, packet: &mut Plain) {
     let Some(index) = packet.group else {
         return;
     };
-    let group = core.tables.spd.group(index);
-    packet.selected = group.and_then(|group| group.outbound).and_then(SaId::new);
+    let borrowed = packet
+        .arrived
+        .as_ref()
+        .is_some_and(|arrived| arrived.lender.is_some());
+    let spd = &core.tables.spd;
+    let outbound = spd.outbound(index, packet.ip.dscp.value(), borrowed);
+    packet.selected = outbound.and_then(SaId::new);
     match packet.selected {
         Some(sa) => core.tables.outbound.prefetch_slot(sa),
         None => acquire(core, packet, index),

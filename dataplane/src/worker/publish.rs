@@ -63,8 +63,10 @@ impl<P: Port> Worker<P> {
     /// Obeys a command, keeps the shared table of SAs in step, and lets go what has waited for it.
     pub(super) fn apply(&mut self, command: &Command) -> Result<(), CommandError> {
         let before = match command {
-            Command::SelectOutbound { policy, .. } => {
-                self.core.tables.spd.selected(spd::PolicyId(policy.0))
+            Command::SelectOutbound { policy, share, .. } => {
+                let tables = &self.core.tables;
+                let share = tables.share(*share);
+                share.and_then(|share| tables.spd.holder(spd::PolicyId(policy.0), share))
             }
             _ => None,
         };
@@ -144,7 +146,7 @@ impl<P: Port> Worker<P> {
                 mode: mode(record.mode),
                 esn: record.extended,
                 window: 0,
-                selected: self.core.tables.spd.selected(policy) == Some(id.get()),
+                selected: self.core.tables.spd.is_selected(id.get()),
                 state,
                 statistics,
                 ..cold

@@ -21,7 +21,7 @@ use esplanade_ipsec::{
     sad::{Sad, SadError, Whereabouts},
     selector::{AddressRange, PortRange, Selector},
     sequence::OutboundSequence,
-    spd::{Action, Policy, PolicyId, Spd, SpdFull, UnknownPolicy},
+    spd::{Action, Policy, PolicyId, Share, Spd, SpdFull, UnknownPolicy},
 };
 use esplanade_wire::{Dscp, ethernet::MacAddress, ip::Family, template::Template};
 use std::net::IpAddr;
@@ -89,13 +89,16 @@ impl Tables {
             Command::MovePeer { sa, remote, port } => {
                 self.move_peer(identifier(*sa)?, (*remote, *port))
             }
-            Command::SelectOutbound { policy, sa } => {
+            Command::SelectOutbound { policy, sa, share } => {
                 let sa = identifier(*sa)?;
+                let Some(share) = self.share(*share) else {
+                    return Ok(());
+                };
                 if let Whereabouts::Unknown { .. } = self.outbound.locate(sa) {
                     return Err(CommandError::UnknownSa);
                 }
                 self.spd
-                    .select(PolicyId(policy.0), sa.get())
+                    .select(PolicyId(policy.0), sa.get(), share)
                     .map_err(unknown_policy)
             }
             Command::SetPolicy(policy) => self.spd.set(convert_policy(policy)?).map_err(spd_full),
@@ -345,6 +348,19 @@ impl Tables {
         let key = IntegrityKey::new(self.engine, integrity, key.as_bytes()).map_err(key_refusal)?;
         let shape = ah::Shape::new(integrity, local.is_ipv6());
         Ok((Box::new(key), integrity, shape))
+    }
+
+    /// What a share is to this worker; `None` for another worker's.
+    pub fn share(&self, share: channel::Share) -> Option<Share> {
+        let own = match share.worker {
+            None => false,
+            Some(worker) if worker.0 == self.me => true,
+            Some(_) => return None,
+        };
+        Some(Share {
+            own,
+            dscps: share.dscps,
+        })
     }
 
     /// Whether an SA is new and ours, so that its key is of use here.

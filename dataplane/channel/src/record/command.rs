@@ -4,7 +4,7 @@ use super::{RawAddress, RawMove, RawTransform, flag, get, mode, put, raw, sa_id}
 use crate::{
     CaptureOrder, Command, CommandError, DfPolicy, InboundSa, KeyMaterial, Label, Lifetime,
     MAX_SNAP, Original, OutboundSa, Policy, PolicyAction, PolicyId, PortId, Prefix, SaId, Selector,
-    Tfc, UdpPorts, WorkerId,
+    Share, Tfc, UdpPorts, WorkerId,
 };
 use std::net::IpAddr;
 use zerocopy::{FromZeros, IntoBytes};
@@ -76,7 +76,14 @@ raw! {
 
 raw! {
     /// An outbound SA and the policy that is to use it.
-    RawSelect { policy: u64, sa: u64, }
+    RawSelect {
+        policy: u64,
+        dscps: u64,
+        sa: u32,
+        worker: u16,
+        one_worker: u8,
+        reserved: u8,
+    }
 }
 
 raw! {
@@ -182,10 +189,14 @@ pub fn encode_command(command: &Command, words: &mut [u64; COMMAND_WORDS]) {
             put(words, &RawMove::new(*sa, *remote, *port));
             kind::MOVE_PEER
         }
-        Command::SelectOutbound { policy, sa } => {
+        Command::SelectOutbound { policy, sa, share } => {
             let record = RawSelect {
                 policy: policy.0,
-                sa: sa.value().into(),
+                dscps: share.dscps,
+                sa: sa.value(),
+                worker: share.worker.map_or(0, |worker| worker.0),
+                one_worker: share.worker.is_some().into(),
+                reserved: 0,
             };
             put(words, &record);
             kind::SELECT_OUTBOUND
@@ -331,7 +342,11 @@ fn decode_other(words: &[u64; COMMAND_WORDS]) -> Option<Command> {
             let raw: RawSelect = get(words)?;
             Command::SelectOutbound {
                 policy: PolicyId(raw.policy),
-                sa: sa_id(raw.sa)?,
+                sa: SaId::new(raw.sa)?,
+                share: Share {
+                    worker: flag(raw.one_worker)?.then_some(WorkerId(raw.worker)),
+                    dscps: Some(raw.dscps).filter(|dscps| *dscps != 0)?,
+                },
             }
         }
         kind::SET_POLICY => Command::SetPolicy(decode_policy(&get(words)?)?),

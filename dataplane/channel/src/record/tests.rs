@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     CaptureOrder, Command, CommandError, DfPolicy, Direction, Event, InboundSa, KeyMaterial, Label,
     Lifetime, Original, OutboundSa, Policy, PolicyAction, PolicyId, PortId, Prefix, SaRecord,
-    SaState, SaStatistics, Selector, Sequence, Tfc, Transform, UdpPorts, WorkerId,
+    SaState, SaStatistics, Selector, Sequence, Share, Tfc, Transform, UdpPorts, WorkerId,
 };
 use proptest::{prelude::*, sample::select};
 
@@ -106,6 +106,13 @@ fn outbound() -> impl Strategy<Value = OutboundSa> {
     )
 }
 
+fn share() -> impl Strategy<Value = Share> {
+    (any::<Option<u16>>(), 1..=u64::MAX).prop_map(|(worker, dscps)| Share {
+        worker: worker.map(WorkerId),
+        dscps,
+    })
+}
+
 fn mode() -> impl Strategy<Value = Mode> {
     select(vec![Mode::Tunnel, Mode::Transport])
 }
@@ -189,7 +196,11 @@ fn command() -> impl Strategy<Value = Command> {
         outbound().prop_map(Command::InstallOutbound),
         policy().prop_map(Command::SetPolicy),
         sa_id().prop_map(|sa| Command::RemoveSa { sa }),
-        (policy_id(), sa_id()).prop_map(|(policy, sa)| Command::SelectOutbound { policy, sa }),
+        (policy_id(), sa_id(), share()).prop_map(|(policy, sa, share)| Command::SelectOutbound {
+            policy,
+            sa,
+            share
+        }),
         (sa_id(), any::<IpAddr>(), any::<u16>()).prop_map(|(sa, remote, port)| Command::MovePeer {
             sa,
             remote,

@@ -7,13 +7,17 @@
 
 mod classifier;
 mod flow_cache;
+mod shares;
 
 use crate::selector::{Flow, FlowKey, Selector};
 use classifier::Classifier;
 use esplanade_crypto::prefetch;
 use flow_cache::{FlowCache, Verdict};
+use shares::{Outcome, Shares};
 use std::collections::HashMap;
 use thiserror::Error;
+
+pub use shares::Share;
 
 /// The name of a policy. The policies of one child SA, one for each pair of its selectors, differ in
 /// the lowest 8 bits only and use the same SA: they are a *group*.
@@ -115,8 +119,10 @@ pub struct Group {
     name: u64,
     /// The place of its first policy, [`NONE`] if it has none: a free place.
     first: u32,
-    /// The identifier of the outbound SA in use.
-    pub outbound: Option<u32>,
+    /// The identifier of the outbound SA in use, for packets of no class.
+    outbound: Option<u32>,
+    /// Where its SAs are if it has several, otherwise [`NONE`].
+    several: u32,
     /// When an SA was last asked for, in milliseconds; for the rate limit.
     pub acquired_ms: Option<u64>,
 }
@@ -126,8 +132,20 @@ impl Group {
         name: 0,
         first: NONE,
         outbound: None,
+        several: NONE,
         acquired_ms: None,
     };
+
+    fn outcome(&self) -> Outcome {
+        Outcome {
+            outbound: self.outbound,
+            row: self.several,
+        }
+    }
+
+    fn now(&mut self, outcome: Outcome) {
+        (self.outbound, self.several) = (outcome.outbound, outcome.row);
+    }
 }
 
 /// No more policies fit.
@@ -178,7 +196,9 @@ pub struct Spd {
     groups: Vec<Group>,
     free_groups: Vec<u32>,
     group_of: HashMap<u64, u32>,
-    /// The places of the groups by the outbound SA that each uses.
+    /// The SAs of groups that have several.
+    shares: Shares,
+    /// The places of the groups by the outbound SAs that each uses.
     user_of: HashMap<u32, u32>,
     generation: u32,
     cache: FlowCache,
@@ -202,6 +222,7 @@ impl Spd {
             groups: vec![Group::FREE; capacity],
             free_groups: (0..capacity as u32).rev().collect(),
             group_of: HashMap::with_capacity(2 * capacity),
+            shares: Shares::default(),
             user_of: HashMap::with_capacity(2 * capacity),
             generation: 1,
             cache: FlowCache::new(flows, seed),
@@ -266,18 +287,21 @@ impl Spd {
         self.changed();
     }
 
-    /// Makes a group use this outbound SA from now on, and no other group.
+    /// Makes a group use this outbound SA for this share of its packets from now on, instead of the one before, and no other
+    /// group.
     ///
     /// # Errors
     ///
     /// When there is no policy of that group.
-    pub fn select(&mut self, id: PolicyId, sa: u32) -> Result<(), UnknownPolicy> {
+    pub fn select(&mut self, id: PolicyId, sa: u32, share: Share) -> Result<(), UnknownPolicy> {
         let index = *self.group_of.get(&id.group()).ok_or(UnknownPolicy)?;
         self.deselect(sa);
         let group = self.groups.get_mut(index as usize).ok_or(UnknownPolicy)?;
-        if let Some(before) = group.outbound.replace(sa) {
+        let before = group.outcome();
+        if let Some(before) = self.shares.holder(index, share, before.outbound) {
             self.user_of.remove(&before);
         }
+        group.now(self.shares.select(index, sa, share, before));
         self.user_of.insert(sa, index);
         Ok(())
     }
@@ -285,8 +309,10 @@ impl Spd {
     /// Makes no group use this outbound SA: it is gone, and another child's may get its identifier one day.
     pub fn deselect(&mut self, sa: u32) {
         let index = self.user_of.remove(&sa);
-        if let Some(group) = index.and_then(|index| self.groups.get_mut(index as usize)) {
-            group.outbound = None;
+        if let Some(index) = index
+            && let Some(group) = self.groups.get_mut(index as usize)
+        {
+            group.now(self.shares.deselect(index, sa, group.outcome()));
         }
     }
 
@@ -361,10 +387,41 @@ impl Spd {
         self.groups.get(index.0 as usize)
     }
 
-    /// The outbound SA that the group of a policy uses.
+    /// The outbound SA of a decision's group for a packet of this DSCP, which this worker got or another lends it.
+    #[inline]
+    pub fn outbound(&self, index: GroupIndex, dscp: u8, borrowed: bool) -> Option<u32> {
+        let group = self.group(index)?;
+        if group.several == NONE {
+            group.outbound
+        } else {
+            self.shares.by_dscp(group.several, dscp, borrowed)
+        }
+    }
+
+    /// The outbound SA that the group of a policy uses, for packets of no class.
     pub fn selected(&self, id: PolicyId) -> Option<u32> {
         let index = self.group_of.get(&id.group())?;
         self.groups.get(*index as usize)?.outbound
+    }
+
+    /// Whether any group uses this outbound SA.
+    pub fn is_selected(&self, sa: u32) -> bool {
+        self.user_of.contains_key(&sa)
+    }
+
+    /// The outbound SA that the group of a policy uses for exactly this share.
+    pub fn holder(&self, id: PolicyId, share: Share) -> Option<u32> {
+        let index = *self.group_of.get(&id.group())?;
+        let group = self.groups.get(index as usize)?;
+        self.shares.holder(index, share, group.outbound)
+    }
+
+    /// All outbound SAs that the group of a policy uses.
+    pub fn all_selected(&self, id: PolicyId) -> impl Iterator<Item = u32> + '_ {
+        let index = self.group_of.get(&id.group()).copied();
+        let group = index.and_then(|index| Some((index, self.groups.get(index as usize)?)));
+        let all = group.map(|(index, group)| self.shares.all(index, group.outbound));
+        all.into_iter().flatten()
     }
 
     /// Whether any policy of the group protects a flow: the selectors of an SA (RFC 4301 5.2 step 4).
@@ -477,9 +534,10 @@ impl Spd {
         }
         if group.first == NONE {
             self.group_of.remove(&group.name);
-            if let Some(sa) = group.outbound {
+            for sa in self.shares.all(rule.group, group.outbound) {
                 self.user_of.remove(&sa);
             }
+            self.shares.forget(rule.group, group.several);
             *group = Group::FREE;
             self.free_groups.push(rule.group);
         }
@@ -496,186 +554,4 @@ impl Spd {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::selector::{
-        AddressRange, PortRange,
-        tests::{flow, selector},
-    };
-    use proptest::prelude::*;
-    use std::{collections::HashSet, net::Ipv4Addr};
-
-    const CAPACITY: usize = 6;
-
-    #[derive(Debug, Clone)]
-    enum Step {
-        Set(Policy),
-        Remove(PolicyId),
-        Select(PolicyId, u32),
-        Deselect(u32),
-        Sync(Vec<Policy>),
-        Look(Flow),
-    }
-
-    fn id() -> impl Strategy<Value = PolicyId> {
-        (0u64..4, 0u64..3).prop_map(|(group, pair)| PolicyId(group << 8 | pair))
-    }
-
-    fn policy() -> impl Strategy<Value = Policy> {
-        let action = prop_oneof![
-            Just(Action::Protect),
-            Just(Action::Bypass),
-            Just(Action::Discard)
-        ];
-        (id(), 0u32..3, action, selector()).prop_map(|(id, priority, action, selector)| Policy {
-            id,
-            priority,
-            action,
-            selector,
-        })
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            4 => policy().prop_map(Step::Set),
-            2 => id().prop_map(Step::Remove),
-            2 => (id(), 0u32..6).prop_map(|(id, sa)| Step::Select(id, sa)),
-            1 => (0u32..6).prop_map(Step::Deselect),
-            1 => prop::collection::vec(policy(), 0..4).prop_map(Step::Sync),
-            8 => flow().prop_map(Step::Look),
-        ]
-    }
-
-    /// Lists and loops.
-    #[derive(Default)]
-    struct Model {
-        policies: Vec<Policy>,
-        selected: Vec<(u64, u32)>,
-    }
-
-    impl Model {
-        fn set(&mut self, policy: Policy) -> bool {
-            let known = self.policies.iter().any(|other| other.id == policy.id);
-            if !known && self.policies.len() == CAPACITY {
-                return false;
-            }
-            self.policies.retain(|other| other.id != policy.id);
-            self.policies.push(policy);
-            true
-        }
-
-        fn forget_unused(&mut self) {
-            let names: HashSet<u64> = self.policies.iter().map(|p| p.id.group()).collect();
-            self.selected.retain(|(name, _)| names.contains(name));
-        }
-
-        fn look(&self, flow: &Flow) -> Option<(Policy, Option<u32>)> {
-            let policy = self
-                .policies
-                .iter()
-                .filter(|policy| policy.selector.matches(flow))
-                .min_by_key(|policy| (policy.priority, policy.id))?;
-            let mut selected = self.selected.iter();
-            let selected = selected.find(|(name, _)| *name == policy.id.group());
-            Some((*policy, selected.map(|(_, sa)| *sa)))
-        }
-    }
-
-    #[test]
-    fn ten_thousand_policies_of_one_shape_are_one_probe() {
-        let range = |net: u32| {
-            let first = Ipv4Addr::from(net);
-            AddressRange::new(first.into(), Ipv4Addr::from(net | 255).into()).unwrap()
-        };
-        let nets = (0..10_000u32).map(|n| (u64::from(n), 0x0a00_0000 | n << 8));
-        let mut spd = Spd::new(10_000, 4, 3);
-        for (n, net) in nets.clone() {
-            let selector = Selector {
-                local: range(0xc0a8_0000),
-                remote: range(net),
-                local_ports: PortRange::ANY,
-                remote_ports: PortRange::ANY,
-                protocol: None,
-            };
-            let policy = Policy {
-                id: PolicyId(n << 8),
-                priority: n as u32,
-                action: Action::Protect,
-                selector,
-            };
-            spd.set(policy).unwrap();
-        }
-        assert_eq!(spd.classifier.classes(), 1);
-        for (n, net) in nets {
-            let flow = Flow {
-                local: Ipv4Addr::from(0xc0a8_0001).into(),
-                remote: Ipv4Addr::from(net | 7).into(),
-                protocol: 17,
-                ports: Some((1, 2)),
-            };
-            assert_eq!(spd.lookup(&flow).unwrap().policy, PolicyId(n << 8));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn behaves_as_the_model(steps in prop::collection::vec(step(), 1..80)) {
-            let mut spd = Spd::new(CAPACITY, 4, 3);
-            let mut model = Model::default();
-            for step in steps {
-                match step {
-                    Step::Set(policy) => {
-                        prop_assert_eq!(spd.set(policy).is_ok(), model.set(policy));
-                    }
-                    Step::Remove(id) => {
-                        let known = model.policies.iter().any(|policy| policy.id == id);
-                        prop_assert_eq!(spd.remove(id).is_ok(), known);
-                        model.policies.retain(|policy| policy.id != id);
-                        model.forget_unused();
-                    }
-                    Step::Select(id, sa) => {
-                        let known = model.policies.iter().any(|policy| policy.id.group() == id.group());
-                        prop_assert_eq!(spd.select(id, sa).is_ok(), known);
-                        if known {
-                            let group = id.group();
-                            model.selected.retain(|(name, other)| *name != group && *other != sa);
-                            model.selected.push((group, sa));
-                        }
-                    }
-                    // An SA that is gone, whose identifier another child's may get.
-                    Step::Deselect(sa) => {
-                        spd.deselect(sa);
-                        model.selected.retain(|(_, other)| *other != sa);
-                    }
-                    Step::Sync(policies) => {
-                        spd.begin_sync();
-                        let mut kept = HashSet::new();
-                        for policy in policies {
-                            let fits = model.set(policy);
-                            prop_assert_eq!(spd.set(policy).is_ok(), fits);
-                            if fits {
-                                kept.insert(policy.id);
-                            }
-                        }
-                        spd.end_sync();
-                        model.policies.retain(|policy| kept.contains(&policy.id));
-                        model.forget_unused();
-                    }
-                    Step::Look(flow) => {
-                        let ours = spd.lookup(&flow);
-                        let again = spd.lookup(&flow);
-                        prop_assert_eq!(ours, again);
-                        let ours = ours.map(|decision| {
-                            (decision.action, decision.policy, spd.group(decision.group).unwrap().outbound)
-                        });
-                        let theirs = model.look(&flow).map(|(policy, sa)| (policy.action, policy.id, sa));
-                        prop_assert_eq!(ours, theirs);
-                    }
-                }
-                prop_assert_eq!(spd.len(), model.policies.len());
-                prop_assert_eq!(spd.free_groups.len() + spd.group_of.len(), CAPACITY);
-                prop_assert_eq!(spd.user_of.len(), model.selected.len());
-            }
-        }
-    }
-}
+mod tests;

@@ -97,8 +97,7 @@ fn send<P: Port, E: EventSink>(core: &mut Core<P, E>, id: SaId) {
     let Whereabouts::Here(place) = core.tables.outbound.locate(id) else {
         return core.dummies.remove(id);
     };
-    let policy = core.tables.outbound.records.get(place).map(|sa| sa.policy);
-    let in_use = policy.and_then(|policy| core.tables.spd.selected(policy)) == Some(id.get());
+    let in_use = core.tables.spd.is_selected(id.get());
     // Where there is no way for a packet, there is none for a dummy, and nobody misses it.
     if let (true, Ok(way)) = (in_use, way(core, place))
         && way.inner_mtu >= SHORTEST

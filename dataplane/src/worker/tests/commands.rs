@@ -170,6 +170,7 @@ fn what_cannot_be_obeyed_is_told() {
             Command::SelectOutbound {
                 policy: POLICY,
                 sa: inbound.sa,
+                share: Share::ALL,
             },
             CommandError::UnknownSa,
         ),

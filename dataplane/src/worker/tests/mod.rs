@@ -17,6 +17,7 @@ mod moving;
 mod pmtu;
 mod reassembly;
 mod relay;
+mod shares;
 mod sizes;
 mod tunnel;
 
@@ -25,7 +26,7 @@ use crate::port::memory::{self, MemoryPort};
 use esplanade_channel::{
     Command, Connection, ControlChannel, CopyMode, DfPolicy, Epoch, Facts, InboundSa, KeyMaterial,
     Label, Lifetime, Mode, Original, OutboundSa, Policy, PolicyAction, PolicyId, PortFacts,
-    PortMode, PortSetup, Prefix, SaId, Segment, Selector, Setup, Tfc, UdpPorts, WorkerSetup,
+    PortMode, PortSetup, Prefix, SaId, Segment, Selector, Setup, Share, Tfc, UdpPorts, WorkerSetup,
 };
 use esplanade_crypto::{Algorithm, Integrity};
 use esplanade_ipsec::sa::Protection;
@@ -356,7 +357,11 @@ impl Gateway {
                 path_mtu: tunnel.path_mtu,
                 label: Label::new("site/lan"),
             }),
-            Command::SelectOutbound { policy: POLICY, sa },
+            Command::SelectOutbound {
+                policy: POLICY,
+                sa,
+                share: Share::ALL,
+            },
             Command::SetPolicy(protect_v6(self.site, peer)),
         ]
     }

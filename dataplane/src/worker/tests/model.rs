@@ -384,6 +384,7 @@ impl Step {
             Self::Select(group, name) => vec![Command::SelectOutbound {
                 policy: policy_id(*group, 0),
                 sa: sa_id(*name),
+                share: Share::ALL,
             }],
             Self::Set(rule) => vec![Command::SetPolicy(rule.policy())],
             Self::RemovePolicy(group, number) => vec![Command::RemovePolicy {
