@@ -3,7 +3,7 @@
 //! A client sends one [`Request`] a line and reads one [`Response`] a line. Both sides bound what they read,
 //! so a client that never ends its line costs the daemon a buffer and nothing more.
 
-use std::{fmt, io, str::FromStr};
+use std::{fmt, io, net::IpAddr, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -34,6 +34,13 @@ pub enum Request {
     Status,
     /// Every SA in the dataplane, with its traffic.
     Sas,
+    /// Who has which address of which pool.
+    Leases,
+    /// Give an address that is kept for a client that has left back to all.
+    ReleaseLease {
+        /// The address.
+        address: IpAddr,
+    },
     /// The counters.
     Counters {
         /// Those at zero too.
@@ -187,6 +194,8 @@ pub enum Report {
     Status(Box<Status>),
     /// To [`Request::Sas`].
     Sas(Vec<Sa>),
+    /// To [`Request::Leases`].
+    Leases(Vec<Lease>),
     /// To [`Request::Counters`].
     Counters(Vec<CounterRow>),
     /// To [`Request::Initiate`], [`Request::Terminate`], [`Request::Rekey`], [`Request::EndCapture`]: what happened.

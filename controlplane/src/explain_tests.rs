@@ -203,6 +203,7 @@ fn a_peer_that_does_not_answer_is_counted_and_its_route_looked_at() {
         established: None,
         rekey_at: None,
         children: 0,
+        addresses: Vec::new(),
         outstanding: Some(Outstanding {
             transmissions,
             since: facts.now - Duration::from_secs(7),

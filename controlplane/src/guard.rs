@@ -225,6 +225,41 @@ impl Guard {
             .map_err(refused)
     }
 
+    /// Gives an interface an address.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub async fn add_address(&self, index: u32, name: &str, address: IpAddr) -> Result<(), Error> {
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        let request = self.handle.address().add(index, address, length).replace();
+        let refused = Error::refused(format!("give {name} the address {address}"));
+        request.execute().await.map_err(refused)
+    }
+
+    /// Takes an address from an interface; one that it does not have is gone already.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub async fn remove_address(
+        &self,
+        index: u32,
+        name: &str,
+        address: IpAddr,
+    ) -> Result<(), Error> {
+        let refused = Error::refused(format!("take the address {address} from {name}"));
+        let addresses = self.handle.address().get().set_link_index_filter(index);
+        let mut found = addresses.set_address_filter(address).execute();
+        match found.try_next().await {
+            Ok(Some(message)) => {
+                let request = self.handle.address().del(message);
+                request.execute().await.map_err(refused)
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn add(&self, part: &Part) -> Result<(), Error> {
         let refused = Error::refused(format!("guard by `{part}`"));
         match Message::new(part) {

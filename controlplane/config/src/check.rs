@@ -15,6 +15,7 @@ pub(crate) fn check(tunnels: &[Placed], tap: bool, problems: &mut Problems<'_>) 
         check_own_addresses(placed, tap, problems);
         check_families(placed, problems);
         check_transport(placed, tap, problems);
+        check_request(placed, tap, problems);
     }
     check_peers(tunnels, problems);
     check_overlaps(tunnels, problems);
@@ -79,6 +80,16 @@ fn check_transport(placed: &Placed, tap: bool, problems: &mut Problems<'_>) {
             let help = "write `tap: esp0` in `dataplane`".to_owned();
             mistake(what.to_owned(), help);
         }
+    }
+}
+
+/// The address that a peer gives us is the gateway's own.
+fn check_request(placed: &Placed, tap: bool, problems: &mut Problems<'_>) {
+    if placed.tunnel.request.is_some() && !tap {
+        let what =
+            "the address that the peer gives us is the gateway's own, and it has no TAP for it";
+        let help = "write `tap: esp0` in `dataplane`";
+        problems.error(placed.name, Mistake::new(what).help(help));
     }
 }
 

@@ -16,6 +16,8 @@ pub struct Diff {
     pub removed: Vec<String>,
     /// Tunnels that are not what they were.
     pub changed: Vec<ChangedTunnel>,
+    /// Whether pools are others.
+    pub pools: bool,
     /// The guard, if it is switched.
     pub guard: Option<bool>,
     /// Ports whose `mss-clamp` is switched, by name.
@@ -62,6 +64,7 @@ impl fmt::Display for Diff {
                 format!("tunnel {} changed: {}", tunnel.name, tunnel.keys.join(", "))
             }),
         );
+        lines.extend(self.pools.then(|| "pools changed".to_owned()));
         lines.extend(
             self.guard
                 .map(|on| format!("guard switched {}", if on { "on" } else { "off" })),
@@ -115,6 +118,7 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
                 .iter()
                 .filter(|tunnel| !before.contains_key(tunnel.name.as_str())),
         ),
+        pools: old.pools != new.pools,
         ..Diff::default()
     };
     for tunnel in &new.tunnels {
@@ -147,10 +151,12 @@ fn changed_keys(old: &Tunnel, new: &Tunnel) -> Vec<String> {
     let sections = [
         (
             "local",
-            (old.local, &old.local_identity) != (new.local, &new.local_identity),
+            (old.local, &old.local_identity, old.request)
+                != (new.local, &new.local_identity, new.request),
         ),
         ("remote", ends(old) != ends(new)),
         ("authentication", old.authentication != new.authentication),
+        ("pool", old.pool != new.pool),
         ("unique", old.uniqueness != new.uniqueness),
         ("ike", old.ike != new.ike),
     ];

@@ -94,6 +94,54 @@ pub(crate) static ROOT: Section = Section {
         )
         .default("none")
         .known_as(&["connections", "conn", "peers", "connection"]),
+        field(
+            "pools",
+            Kind::Named(&POOL),
+            "Addresses for clients: each gets one of each family, and the same again while it is kept for it.",
+        )
+        .default("none")
+        .known_as(&["pool", "rightsourceip", "address-pools"]),
+    ],
+};
+
+static POOL: Section = Section {
+    what: "a pool",
+    fields: &[
+        field(
+            "addresses",
+            Kind::Texts("[10.9.0.0/24]"),
+            "What is given out: prefixes, or ranges like `10.9.0.10-10.9.0.99`, of IPv4 and IPv6.",
+        )
+        .required()
+        .known_as(&["addrs", "range", "ranges"]),
+        field(
+            "dns",
+            Kind::Texts("[10.1.0.53]"),
+            "The name servers that clients are told of.",
+        )
+        .default("none")
+        .known_as(&["rightdns", "nameserver", "dns-servers"]),
+        field(
+            "networks",
+            Kind::Texts("[10.1.0.0/16]"),
+            "What clients are told to send through the tunnel (split tunnel).",
+        )
+        .default("what the children of the tunnels have on our side")
+        .known_as(&["subnet", "split_include", "split-tunnel"]),
+        field(
+            "hold",
+            Kind::Text("10m"),
+            "How long an address is kept for a client that has left.",
+        )
+        .default("10m")
+        .known_as(&["lease", "lease-time", "timeout"]),
+        field(
+            "fixed",
+            Kind::Texts("[\"carol@example.org = 10.9.0.5\"]"),
+            "Addresses that one identity gets, and nobody else.",
+        )
+        .default("none")
+        .known_as(&["static", "reserved"]),
     ],
 };
 
@@ -201,6 +249,13 @@ static TUNNEL: Section = Section {
             .required()
             .known_as(&["auth", "authby", "secrets", "leftauth", "rightauth"]),
         field(
+            "pool",
+            Kind::Text("staff"),
+            "The pool from which each client gets the addresses behind it; the children's `remote` names the pool's prefixes.",
+        )
+        .default("none")
+        .known_as(&["pools", "rightsourceip"]),
+        field(
             "unique",
             Kind::Text("replace"),
             "How often an identity may be connected to a tunnel whose remote address is any: `replace` once, the newer one; `keep` once, the older one; a number so often, the newest ones; `never` without limit.",
@@ -232,6 +287,13 @@ static LOCAL: Section = Section {
         field("identity", IDENTITY, "Who to say we are.")
             .default("the address")
             .known_as(&["id", "leftid"]),
+        field(
+            "request",
+            Kind::Word(&["ipv4", "ipv6", "both"]),
+            "Ask the peer for an address of its pool, of these families: it is put on the TAP, and is our side of every child; the children's `local` says what we take.",
+        )
+        .default("none")
+        .known_as(&["vips", "leftsourceip", "virtual-address"]),
     ],
 };
 

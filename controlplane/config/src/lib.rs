@@ -16,6 +16,7 @@ mod grammar;
 mod identity;
 mod model;
 mod node;
+mod pool;
 mod problem;
 mod quantity;
 mod reader;
@@ -27,17 +28,18 @@ mod tunnel;
 use std::path::Path;
 
 pub use diff::{ChangedTunnel, Diff, diff};
+pub use esplanade_ike::config::{Families, Uniqueness};
 pub use files::{Disk, FileContext, Files, NoFiles, SecretFile};
 pub use model::{
     Authentication, Child, Config, Dataplane, Df, Engine, Fragment, Identity, Ike, Lifetime, Mode,
-    Polling, Port, Role, Start, Tfc, TfcSize, Tunnel,
+    Polling, Pool, Port, Role, Start, Tfc, TfcSize, Tunnel,
 };
 pub use problem::{Place, Problem, Severity};
 pub use schema::schema;
 pub use secret::Secret;
-pub use esplanade_ike::config::Uniqueness;
 pub use selector::{Prefix, Selector};
 
+use pool::PlacedPool;
 use problem::{Mistake, Problems};
 use reader::Reader;
 use tunnel::Placed;
@@ -96,6 +98,7 @@ fn read(text: &str, context: &FileContext<'_>, problems: &mut Problems<'_>) -> C
     let mut config = Config {
         dataplane: dataplane::defaults(),
         tunnels: Vec::new(),
+        pools: Vec::new(),
         warnings: Vec::new(),
     };
     let tree = match node::parse(text) {
@@ -116,6 +119,13 @@ fn read(text: &str, context: &FileContext<'_>, problems: &mut Problems<'_>) -> C
         .iter()
         .filter_map(|(key, section)| tunnel::read(key, section, context, problems))
         .collect();
+    let pools: Vec<PlacedPool> = root
+        .named("pools", problems)
+        .iter()
+        .filter_map(|(key, section)| pool::read(key, section, problems))
+        .collect();
+    pool::check(&pools, &tunnels, problems);
+    config.pools = pools.into_iter().map(|placed| placed.pool).collect();
     check::check(&tunnels, config.dataplane.tap().is_some(), problems);
     config.tunnels = tunnels.into_iter().map(|placed| placed.tunnel).collect();
     check::check_capacity(&config, root.place("tunnels").unwrap_or(START), problems);

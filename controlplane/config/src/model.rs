@@ -2,10 +2,10 @@
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
-use esplanade_ike::config::{ChildProposal, IkeProposal, Uniqueness};
+use esplanade_ike::config::{ChildProposal, Families, IkeProposal, Uniqueness};
 use esplanade_pki::{DistinguishedName, OwnCertificate, Trust};
 
-use crate::{Problem, Secret, Selector};
+use crate::{Prefix, Problem, Secret, Selector};
 
 /// A valid configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,8 +14,27 @@ pub struct Config {
     pub dataplane: Dataplane,
     /// The tunnels, in the order of the file.
     pub tunnels: Vec<Tunnel>,
+    /// Addresses for clients, in the order of the file.
+    pub pools: Vec<Pool>,
     /// What works but should be looked at.
     pub warnings: Vec<Problem>,
+}
+
+/// Addresses for clients (RFC 7296 2.19).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// The first and the last address of each part; never empty.
+    pub ranges: Vec<(IpAddr, IpAddr)>,
+    /// Servers that resolve names.
+    pub dns: Vec<IpAddr>,
+    /// What clients are to reach through the tunnel; `None` is what the tunnels' children have on our side.
+    pub networks: Option<Vec<Prefix>>,
+    /// How long an address is kept for a client that has left.
+    pub hold: Duration,
+    /// Addresses that one identity gets, and nobody else.
+    pub fixed: Vec<(Identity, IpAddr)>,
 }
 
 /// What the dataplane runs on.
@@ -123,6 +142,10 @@ pub struct Tunnel {
     pub remote_identity: Identity,
     /// How both prove who they are.
     pub authentication: Authentication,
+    /// Of which families we ask the peer for an address.
+    pub request: Option<Families>,
+    /// The pool from which each client gets its addresses.
+    pub pool: Option<String>,
     /// How often an identity may be connected, where the peer comes from anywhere.
     pub uniqueness: Uniqueness,
     /// The IKE SA.
@@ -133,11 +156,12 @@ pub struct Tunnel {
 
 impl Tunnel {
     /// Whether many may be this peer at a time: it comes from anywhere, and several identities are accepted of it, or one
-    /// several times.
+    /// several times; or each gets addresses of a pool.
     #[must_use]
     pub fn admits_many(&self) -> bool {
         let often = !matches!(self.uniqueness, Uniqueness::Keep | Uniqueness::Limit(1));
-        self.remote.is_none() && (often || self.remote_identity.is_pattern())
+        self.pool.is_some()
+            || (self.remote.is_none() && (often || self.remote_identity.is_pattern()))
     }
 }
 

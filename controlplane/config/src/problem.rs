@@ -103,6 +103,14 @@ impl Mistake {
         }
     }
 
+    /// Says what would be right, unless that is said already.
+    pub fn or_help(self, help: &str) -> Self {
+        match self.help {
+            Some(_) => self,
+            None => self.help(help),
+        }
+    }
+
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self

@@ -2,7 +2,9 @@
 
 use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
-use esplanade_ike::config::{ChildProposal, ChildWords, IkeProposal, Protection, Uniqueness};
+use esplanade_ike::config::{
+    ChildProposal, ChildWords, Families, IkeProposal, Protection, Uniqueness,
+};
 
 use crate::{
     FileContext, Selector, authentication, dscp, identity,
@@ -33,6 +35,7 @@ pub(crate) struct Placed {
     pub tunnel: Tunnel,
     pub name: Place,
     pub remote_address: Place,
+    pub pool: Option<Place>,
     /// For each child, the place of each of its remote selectors.
     pub selectors: Vec<Vec<Place>>,
 }
@@ -66,10 +69,18 @@ pub(crate) fn read(
         Start::AtOnce
     });
     let uniqueness = read_uniqueness(section, anyone, problems);
-    let six = local.as_ref().is_some_and(|(address, _)| address.is_ipv6());
+    let pool = section.value("pool", problems, |words| Ok(words.to_owned()));
+    let request = local.as_ref().and_then(|local| local.request);
+    check_request(request, anyone, problems);
+    let six = local.as_ref().is_some_and(|local| local.address.is_ipv6());
     let outer = Outer { anyone, six };
     let (children, selectors) = read_children(section, start, outer, problems);
-    let ((local, local_identity), remote) = (local?, remote?);
+    let (local, remote) = (local?, remote?);
+    let Local {
+        address: local,
+        identity: local_identity,
+        ..
+    } = local;
     let authentication = authentication?;
     authentication::check_identities(
         &authentication,
@@ -80,6 +91,7 @@ pub(crate) fn read(
     Some(Placed {
         name: key.place,
         remote_address: remote.place,
+        pool: section.place("pool"),
         selectors,
         tunnel: Tunnel {
             name: key.name.clone(),
@@ -89,6 +101,8 @@ pub(crate) fn read(
             remote_port: remote.port,
             remote_identity: remote.identity,
             authentication,
+            request: request.map(|(families, _)| families),
+            pool,
             uniqueness,
             ike,
             children,
@@ -96,7 +110,19 @@ pub(crate) fn read(
     })
 }
 
-fn read_local(section: &Reader<'_>, problems: &mut Problems<'_>) -> Option<(IpAddr, Identity)> {
+struct Local {
+    address: IpAddr,
+    identity: Identity,
+    /// Of which families we ask for an address, and where that stands.
+    request: Option<(Families, Place)>,
+}
+
+fn read_local(section: &Reader<'_>, problems: &mut Problems<'_>) -> Option<Local> {
+    let families = section.word("request", problems).map(|word| match word {
+        0 => Families::V4,
+        1 => Families::V6,
+        _ => Families::Both,
+    });
     let address = section.value("address", problems, |words| {
         address(words).map_err(|mistake| match mistake.help {
             Some(_) => mistake,
@@ -111,15 +137,24 @@ fn read_local(section: &Reader<'_>, problems: &mut Problems<'_>) -> Option<(IpAd
         identity => Ok(identity),
     });
     let address = address?;
-    Some((address, named.unwrap_or(Identity::Address(address))))
+    Some(Local {
+        address,
+        identity: named.unwrap_or(Identity::Address(address)),
+        request: families.zip(section.place("request")),
+    })
+}
+
+/// Only who calls can ask for an address.
+fn check_request(request: Option<(Families, Place)>, anyone: bool, problems: &mut Problems<'_>) {
+    if let (true, Some((_, place))) = (anyone, request) {
+        let what = "a peer that comes from anywhere calls us, and who is called asks for nothing";
+        let help = "leave it out, or write the peer's address";
+        problems.error(place, Mistake::new(what).help(help));
+    }
 }
 
 /// Reads how often an identity may be connected.
-fn read_uniqueness(
-    section: &Reader<'_>,
-    anyone: bool,
-    problems: &mut Problems<'_>,
-) -> Uniqueness {
+fn read_uniqueness(section: &Reader<'_>, anyone: bool, problems: &mut Problems<'_>) -> Uniqueness {
     let read = section.value("unique", problems, |words| match words {
         "never" => Ok(Uniqueness::Never),
         "keep" => Ok(Uniqueness::Keep),
@@ -477,7 +512,10 @@ fn esn(words: &str) -> Result<Esn, Mistake> {
     }
 }
 
-fn duration_within(words: &str, range: &RangeInclusive<Duration>) -> Result<Duration, Mistake> {
+pub(crate) fn duration_within(
+    words: &str,
+    range: &RangeInclusive<Duration>,
+) -> Result<Duration, Mistake> {
     let duration = quantity::duration(words)?;
     if range.contains(&duration) {
         return Ok(duration);

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{minimal, parse};
-use esplanade_config::{Problem, Severity};
+use esplanade_config::{Families, Problem, Severity};
 
 /// The only problem of the minimal configuration after a replacement.
 fn only_problem(from: &str, to: &str) -> Problem {
@@ -76,6 +76,104 @@ fn patterns_and_policies_are_for_peers_that_come_from_anywhere() {
         (10, 13),
         "`sometimes` is no such policy",
         "`replace`, `keep`, `never`",
+    );
+}
+
+/// A gateway for clients with a pool, after a replacement; its only problem.
+#[track_caller]
+fn expect_of_pool(from: &str, to: &str, what: &str, help: &str) {
+    let text = minimal()
+        .replace(
+            "remote: { address: 192.0.2.2 }",
+            "remote: { address: any, identity: \"*@example.org\" }\n    pool: staff",
+        )
+        .replace("[10.2.0.0/16]", "[10.9.0.0/16]")
+        + "pools:\n  staff: { addresses: [10.9.0.0/24], fixed: [\"carol@example.org = 10.9.1.5\"] }\n";
+    parse(&text).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    assert!(text.contains(from), "{from}");
+    let problems = parse(&text.replacen(from, to, 1)).expect_err(to);
+    let words: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(problems.len(), 1, "{}", words.join("\n"));
+    assert!(problems[0].what.contains(what), "{}", problems[0]);
+    let told = problems[0].help.as_deref().unwrap_or_default();
+    assert!(told.contains(help), "{}", problems[0]);
+}
+
+#[test]
+fn a_pool_is_given_out_once_and_to_clients() {
+    let one = "staff: { addresses: [10.9.0.0/24]";
+    expect_of_pool(
+        "pool: staff",
+        "pool: stuff",
+        "there is no pool `stuff`",
+        "`staff`",
+    );
+    let twice = "guests: { addresses: [10.9.0.9-10.9.3.1] }\n  staff: { addresses: [10.9.0.0/24]";
+    expect_of_pool(one, twice, "in the pool `guests`, too", "once");
+    let twice = "staff: { addresses: [10.9.0.0/24, 10.9.0.7/32]";
+    expect_of_pool(one, twice, "in the pool already", "once");
+    let wrong = "staff: { addresses: [10.9.0.9-10.9.0.1]";
+    expect_of_pool(one, wrong, "is no range", "`10.9.0.10-10.9.0.99`");
+    expect_of_pool(
+        "[10.9.0.0/16]",
+        "[10.8.0.0/16]",
+        "no address of the pool `staff`",
+        "the pool's prefixes",
+    );
+    expect_of_pool(
+        "= 10.9.1.5",
+        "10.9.1.5",
+        "gives nobody an address",
+        "`carol@example.org = 10.9.0.5`",
+    );
+    expect_of_pool(
+        "carol@example",
+        "*@example",
+        "is not one identity",
+        "`carol@example.org",
+    );
+    let both = "1.5\", \"dave@example.org = 10.9.1.5";
+    expect_of_pool("1.5", both, "is carol@example.org's already", "of its own");
+    let both = "1.5\", \"carol@example.org = 10.9.1.6";
+    expect_of_pool(
+        "1.5",
+        both,
+        "has an address of this family already",
+        "one address of each family",
+    );
+    expect(
+        "    children:\n",
+        "    pool: staff\n    children:\n",
+        (10, 5),
+        "there is no pool `staff`",
+        "`pools: { staff: ",
+    );
+}
+
+#[test]
+fn only_who_calls_asks_for_an_address_and_has_a_tap_for_it() {
+    expect(
+        "local: { address: 192.0.2.1 }",
+        "local: { address: 192.0.2.1, request: ipv4 }",
+        (6, 3),
+        "it has no TAP",
+        "`tap: esp0`",
+    );
+    let text = minimal()
+        .replace("dataplane:\n", "dataplane:\n  tap: esp0\n")
+        .replace(
+            "local: { address: 192.0.2.1 }",
+            "local: { address: 192.0.2.1, request: both }",
+        );
+    let called = text.replace("address: 192.0.2.2", "address: any, identity: b");
+    let problems = parse(&called).unwrap_err();
+    assert!(
+        problems[0].what.contains("who is called asks for nothing"),
+        "{problems:#?}"
+    );
+    assert_eq!(
+        parse(&text).unwrap().tunnels[0].request,
+        Some(Families::Both)
     );
 }
 

@@ -41,20 +41,52 @@ fn only_interfaces_addresses_key_and_subnets_are_required() {
 }
 
 #[test]
+fn a_pool_is_ranges_of_hosts() {
+    let text = minimal()
+        + "pools:\n  staff:\n    addresses: [10.9.0.0/24, 10.8.0.5-10.8.0.7, \"2001:db8:9::/64\"]\n    dns: 10.1.0.53\n    networks: [10.1.0.0/16]\n    hold: 1h\n    fixed: [\"O=Example, CN=carol = 10.7.0.1\"]\n";
+    let pool = parse(&text).unwrap().pools.remove(0);
+    let range = |first: &str, last: &str| (first.parse().unwrap(), last.parse().unwrap());
+    let ranges = [
+        range("10.9.0.1", "10.9.0.254"),
+        range("10.8.0.5", "10.8.0.7"),
+        range("2001:db8:9::1", "2001:db8:9::ffff:ffff:ffff:ffff"),
+    ];
+    assert_eq!(
+        (pool.name.as_str(), pool.ranges.as_slice()),
+        ("staff", ranges.as_slice())
+    );
+    assert_eq!(pool.hold, Duration::from_secs(3600));
+    assert_eq!(pool.networks.map(|networks| networks.len()), Some(1));
+    let carol = Identity::Dn("O=Example, CN=carol".parse().unwrap());
+    assert_eq!(pool.fixed, [(carol, "10.7.0.1".parse().unwrap())]);
+    let changes = diff(&parse(&minimal()).unwrap(), &parse(&text).unwrap());
+    assert_eq!(changes.to_string(), "pools changed");
+}
+
+#[test]
 fn many_may_be_a_peer_that_comes_from_anywhere() {
     let many = |identity: &str, unique: &str| {
         let remote = format!("remote: {{ address: any, identity: \"{identity}\" }}");
         let text = minimal()
             .replace("remote: { address: 192.0.2.2 }", &remote)
-            .replace("    children:\n", &format!("    unique: {unique}\n    children:\n"));
+            .replace(
+                "    children:\n",
+                &format!("    unique: {unique}\n    children:\n"),
+            );
         let tunnel = parse(&text).unwrap().tunnels.remove(0);
         (tunnel.uniqueness, tunnel.admits_many())
     };
-    assert_eq!(many("*@example.org", "replace"), (Uniqueness::Limit(1), true));
+    assert_eq!(
+        many("*@example.org", "replace"),
+        (Uniqueness::Limit(1), true)
+    );
     assert_eq!(many("*.example.org", "keep"), (Uniqueness::Keep, true));
     assert_eq!(many("C=CH, CN=*", "never"), (Uniqueness::Never, true));
     assert_eq!(many("b.example.org", "3"), (Uniqueness::Limit(3), true));
-    assert_eq!(many("b.example.org", "replace"), (Uniqueness::Limit(1), false));
+    assert_eq!(
+        many("b.example.org", "replace"),
+        (Uniqueness::Limit(1), false)
+    );
 }
 
 #[test]

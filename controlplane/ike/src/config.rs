@@ -140,6 +140,21 @@ pub struct PeerConfig {
     pub keep_trying: bool,
     /// What becomes of one who comes from anywhere and is connected already.
     pub uniqueness: Uniqueness,
+    /// The pool from which each identity gets the addresses behind it (RFC 7296 2.19).
+    pub pool: Option<Arc<str>>,
+    /// Of which families we ask the peer for an address of its pool.
+    pub request: Option<Families>,
+}
+
+/// Families of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Families {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+    /// Both.
+    Both,
 }
 
 /// How often an identity may be connected to a peer that comes from anywhere.
@@ -180,14 +195,17 @@ impl PeerConfig {
             start: false,
             keep_trying: true,
             uniqueness: Uniqueness::default(),
+            pool: None,
+            request: None,
         }
     }
 
     /// Whether many may be this peer at a time, each an instance of its own: it comes from anywhere, and
-    /// several identities are accepted of it, or one several times.
+    /// several identities are accepted of it, or one several times; or each gets addresses of a pool.
     pub fn admits_many(&self) -> bool {
         let often = !matches!(self.uniqueness, Uniqueness::Keep | Uniqueness::Limit(1));
-        self.remote.is_unspecified() && (often || self.remote_id.is_pattern())
+        self.pool.is_some()
+            || (self.remote.is_unspecified() && (often || self.remote_id.is_pattern()))
     }
 
     /// The child of that name.

@@ -155,6 +155,25 @@ pub enum Refusal {
         /// The instance.
         by: String,
     },
+    /// The pool has no address of a family that the peer asks for.
+    NoAddress {
+        /// The pool's name.
+        pool: String,
+    },
+    /// All addresses of a pool are in use or kept for others.
+    PoolExhausted {
+        /// The pool's name.
+        pool: String,
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
+    },
+    /// The peer asks for a child SA, though not for the address that each gets.
+    NoAddressWanted {
+        /// The child.
+        child: String,
+    },
+    /// The peer gives us no address, though we ask for one.
+    NoAddressGiven,
     /// The peer did not accept our authentication.
     RefusedByPeer {
         /// Who we said we are.
@@ -390,6 +409,21 @@ impl fmt::Display for Refusal {
                 "child `{child}`: the peer claims {}, and {by} has some of it already; each needs addresses of its own",
                 list(remote)
             ),
+            Self::NoAddress { pool } => write!(
+                f,
+                "the pool `{pool}` has no address of the family that the peer asks for"
+            ),
+            Self::PoolExhausted { pool, family } => write!(
+                f,
+                "the pool `{pool}` is exhausted: all its addresses of {family} are in use or kept for others"
+            ),
+            Self::NoAddressWanted { child } => write!(
+                f,
+                "the peer wants child `{child}` without an address of the pool, and asks for none"
+            ),
+            Self::NoAddressGiven => {
+                f.write_str("the peer gives us no address, though we ask for one")
+            }
             Self::SelectorsWidened { child } => write!(
                 f,
                 "the peer answered with selectors for child `{child}` that go beyond those we asked for"

@@ -1,10 +1,11 @@
 //! What the endpoint tells: child SAs to install and remove, and what an operator wants to know.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use crate::config::{Identity, Mode, Protection, Secret, TrafficSelector};
 use crate::error::{CloseReason, Refusal, RemovalReason};
+use crate::wire::configuration::Given;
 
 /// Where a datagram goes from and to. A local port of 4500 means the NAT-T socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,6 +60,14 @@ pub enum Event {
         peer: String,
         /// Why.
         reason: CloseReason,
+    },
+    /// The peer has given us addresses within the tunnel, name servers and networks; it comes before the child SAs
+    /// that use them. They are ours as long as an IKE SA with this peer stands.
+    AddressesGiven {
+        /// The peer's name.
+        peer: String,
+        /// What it gives.
+        given: Given,
     },
     /// A pair of SAs is to be installed.
     ChildInstalled(Box<ChildSa>),
@@ -216,6 +225,8 @@ pub struct IkeSaView {
     pub rekey_at: Option<Instant>,
     /// How many child SAs it holds.
     pub children: usize,
+    /// The addresses of a pool: those that the peer has of us, or we have of the peer.
+    pub addresses: Vec<IpAddr>,
     /// The request that waits for its response.
     pub outstanding: Option<Outstanding>,
 }

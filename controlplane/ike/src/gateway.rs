@@ -15,6 +15,7 @@ use crate::endpoint::SpiAllocator;
 use crate::error::{CloseReason, Refusal};
 use crate::event::{Event, Path, Transmit};
 use crate::peers::Peers;
+use crate::pools::Pools;
 use crate::provider::Provider;
 use crate::sa::{IkeSa, Task};
 
@@ -56,6 +57,7 @@ pub(crate) struct Gateway {
     pub(crate) rng: ChaCha20Rng,
     pub(crate) peers: Peers,
     pub(crate) children: ChildTable,
+    pub(crate) pools: Pools,
     pub(crate) counters: Counters,
     pub(crate) transmits: VecDeque<Transmit>,
     pub(crate) events: VecDeque<Event>,
@@ -84,6 +86,7 @@ impl Gateway {
             rng: ChaCha20Rng::from_seed(seed),
             peers: Peers::default(),
             children: ChildTable::default(),
+            pools: Pools::default(),
             counters: Counters::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),

@@ -1,14 +1,16 @@
 //! Peers that many may be at a time: each identity that has proved itself is an *instance* of the peer, with a name, IKE
 //! SAs and child SAs of its own. Here is decided which instance who calls is, and whether it may be one more.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::config::{PeerConfig, Uniqueness};
 use crate::error::Refusal;
 use crate::gateway::{Gateway, SaKey, Signal};
 use crate::identity::Identity;
 use crate::sa::{IkeSa, Task};
+use crate::wire::configuration::{Given, Wish};
 
 impl Gateway {
     /// The peer as it is for who has just proved to be `identity`, and calls from here. `first` is what
@@ -20,10 +22,10 @@ impl Gateway {
         from: SocketAddr,
         first: bool,
     ) -> Result<Arc<PeerConfig>, Refusal> {
-        if !peer.remote.is_unspecified() {
-            return Ok(peer);
-        }
         if !peer.admits_many() {
+            if !peer.remote.is_unspecified() {
+                return Ok(peer);
+            }
             let only = [peer.name.clone()];
             self.refuse_second(&peer, &only, identity, from, first)?;
             return Ok(peer);
@@ -82,7 +84,7 @@ impl Gateway {
     /// Takes note of where an IKE SA that stands has its peer.
     pub(crate) fn note_standing(&mut self, sa: &IkeSa) {
         let Some(peer) = &sa.peer else { return };
-        if peer.remote.is_unspecified()
+        if (peer.remote.is_unspecified() || peer.pool.is_some())
             && let Some(mut peer) = self.peers.get_mut(&peer.name)
         {
             let (key, from) = (sa.key, sa.path.remote);
@@ -99,6 +101,40 @@ impl Gateway {
             peer.standing.retain(|(key, _)| *key != sa.key);
         }
         self.idle.push(peer.name.clone());
+    }
+}
+
+impl Gateway {
+    /// Gives an instance the addresses that it asks for; with it the peer as it is from now on, whose selectors on
+    /// that side are these.
+    pub(crate) fn lease(
+        &mut self,
+        now: Instant,
+        instance: &PeerConfig,
+        wish: &Wish,
+    ) -> Result<(Given, Arc<PeerConfig>), Refusal> {
+        let pool = instance.pool.as_deref().unwrap_or_default();
+        let (who, holder) = (&instance.remote_id, &instance.name);
+        let given = self.pools.lease(now, pool, who, holder, wish)?;
+        let config = self.settle_in(instance, given.addresses.clone());
+        Ok((given, config))
+    }
+
+    /// Notes which addresses an instance has.
+    pub(crate) fn settle_in(
+        &mut self,
+        instance: &PeerConfig,
+        leased: Vec<IpAddr>,
+    ) -> Arc<PeerConfig> {
+        let known = self.peers.get(&instance.name);
+        let template = known.and_then(|known| self.peers.get(known.template.as_deref()?));
+        let template = template.map_or(instance, |template| &template.config);
+        let (name, who) = (instance.name.clone(), instance.remote_id.clone());
+        let config = Arc::new(crate::peers::instance(template, name, who, &leased));
+        if let Some(mut peer) = self.peers.get_mut(&instance.name) {
+            (peer.config, peer.leased) = (config.clone(), leased);
+        }
+        config
     }
 }
 

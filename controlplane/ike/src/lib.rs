@@ -20,6 +20,7 @@ mod identity;
 mod instances;
 mod negotiate;
 mod peers;
+mod pools;
 pub mod provider;
 mod sa;
 mod secret;
@@ -34,4 +35,5 @@ pub use event::{
     AdoptedChild, ChildSa, ChildSaView, Event, IkeSaView, Original, Outstanding, Path, Transmit,
     UdpPorts,
 };
+pub use pools::{Lease, PoolConfig, ReleaseError};
 pub use provider::{Provider, SystemProvider};

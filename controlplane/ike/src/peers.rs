@@ -8,10 +8,11 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::config::{Authentication, PeerConfig, Settings};
+use crate::config::{Authentication, PeerConfig, Settings, TrafficSelector};
 use crate::gateway::SaKey;
 use crate::identity::Identity;
 use crate::suite::IkeProposal;
+use crate::wire::ts::narrow;
 
 /// A peer and what is wanted of it.
 pub(crate) struct Peer {
@@ -30,6 +31,8 @@ pub(crate) struct Peer {
     pub(crate) template: Option<Arc<str>>,
     /// Of a peer that comes from anywhere: its IKE SAs that stand, the oldest first, and from where.
     pub(crate) standing: Vec<(SaKey, SocketAddr)>,
+    /// Addresses of a pool: of an instance those that it has, of a peer those that it gave us last.
+    pub(crate) leased: Vec<IpAddr>,
 }
 
 impl Peer {
@@ -44,6 +47,7 @@ impl Peer {
             retry_at: None,
             template: None,
             standing: Vec::new(),
+            leased: Vec::new(),
             config: config.clone(),
         };
         for child in config.children.iter().filter(|child| child.start) {
@@ -203,8 +207,14 @@ impl Drop for PeerMut<'_> {
     }
 }
 
-/// A peer as it is for one identity. We start nothing with who comes from anywhere.
-pub(crate) fn instance(template: &PeerConfig, name: Arc<str>, identity: Identity) -> PeerConfig {
+/// A peer as it is for one identity, which has these addresses of a pool. We start nothing with who comes from
+/// anywhere.
+pub(crate) fn instance(
+    template: &PeerConfig,
+    name: Arc<str>,
+    identity: Identity,
+    leased: &[IpAddr],
+) -> PeerConfig {
     let mut config = PeerConfig {
         name,
         remote_id: identity,
@@ -214,8 +224,17 @@ pub(crate) fn instance(template: &PeerConfig, name: Arc<str>, identity: Identity
     };
     for child in &mut config.children {
         child.start = false;
+        if !leased.is_empty() {
+            child.remote_ts = narrow(&selectors_of(leased), &child.remote_ts);
+        }
     }
     config
+}
+
+/// All traffic of these addresses.
+pub(crate) fn selectors_of(addresses: &[IpAddr]) -> Vec<TrafficSelector> {
+    let one = |address: &IpAddr| TrafficSelector::range(*address, *address);
+    addresses.iter().filter_map(one).collect()
 }
 
 fn matches(configured: IpAddr, actual: IpAddr) -> bool {
@@ -344,7 +363,7 @@ impl Peers {
             Some(name) => name.into(),
             None => format!("{}#{}", template.name, self.numbered).into(),
         };
-        let config = instance(template, name, identity);
+        let config = instance(template, name, identity, &[]);
         let mut peer = Peer::new(config);
         peer.template = Some(template.name.clone());
         let config = peer.config.clone();

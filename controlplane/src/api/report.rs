@@ -182,6 +182,9 @@ pub struct Tunnel {
     /// Of one of many, who it has proved to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
+    /// The addresses of a pool: those that the peer has of us, or we have of the peer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
     /// Of a tunnel that many may be connected to, how many are; they follow it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instances: Option<usize>,
@@ -205,6 +208,23 @@ pub struct Tunnel {
     /// Why it is down, as far as it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+}
+
+/// An address of a pool that somebody has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The pool's name.
+    pub pool: String,
+    /// The address.
+    pub address: IpAddr,
+    /// Whose it is.
+    pub identity: String,
+    /// As whom it is connected: `clients#3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
+    /// Where nobody is: for how many more seconds it is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_s: Option<u64>,
 }
 
 /// One configured child of a tunnel.

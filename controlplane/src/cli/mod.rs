@@ -5,6 +5,7 @@
 
 use std::{
     io::Write,
+    net::IpAddr,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -70,6 +71,11 @@ enum Command {
     Status,
     /// Show every SA in the dataplane with its traffic.
     Sas,
+    /// Show who has which address of which pool, or release one that is kept for a client that has left.
+    Leases {
+        #[command(subcommand)]
+        action: Option<LeaseAction>,
+    },
     /// Show the counters that moved, with what each means.
     Counters {
         /// Show those at zero too.
@@ -108,6 +114,15 @@ enum Command {
         /// Leave the tunnels up and the dataplane running when ended; the next run takes them over.
         #[arg(long)]
         keep: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum LeaseAction {
+    /// Give this address back to all.
+    Release {
+        /// The address.
+        address: IpAddr,
     },
 }
 
@@ -154,6 +169,13 @@ impl Cli {
                 Duration::ZERO,
                 render::report,
             ),
+            Command::Leases { action } => {
+                let request = match action {
+                    None => Request::Leases,
+                    Some(LeaseAction::Release { address }) => Request::ReleaseLease { address },
+                };
+                ask(&run_dir, json, &request, Duration::ZERO, render::report)
+            }
             Command::Counters { all } => {
                 let request = Request::Counters { all };
                 ask(&run_dir, json, &request, Duration::ZERO, render::report)
@@ -272,6 +294,7 @@ fn json_of(report: &Report) -> String {
     let value = match report {
         Report::Status(status) => serde_json::to_string_pretty(status),
         Report::Sas(list) => serde_json::to_string_pretty(list),
+        Report::Leases(list) => serde_json::to_string_pretty(list),
         Report::Counters(list) => serde_json::to_string_pretty(list),
         Report::Done(done) => serde_json::to_string(&serde_json::json!({ "done": done })),
         Report::Reloaded(changes) => serde_json::to_string_pretty(changes),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::api::{
-    Child, CounterRow, Explanation, Reloaded, Report, Sa, Severity, Status, Totals, Tunnel,
+    Child, CounterRow, Explanation, Lease, Reloaded, Report, Sa, Severity, Status, Totals, Tunnel,
 };
 
 use super::table::{Align, Table};
@@ -14,6 +14,7 @@ pub fn report(report: &Report) -> String {
     match report {
         Report::Status(report) => status(report),
         Report::Sas(list) => sas(list),
+        Report::Leases(list) => leases(list),
         Report::Counters(list) => counters(list),
         Report::Done(what) => format!("{what}\n"),
         Report::Reloaded(changes) => reloaded(changes),
@@ -195,6 +196,30 @@ fn dropped(drops: &BTreeMap<String, u64>) -> String {
         return String::new();
     }
     format!("; dropped: {}", list.join(", "))
+}
+
+fn leases(list: &[Lease]) -> String {
+    if list.is_empty() {
+        return "nobody has an address of a pool\n".to_owned();
+    }
+    let mut table = Table::new([
+        ("pool", Align::Left),
+        ("address", Align::Left),
+        ("identity", Align::Left),
+        ("connected as", Align::Left),
+    ]);
+    for lease in list {
+        let kept = lease
+            .kept_s
+            .map(|left| format!("kept for {} more", duration(left)));
+        table.row([
+            lease.pool.clone(),
+            lease.address.to_string(),
+            lease.identity.clone(),
+            lease.client.clone().or(kept).unwrap_or_default(),
+        ]);
+    }
+    table.render(0)
 }
 
 fn sas(list: &[Sa]) -> String {

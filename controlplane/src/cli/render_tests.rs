@@ -34,6 +34,7 @@ fn site_b() -> Tunnel {
     Tunnel {
         identity: None,
         instances: None,
+        addresses: vec![],
         name: "site-b".into(),
         state: "established".into(),
         local: "192.0.2.1".parse().unwrap(),

@@ -5,10 +5,8 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     net::IpAddr,
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -16,7 +14,10 @@ use esplanade_ike::config::{Identity, TrafficSelector};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::policies::{ChildName, Selectors};
+use super::{
+    file,
+    policies::{ChildName, Selectors},
+};
 
 /// The file in the run directory.
 const FILE: &str = "narrowed.json";
@@ -107,19 +108,10 @@ impl Agreements {
             .map(|(name, identity, selectors)| Agreement::new(name, identity, selectors))
             .collect();
         if self.written.as_ref() != Some(&list) {
-            self.replace(&serde_json::to_vec(&list)?)?;
+            file::replace(&self.path, &serde_json::to_vec(&list)?)?;
             self.written = Some(list);
         }
         Ok(())
-    }
-
-    /// At no moment is there half a file.
-    fn replace(&self, text: &[u8]) -> io::Result<()> {
-        let new = self.path.with_extension("new");
-        let mut options = File::options();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        options.open(&new)?.write_all(text)?;
-        fs::rename(&new, &self.path)
     }
 }
 

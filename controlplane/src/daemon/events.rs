@@ -1,10 +1,15 @@
 //! What the endpoint tells, carried out: child SAs into and out of the dataplane, news to the log and to `status`.
 //! And what the dataplane did not obey, in words.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
 
 use esplanade_channel::{CommandError, PolicyId, SaId, Sequence, WorkerId};
-use esplanade_ike::{ChildSa, CloseReason, Event, Refusal, RemovalReason};
+use esplanade_ike::{
+    ChildSa, CloseReason, Event, IkeSaView, Refusal, RemovalReason, wire::configuration::Given,
+};
 use tracing::{debug, info, warn};
 
 use super::{
@@ -31,6 +36,7 @@ impl Gateway {
                 self.recovered(peer);
             }
             Event::IkeClosed { peer, reason } => self.on_ike_closed(peer, reason),
+            Event::AddressesGiven { peer, given } => self.on_addresses_given(peer, given),
             Event::ChildInstalled(sa) => self.on_child_installed(sa, now),
             Event::OutboundSelected { inbound, .. } => self.select(*inbound),
             Event::PeerMoved {
@@ -64,7 +70,29 @@ impl Gateway {
         self.refusals.forget(tunnel);
     }
 
+    /// They are ours, and go on the TAP.
+    fn on_addresses_given(&mut self, peer: &str, given: &Given) {
+        let list = |list: &[IpAddr]| {
+            let words: Vec<String> = list.iter().map(ToString::to_string).collect();
+            words.join(", ")
+        };
+        info!(
+            "{peer}: gives us {} (name servers: {})",
+            list(&given.addresses),
+            if given.dns.is_empty() {
+                "none".to_owned()
+            } else {
+                list(&given.dns)
+            }
+        );
+        self.given.insert(peer.to_owned(), given.addresses.clone());
+    }
+
     fn on_ike_closed(&mut self, peer: &str, reason: &CloseReason) {
+        let stands = |sa: &IkeSaView| sa.peer.as_deref() == Some(peer) && sa.established.is_some();
+        if self.given.contains_key(peer) && !self.endpoint.ike_sas().any(|sa| stands(&sa)) {
+            self.given.remove(peer);
+        }
         match reason {
             CloseReason::Rekeyed | CloseReason::Redundant | CloseReason::Refused => {
                 debug!("{peer}: an IKE SA is gone: {reason}");

@@ -25,6 +25,7 @@ use super::{
     dataplane::Dataplane,
     ike_io::{Datagram, Sockets},
     intent,
+    leases::Journal,
     links::Links,
     next_hops,
     outbox::Outbox,
@@ -77,6 +78,12 @@ pub(super) struct Gateway {
     pub(super) groups: BTreeMap<u64, ChildName>,
     /// What peers narrowed, on file.
     pub(super) agreements: Agreements,
+    /// Which client has which address, on file.
+    leases: Journal,
+    /// The addresses that peers have given us, by tunnel.
+    pub(super) given: BTreeMap<String, Vec<IpAddr>>,
+    /// Those of them that are on the TAP.
+    on_tap: BTreeSet<IpAddr>,
     /// What the dataplane was told last.
     picture: Picture,
     pub(super) monitor: Monitor,
@@ -143,6 +150,9 @@ impl Gateway {
             children: Children::default(),
             groups: policies::groups(&config),
             agreements: Agreements::in_directory(run_dir),
+            leases: Journal::in_directory(run_dir),
+            given: BTreeMap::new(),
+            on_tap: BTreeSet::new(),
             config,
             picture: Picture::default(),
             monitor,
@@ -214,6 +224,9 @@ impl Gateway {
             self.tell_workers(&commands);
             self.synchronize();
             self.endpoint.configure(now, intent::peers(&self.config));
+            self.endpoint
+                .configure_pools(now, intent::pools(&self.config));
+            self.endpoint.restore_leases(now, self.leases.load());
             if !adopted.is_empty() {
                 let count = adopted.len();
                 info!("{count} child SAs are in place and carry traffic until fresh ones do");
@@ -352,6 +365,7 @@ impl Gateway {
     /// The kernel's tables have changed.
     pub(super) async fn on_network(&mut self) {
         self.raise_tap().await;
+        self.settle_addresses().await;
         self.follow_links();
         self.refresh();
         self.ask_next_hops();
@@ -370,6 +384,40 @@ impl Gateway {
         {
             warn!("{error}");
         }
+    }
+
+    /// Has the TAP have the addresses that peers have given us, and no others of theirs.
+    pub(super) async fn settle_addresses(&mut self) {
+        let given: BTreeSet<IpAddr> = self.given.values().flatten().copied().collect();
+        let tap = self.running.tap().map(|tap| tap.interface.as_str());
+        let mut links = self.monitor.tables().links.iter();
+        let Some((index, link)) = links.find(|(_, link)| Some(link.name.as_str()) == tap) else {
+            // It comes with the dataplane, and its addresses went with the one before.
+            self.on_tap.clear();
+            return;
+        };
+        for address in given.difference(&self.on_tap) {
+            if let Err(error) = self.guard.add_address(*index, &link.name, *address).await {
+                warn!("{error}");
+            }
+        }
+        for address in self.on_tap.difference(&given) {
+            if let Err(error) = self
+                .guard
+                .remove_address(*index, &link.name, *address)
+                .await
+            {
+                warn!("{error}");
+            }
+        }
+        self.on_tap = given;
+    }
+
+    /// Whether what peers have given us is not what the TAP has.
+    pub(super) fn is_unsettled(&self) -> bool {
+        let mut given = self.given.values().flatten();
+        let missing = given.any(|address| !self.on_tap.contains(address));
+        missing || self.given.values().map(Vec::len).sum::<usize>() < self.on_tap.len()
     }
 
     fn follow_links(&mut self) {
@@ -513,6 +561,11 @@ impl Gateway {
         }
         if let Err(error) = self.agreements.store(self.children.agreed()) {
             warn!("what peers narrowed cannot be written down: {error}");
+        }
+        if self.awake
+            && let Err(error) = self.leases.store(&self.endpoint)
+        {
+            warn!("who has which address cannot be written down: {error}");
         }
         if let Some(dataplane) = &mut self.dataplane {
             dataplane.courier.pump();

@@ -4,9 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use esplanade_channel::{self as channel, PortSetup, Setup, WorkerSetup};
 use esplanade_config::{self as config, Config, Start};
+use esplanade_ike::PoolConfig;
 use esplanade_ike::config::{
     Authentication, ChildConfig, Identity, PeerConfig, Secret, TrafficSelector, WantedMode,
 };
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// What the dataplane is started with.
@@ -45,6 +47,41 @@ pub(super) fn peers(config: &Config) -> Vec<PeerConfig> {
     config.tunnels.iter().map(peer).collect()
 }
 
+/// The pools of the endpoint.
+pub(super) fn pools(config: &Config) -> Vec<PoolConfig> {
+    config
+        .pools
+        .iter()
+        .map(|pool| self::pool(pool, config))
+        .collect()
+}
+
+fn pool(pool: &config::Pool, config: &Config) -> PoolConfig {
+    let prefix = |prefix: &config::Prefix| (prefix.address(), prefix.length());
+    let tunnels = config.tunnels.iter();
+    let users = tunnels.filter(|tunnel| tunnel.pool.as_ref() == Some(&pool.name));
+    let ours = users
+        .flat_map(|tunnel| &tunnel.children)
+        .flat_map(|child| &child.local);
+    let networks: BTreeSet<_> = match &pool.networks {
+        Some(networks) => networks.iter().map(prefix).collect(),
+        None => ours.map(|selector| prefix(&selector.prefix)).collect(),
+    };
+    // Where everything goes through the tunnel, there is nothing to tell.
+    let all = networks.iter().any(|(_, length)| *length == 0);
+    let fixed = pool.fixed.iter();
+    PoolConfig {
+        name: pool.name.as_str().into(),
+        ranges: pool.ranges.clone(),
+        dns: pool.dns.clone(),
+        networks: networks.into_iter().filter(|_| !all).collect(),
+        hold: pool.hold,
+        fixed: fixed
+            .map(|(who, address)| (identity(who), *address))
+            .collect(),
+    }
+}
+
 /// What stands for every address of the family of this one.
 pub(super) fn any(address: IpAddr) -> IpAddr {
     match address {
@@ -72,6 +109,8 @@ fn peer(tunnel: &config::Tunnel) -> PeerConfig {
         force_encapsulation: false,
         keep_trying: tunnel.ike.keep_trying,
         uniqueness: tunnel.uniqueness,
+        pool: tunnel.pool.as_deref().map(Into::into),
+        request: tunnel.request,
     }
 }
 

@@ -26,9 +26,11 @@ mod courier;
 mod dataplane;
 mod events;
 mod explain;
+mod file;
 mod gateway;
 mod ike_io;
 mod intent;
+mod leases;
 mod links;
 mod next_hops;
 mod outbox;
@@ -287,6 +289,9 @@ impl Inputs {
         let search = gateway.dataplane.is_none() && !self.searching;
         if search || gateway.is_guard_due() {
             gateway.restore_guard().await;
+        }
+        if gateway.is_unsettled() {
+            gateway.settle_addresses().await;
         }
         if search {
             self.look_for_dataplane(options, gateway);

@@ -13,8 +13,8 @@ use esplanade_ike::{
 
 use super::{gateway::Gateway, links, totals};
 use crate::api::{
-    Child, ControlPlane, CounterRow, Dataplane, Guard, Port, Sa, Severity, Status, Totals, Tunnel,
-    Worker,
+    Child, ControlPlane, CounterRow, Dataplane, Guard, Lease, Port, Sa, Severity, Status, Totals,
+    Tunnel, Worker,
 };
 use crate::netlink::Tables;
 
@@ -204,6 +204,7 @@ fn tunnel(
     Tunnel {
         name: name.to_owned(),
         identity: identity.map(ToString::to_string),
+        addresses: ike.map(|sa| sa.addresses.clone()).unwrap_or_default(),
         instances: None,
         state: ike.map_or("down", |sa| sa.state).to_owned(),
         local: configured.local,
@@ -249,6 +250,22 @@ fn child(
         spi_out: newest.map(|sa| format!("{:08x}", sa.outbound)),
         totals: Totals::default(),
     }
+}
+
+/// Who has which address of which pool, by pool and address.
+pub(super) fn leases(gateway: &Gateway, now: Instant) -> Vec<Lease> {
+    let leases = gateway.endpoint.leases();
+    leases
+        .map(|lease| Lease {
+            pool: lease.pool.to_string(),
+            address: lease.address,
+            identity: lease.identity.to_string(),
+            client: lease.holder.as_ref().map(ToString::to_string),
+            kept_s: lease
+                .until
+                .map(|until| until.saturating_duration_since(now).as_secs()),
+        })
+        .collect()
 }
 
 /// Every SA in the dataplane.

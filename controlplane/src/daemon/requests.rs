@@ -29,6 +29,12 @@ impl Gateway {
                 Response::Ok(Report::Status(Box::new(report::status(self, now).await)))
             }
             Request::Sas => Response::Ok(Report::Sas(report::sas(self))),
+            Request::Leases => Response::Ok(Report::Leases(report::leases(self, now))),
+            Request::ReleaseLease { address } => {
+                let released = self.endpoint.release_lease(address);
+                let done = released.map(|()| format!("{address} is free"));
+                answer(done.map_err(|error| error.to_string()), Report::Done)
+            }
             Request::Counters { all } => {
                 let mut rows = report::counters(self);
                 rows.retain(|row| all || row.value != 0);
@@ -272,6 +278,7 @@ impl Gateway {
             .map_err(|error| error.to_string())?;
         let now = Instant::now();
         self.endpoint.configure(now, intent::peers(&new));
+        self.endpoint.configure_pools(now, intent::pools(&new));
         if changes.needs_restart.is_empty() {
             self.running = new.dataplane.clone();
         }

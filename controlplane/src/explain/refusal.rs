@@ -28,6 +28,9 @@ pub(super) fn code(refusal: &Refusal) -> &'static str {
         Refusal::TransportRefused { .. } => "modes-differ",
         Refusal::ConnectedAlready { .. } => "connected-already",
         Refusal::SelectorsTaken { .. } => "selectors-taken",
+        Refusal::NoAddress { .. } | Refusal::PoolExhausted { .. } => "no-address",
+        Refusal::NoAddressWanted { .. } => "no-address-wanted",
+        Refusal::NoAddressGiven => "no-address-given",
         Refusal::AhThroughNat { .. } => "ah-through-nat",
         Refusal::NoAnswer { .. } => "no-answer",
         Refusal::NoSpi | Refusal::TooManyIkeSas => "no-room",
@@ -97,6 +100,14 @@ pub(super) fn remedy(refusal: &Refusal) -> Option<String> {
         Refusal::ConnectedAlready { .. } => {
             "end the other one with `esplanade terminate`, or write `unique: replace`, or how often it may be"
         }
+        Refusal::NoAddress { .. } => "give the pool addresses of that family",
+        Refusal::PoolExhausted { .. } => {
+            "add addresses to the pool, shorten its `hold`, or release what `esplanade leases` shows as kept"
+        }
+        Refusal::NoAddressWanted { .. } => {
+            "have the client ask for an address (strongSwan: `vips = 0.0.0.0`), or take `pool` out of the tunnel"
+        }
+        Refusal::NoAddressGiven => "give the peer a pool for us, or leave `request` out",
         Refusal::SelectorsTaken { .. } => "give each client an address of its own",
         Refusal::AhThroughNat { .. } => "write `protocol: esp`",
         Refusal::NoAnswer { .. } => return None,

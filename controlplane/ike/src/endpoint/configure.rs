@@ -1,16 +1,17 @@
 //! Configuration and its changes, and what a restarted control plane takes over.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::Endpoint;
 use crate::children::{Child, ChildState};
-use crate::config::PeerConfig;
+use crate::config::{Identity, PeerConfig};
 use crate::error::{CloseReason, RemovalReason};
 use crate::event::{AdoptedChild, Event};
 use crate::peers::{Peer, instance};
+use crate::pools::{Lease, PoolConfig, ReleaseError};
 use crate::sa::Task;
 
 impl Endpoint {
@@ -74,7 +75,9 @@ impl Endpoint {
                 let Some(old) = self.gw.peers.get(&name).map(|peer| peer.config.clone()) else {
                     continue;
                 };
-                let new = instance(&config, name, old.remote_id.clone());
+                let leased = self.gw.peers.get(&name).map(|peer| peer.leased.clone());
+                let leased = leased.unwrap_or_default();
+                let new = instance(&config, name, old.remote_id.clone(), &leased);
                 self.change_children(now, &old, new);
             }
             self.change_children(now, &old, config);
@@ -175,6 +178,48 @@ impl Endpoint {
                 .peers
                 .add_instance(&template, identity.clone(), name);
         }
+        if let Some(instance) = self
+            .gw
+            .peers
+            .get(&found.peer)
+            .map(|peer| peer.config.clone())
+            && let (Some(pool), Some(identity)) = (&instance.pool, &found.identity)
+        {
+            let pools = &mut self.gw.pools;
+            let used = pools.occupy(pool, &instance.name, identity, &found.remote_ts);
+            let known = self.gw.peers.get(&found.peer);
+            let mut all = known.map(|peer| peer.leased.clone()).unwrap_or_default();
+            all.extend(used);
+            all.sort_unstable();
+            all.dedup();
+            self.gw.settle_in(&instance, all);
+        }
+    }
+
+    /// Replaces the pools. Leases stay.
+    pub fn configure_pools(&mut self, now: Instant, pools: Vec<PoolConfig>) {
+        self.gw.pools.configure(now, pools);
+    }
+
+    /// Takes over the leases of an earlier life, by pool, address and owner, after [`Endpoint::configure_pools`] and
+    /// before [`Endpoint::adopt`]: each is kept for its owner as if that had just left.
+    pub fn restore_leases(&mut self, now: Instant, leases: Vec<(Arc<str>, IpAddr, Identity)>) {
+        self.gw.pools.restore(now, leases);
+    }
+
+    /// Who has which address of which pool.
+    pub fn leases(&self) -> impl Iterator<Item = &Lease> {
+        self.gw.pools.leases()
+    }
+
+    /// A number that is another whenever leases have changed.
+    pub const fn lease_changes(&self) -> u64 {
+        self.gw.pools.changes()
+    }
+
+    /// Gives an address that is kept for a client that has left back to all.
+    pub fn release_lease(&mut self, address: IpAddr) -> Result<(), ReleaseError> {
+        self.gw.pools.release(address)
     }
 
     /// Takes over child SAs found in the dataplane after a restart, right after

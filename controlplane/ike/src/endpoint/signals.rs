@@ -66,11 +66,11 @@ impl Endpoint {
                 }
             }
         }
-        self.forget_idle();
+        self.forget_idle(now);
     }
 
     /// Forgets the instances that have neither an IKE SA nor a child SA any more.
-    fn forget_idle(&mut self) {
+    fn forget_idle(&mut self, now: Instant) {
         while let Some(name) = self.gw.idle.pop() {
             let of = self.gw.peers.get(&name);
             let is_instance = of.is_some_and(|peer| peer.template.is_some());
@@ -81,6 +81,7 @@ impl Endpoint {
             };
             if is_instance && !is_up() {
                 self.gw.peers.remove(&name);
+                self.gw.pools.let_go(now, &name);
             }
         }
     }
@@ -163,7 +164,8 @@ impl Endpoint {
             return;
         };
         let replaces = |peer: &PeerConfig| {
-            peer.remote.is_unspecified() && matches!(peer.uniqueness, Uniqueness::Limit(_))
+            (peer.remote.is_unspecified() || peer.pool.is_some())
+                && matches!(peer.uniqueness, Uniqueness::Limit(_))
         };
         if !sa.peer.as_deref().is_some_and(replaces) {
             return;

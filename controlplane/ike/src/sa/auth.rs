@@ -1,5 +1,6 @@
 //! IKE_AUTH (RFC 7296 1.2), and the child SA that comes with it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,15 +9,16 @@ use super::exchange::Exchange;
 use super::proof::certificate_request;
 use super::{IkeSa, Proof, State, Task};
 use crate::children::ChildState;
-use crate::config::PeerConfig;
+use crate::config::{Families, PeerConfig};
 use crate::counters::Counter;
 use crate::crypto::keys::End;
 use crate::error::{CloseReason, Refusal, RemovalReason, Subject};
-use crate::event::Path;
+use crate::event::{Event, Path};
 use crate::gateway::{Gateway, Signal};
 use crate::identity::Identity;
 use crate::negotiate::ChildExchange;
 use crate::peers::Welcome;
+use crate::wire::configuration::Wish;
 use crate::wire::header::ExchangeType;
 use crate::wire::message::Payloads;
 use crate::wire::notify;
@@ -30,6 +32,26 @@ fn is_first_contact(gw: &Gateway, peer: &PeerConfig) -> bool {
     !gw.children
         .of_peer(&peer.name)
         .any(|child| stands(&child.state))
+}
+
+/// What we ask the peer for: addresses, the same as before if there was one.
+fn wish(gw: &Gateway, peer: &PeerConfig) -> Option<Wish> {
+    let request = peer.request?;
+    let known = gw.peers.get(&peer.name);
+    let before = known.map(|peer| peer.leased.as_slice()).unwrap_or_default();
+    let v4 = before.iter().find_map(|address| match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    });
+    let v6 = before.iter().find_map(|address| match address {
+        IpAddr::V6(address) => Some(*address),
+        IpAddr::V4(_) => None,
+    });
+    Some(Wish {
+        v4: (request != Families::V6).then_some(v4),
+        v6: (request != Families::V4).then_some(v6),
+        netmask: false,
+    })
 }
 
 /// Why who calls is not let in, and which peer it may be.
@@ -69,6 +91,7 @@ impl IkeSa {
             payloads.push(Payload::IdResponder(asked_for));
         }
         payloads.push(auth);
+        payloads.extend(wish(gw, &peer).map(|wish| wish.request()));
         if let Some(offer) = &offer {
             payloads.extend(offer.mode());
             payloads.push(offer.proposals(ChildExchange::WithAuth));
@@ -95,7 +118,7 @@ impl IkeSa {
             .iter()
             .position(|task| matches!(task, Task::NewChild(_)));
         match wanted.and_then(|at| self.tasks.remove(at)) {
-            Some(Task::NewChild(name)) => ChildOffer::new(gw, peer, &name, self.nat),
+            Some(Task::NewChild(name)) => ChildOffer::new(gw, peer, &name, self.nat, &[]),
             _ => Ok(None),
         }
     }
@@ -131,10 +154,55 @@ impl IkeSa {
         };
         self.establish(gw, now, false);
         if self.is_leaving() {
-            Exchange::Auth(offer).abandon(gw);
-        } else if let Some(offer) = offer {
-            self.accept_first_child(gw, now, offer, &proof, payloads);
+            return Exchange::Auth(offer).abandon(gw);
         }
+        let settled = self.settle_in(gw, &peer, payloads);
+        match (offer, settled) {
+            (Some(mut offer), Ok(())) => {
+                if !self.given.is_empty() {
+                    offer.settle_in(&self.given);
+                }
+                self.accept_first_child(gw, now, offer, &proof, payloads);
+            }
+            (offer, Err(refusal)) => {
+                self.refused(gw, refusal);
+                Exchange::Auth(offer).abandon(gw);
+                gw.signals.push_back(Signal::ChildFailed(self.key));
+                self.enqueue(gw, Task::DeleteIke(CloseReason::Refused));
+            }
+            (None, Ok(())) => {}
+        }
+    }
+
+    /// Takes the addresses that the peer gives us, if we have asked for any.
+    fn settle_in(
+        &mut self,
+        gw: &mut Gateway,
+        peer: &PeerConfig,
+        payloads: Payloads<'_>,
+    ) -> Result<(), Refusal> {
+        if peer.request.is_none() {
+            return Ok(());
+        }
+        let given = payloads.given().unwrap_or_default();
+        if given.addresses.is_empty() {
+            return Err(match payloads.error().map(|error| error.kind) {
+                Some(notify) => Refusal::PeerError {
+                    subject: Subject::Ike,
+                    notify,
+                },
+                None => Refusal::NoAddressGiven,
+            });
+        }
+        self.given.clone_from(&given.addresses);
+        if let Some(mut peer) = gw.peers.get_mut(&peer.name) {
+            peer.leased.clone_from(&given.addresses);
+        }
+        gw.events.push_back(Event::AddressesGiven {
+            peer: peer.name.to_string(),
+            given,
+        });
+        Ok(())
     }
 
     fn check_responder(
@@ -309,7 +377,7 @@ impl IkeSa {
         gw: &mut Gateway,
         now: Instant,
         path: Path,
-        peer: &PeerConfig,
+        peer: &Arc<PeerConfig>,
         proof: &Proof,
         payloads: Payloads<'_>,
     ) {
@@ -331,6 +399,18 @@ impl IkeSa {
         if first {
             gw.signals.push_back(Signal::InitialContact(self.key));
         }
+        let peer = &match self.give(gw, now, peer, payloads) {
+            Ok((reply, peer)) => {
+                answer.extend(reply);
+                peer
+            }
+            Err(refusal) => {
+                // RFC 7296 3.15.4: "If this error is generated within an IKE_AUTH exchange, no Child SA will be created."
+                self.refused(gw, refusal);
+                answer.push(Payload::notify(notify::INTERNAL_ADDRESS_FAILURE, &[]));
+                return self.respond(gw, path, ExchangeType::IkeAuth, &answer);
+            }
+        };
         if payloads.proposals().is_some() {
             let exchange = ChildExchange::WithAuth;
             let granted = Grant::consider(peer, payloads, exchange, None, self.translation())
@@ -360,5 +440,20 @@ impl IkeSa {
             }
         }
         self.respond(gw, path, ExchangeType::IkeAuth, &answer);
+    }
+    /// Gives the peer the addresses that it asks for, if there is a pool for it; with them the peer as it is from now on.
+    fn give(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        peer: &Arc<PeerConfig>,
+        payloads: Payloads<'_>,
+    ) -> Result<(Option<Payload>, Arc<PeerConfig>), Refusal> {
+        let Some(wish) = payloads.wish().filter(|_| peer.pool.is_some()) else {
+            return Ok((None, peer.clone()));
+        };
+        let (given, peer) = gw.lease(now, peer, &wish)?;
+        self.peer = Some(peer.clone());
+        Ok((Some(given.reply(wish.netmask)), peer))
     }
 }

@@ -17,6 +17,7 @@ use crate::gateway::Gateway;
 use crate::negotiate::{
     ChildExchange, Selected, accepted_child, child_offer, describe, select_child, suites_for,
 };
+use crate::peers::selectors_of;
 use crate::suite::ChildProposal;
 use crate::wire::message::Payloads;
 use crate::wire::notify;
@@ -41,10 +42,14 @@ impl ChildOffer {
         peer: &PeerConfig,
         name: &str,
         nat: Nat,
+        given: &[IpAddr],
     ) -> Result<Option<Self>, Refusal> {
-        let Some(config) = peer.child(name).cloned() else {
+        let Some(mut config) = peer.child(name).cloned() else {
             return Ok(None);
         };
+        if !given.is_empty() {
+            config.local_ts = narrow(&selectors_of(given), &config.local_ts);
+        }
         if nat.any() && is_of_ah(&config.proposals) {
             return Err(Refusal::AhThroughNat {
                 child: name.to_owned(),
@@ -96,6 +101,11 @@ impl ChildOffer {
             Payload::TsInitiator(self.config.local_ts.clone()),
             Payload::TsResponder(self.config.remote_ts.clone()),
         ]
+    }
+
+    /// Has our side be the addresses that the peer has given us.
+    pub(super) fn settle_in(&mut self, given: &[IpAddr]) {
+        self.config.local_ts = narrow(&selectors_of(given), &self.config.local_ts);
     }
 
     /// What the peer's refusal means.
@@ -434,6 +444,14 @@ impl Grant {
     /// Takes an SPI for it.
     pub(super) fn agree(&self, gw: &mut Gateway, peer: &PeerConfig) -> Result<Agreed, Refused> {
         let instance = gw.peers.get(&peer.name);
+        if instance.is_some_and(|one| one.config.pool.is_some() && one.leased.is_empty()) {
+            // RFC 7296 3.10.1, FAILED_CP_REQUIRED: "Sent by responder in the case where CP(CFG_REQUEST) was expected
+            // but not received"
+            let refusal = Refusal::NoAddressWanted {
+                child: self.name.to_string(),
+            };
+            return Err(Refused::new(notify::FAILED_CP_REQUIRED, refusal));
+        }
         let template = instance.and_then(|instance| instance.template.as_ref());
         let taken = template.and_then(|template| {
             let child = (template, &self.name);

@@ -95,7 +95,7 @@ impl IkeSa {
         let Some(peer) = self.peer.clone() else {
             return;
         };
-        let offer = match ChildOffer::new(gw, &peer, name, self.nat) {
+        let offer = match ChildOffer::new(gw, &peer, name, self.nat, &self.given) {
             Ok(Some(offer)) => offer,
             Ok(None) => return,
             Err(refusal) => {

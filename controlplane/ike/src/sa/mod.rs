@@ -14,7 +14,7 @@ mod rekey;
 mod timers;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -199,6 +199,8 @@ pub(crate) struct IkeSa {
     pub(crate) doubted: bool,
     /// The younger IKE SA by which the peer has shown that it lives, while this one is in doubt.
     supplanted_by: Option<SaKey>,
+    /// The addresses that the peer has given us (RFC 7296 2.19).
+    given: Vec<IpAddr>,
     /// The peer has shown that it holds this one: its maker does so by the last message of the
     /// handshake, who answered by any later one.
     pub(crate) proven: bool,
@@ -239,6 +241,7 @@ impl IkeSa {
             heir_of: None,
             doubted: false,
             supplanted_by: None,
+            given: Vec::new(),
             proven: initiator,
         }
     }
@@ -706,6 +709,13 @@ impl IkeSa {
             established: self.established,
             rekey_at: self.rekey_at,
             children: gw.children.of_owner(self.key).len(),
+            addresses: if self.given.is_empty() {
+                let peer = self.peer_name().and_then(|name| gw.peers.get(name));
+                let instance = peer.filter(|peer| peer.template.is_some());
+                instance.map(|peer| peer.leased.clone()).unwrap_or_default()
+            } else {
+                self.given.clone()
+            },
             outstanding: self.pending.as_ref().map(Pending::outstanding),
         }
     }

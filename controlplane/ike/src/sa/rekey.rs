@@ -262,6 +262,7 @@ impl IkeSa {
         new.remote_spi = remote_spi;
         new.keys = Some(keys);
         new.peer.clone_from(&self.peer);
+        new.given.clone_from(&self.given);
         new.nat = self.nat;
         new.fragmentation = self.fragmentation;
         new.lowest_nonce = binding.nonce_i.min(binding.nonce_r);

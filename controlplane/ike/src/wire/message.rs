@@ -1,5 +1,6 @@
 //! Whole messages: in the clear here, protected in [`crate::crypto`].
 
+use super::configuration::{Given, Wish};
 use super::header::{self, Header};
 use super::payload::{self, Fragment, GENERIC_LEN, Identification, Notify, Payload};
 use super::proposal::Proposal;
@@ -148,6 +149,16 @@ impl<'a> Payloads<'a> {
     first!(authentication, Payload::Authentication { method, data } => (*method, data.as_slice()), (u8, &'a [u8]));
     first!(ts_initiator, Payload::TsInitiator(ts) => ts.as_slice(), &'a [TrafficSelector]);
     first!(ts_responder, Payload::TsResponder(ts) => ts.as_slice(), &'a [TrafficSelector]);
+
+    /// What the peer asks for by its Configuration payload.
+    pub(crate) fn wish(&self) -> Option<Wish> {
+        self.0.iter().find_map(Wish::read)
+    }
+
+    /// What the peer gives us by its Configuration payload.
+    pub(crate) fn given(&self) -> Option<Given> {
+        self.0.iter().find_map(Given::read)
+    }
 
     pub(crate) fn notifies(&self) -> impl Iterator<Item = &'a Notify> + use<'a> {
         self.0.iter().filter_map(|p| match p {

@@ -1,6 +1,7 @@
 //! The wire format of RFC 7296 3: values that are parsed from octets and emitted as octets.
 //! Nothing outside this module counts offsets.
 
+pub mod configuration;
 pub mod header;
 pub mod message;
 pub mod notify;
