@@ -5,24 +5,14 @@ mod common;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use common::{bed, eventually, ready, two_gateways_of};
+use common::{bed, eventually, number, ready, two_gateways_of};
 use esplanade_bench::gateway::Site;
-use esplanade_bench::testbed::{HOST, INSIDE, Namespace, OUTSIDE, Testbed};
+use esplanade_bench::testbed::{HOST, INSIDE, OUTSIDE, Testbed};
 
 const PREFIXES: (&str, &str) = ("\"2001:db8:1::/64\"", "\"2001:db8:2::/64\"");
 
 fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
-}
-
-/// Gives an interface an address of IPv6 that can be used at once.
-fn number(namespace: &Namespace, interface: &str, address: &str) {
-    for name in ["all", interface] {
-        let key = format!("net.ipv6.conf.{name}.disable_ipv6");
-        namespace.sysctl(&key, "0").expect("IPv6");
-    }
-    let line = format!("addr add {address} dev {interface} nodad\n");
-    namespace.ip(&line).expect("an address");
 }
 
 /// A test-bed with IPv6 beside IPv4 on every link. As with IPv4, the gateways forward and have a plain route to the other side.

@@ -1,7 +1,8 @@
-//! Traffic that knows what became of it: [`stream`] and [`transfer`] through the hosts' kernels,
+//! Traffic that knows what became of it: [`stream`], [`echo`] and [`transfer`] through the hosts' kernels,
 //! [`tester`] through AF_XDP at rates that no kernel keeps up with, [`inject`] for packets that no
 //! honest host would send.
 
+pub mod echo;
 pub mod esp;
 pub mod frame;
 pub mod inject;

@@ -1,7 +1,7 @@
 //! Bytes over TCP from one host to another, through the hosts' own kernels.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -23,9 +23,17 @@ pub struct Delivery {
 }
 
 /// Sends bytes over one connection.
-pub fn transfer(from: &Namespace, to: (&Namespace, Ipv4Addr), bytes: &[u8]) -> Result<Delivery> {
-    let (to, address) = to;
-    let listener = to.enter(|| Ok(TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))?))?;
+pub fn transfer(
+    from: &Namespace,
+    to: (&Namespace, impl Into<IpAddr>),
+    bytes: &[u8],
+) -> Result<Delivery> {
+    let (to, address) = (to.0, to.1.into());
+    let any: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let listener = to.enter(|| Ok(TcpListener::bind((any, PORT))?))?;
     let mut outgoing = from
         .enter(|| {
             Ok(TcpStream::connect_timeout(

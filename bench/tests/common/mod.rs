@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use esplanade_bench::gateway::{Gateway, Site};
-use esplanade_bench::testbed::{self, Layout, Testbed};
+use esplanade_bench::testbed::{self, Layout, Namespace, Testbed};
 
 /// How long a tunnel may take to come up.
 pub const UP: Duration = Duration::from_secs(10);
@@ -54,4 +54,14 @@ pub fn tell(gateway: &Gateway<'_>, arguments: &[&str]) {
 /// Waits as long as a thing that is on its way may take.
 pub fn eventually(what: &str, holds: impl FnMut() -> bool) {
     testbed::wait_until(what, Duration::from_secs(10), holds).expect(what);
+}
+
+/// Gives an interface an address of IPv6 that can be used at once.
+pub fn number(namespace: &Namespace, interface: &str, address: &str) {
+    for name in ["all", interface] {
+        let key = format!("net.ipv6.conf.{name}.disable_ipv6");
+        namespace.sysctl(&key, "0").expect("IPv6");
+    }
+    let line = format!("addr add {address} dev {interface} nodad\n");
+    namespace.ip(&line).expect("an address");
 }
