@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use arrayvec::ArrayVec;
 use esplanade_crypto::{
-    Aad, Algorithm, EngineKind, Iv, IvGenerator, OpenJob, OpeningKey, ReceivedIv, SealJob,
-    SealingKey, Trailer, Verdict, open_batch, seal_batch,
+    Aad, Algorithm, EngineKind, Iv, IvGenerator, JobError, OpenJob, OpeningKey, ReceivedIv,
+    SealJob, SealingKey, Trailer, Verdict, open_batch, seal_batch, sequence::OutboundSequence,
 };
 
 use super::candidate::{Candidate, SPI, key_material};
@@ -62,6 +62,22 @@ pub fn is_cbc(algorithm: Algorithm) -> bool {
     algorithm.iv_len() == 16
 }
 
+#[inline(always)]
+fn seal_job<'a>(
+    key: &'a SealingKey,
+    iv: Iv,
+    aad: Aad,
+    text: &'a mut Text<'_>,
+    take: impl FnOnce(SealJob<'a>),
+) -> Result<(), JobError> {
+    match text {
+        Text::Apart { source, out } => {
+            SealJob::with(key, iv, aad, source, Trailer::NONE, out, take)
+        }
+        Text::InPlace(frame) => SealJob::in_place_with(key, iv, aad, frame, Trailer::NONE, take),
+    }
+}
+
 impl Candidate for Engine {
     fn name(&self) -> &'static str {
         self.kind.name()
@@ -69,20 +85,22 @@ impl Candidate for Engine {
 
     fn seal(&mut self, packets: &mut Packets<'_>) -> Result<Duration> {
         let mut drawn = self.drawn(packets).into_iter();
+        let first = packets.first().map_or(1, |packet| packet.number);
+        let mut numbers = OutboundSequence::starting_at(first, true);
         let start = Instant::now();
         let mut jobs: ArrayVec<SealJob<'_>, BATCH> = ArrayVec::new();
         for packet in packets {
             let key = &self.sealing[packet.sa];
             let aad = Aad::plain(SPI, packet.number as u32);
-            let iv = drawn
-                .next()
-                .unwrap_or_else(|| Iv::from_sequence(packet.number));
-            jobs.push(match &mut packet.text {
-                Text::Apart { source, out } => {
-                    SealJob::new(key, iv, aad, source, Trailer::NONE, out)?
+            let text = &mut packet.text;
+            // One after the other, so that what kind of IV it is need not be asked of it.
+            match drawn.next() {
+                None => {
+                    let number = numbers.take().context("all numbers are spent")?;
+                    seal_job(key, number.into_iv(), aad, text, |job| jobs.push(job))?;
                 }
-                Text::InPlace(frame) => SealJob::in_place(key, iv, aad, frame, Trailer::NONE)?,
-            });
+                Some(iv) => seal_job(key, iv, aad, text, |job| jobs.push(job))?,
+            }
         }
         let start = if self.batch_only {
             Instant::now()
@@ -105,10 +123,11 @@ impl Candidate for Engine {
             let iv = drawn
                 .next()
                 .unwrap_or_else(|| packet.number.to_be_bytes().into());
-            jobs.push(match &mut packet.text {
-                Text::Apart { source, out } => OpenJob::new(key, iv, aad, source, out)?,
-                Text::InPlace(frame) => OpenJob::in_place(key, iv, aad, frame)?,
-            });
+            let take = |job| jobs.push(job);
+            match &mut packet.text {
+                Text::Apart { source, out } => OpenJob::with(key, iv, aad, source, out, take)?,
+                Text::InPlace(frame) => OpenJob::in_place_with(key, iv, aad, frame, take)?,
+            }
         }
         let mut verdicts = [Verdict::Forged; BATCH];
         let (verdicts, _) = verdicts.split_at_mut(jobs.len());

@@ -57,7 +57,7 @@ fn run<J: chacha512::Job + vaes256::Job + vaes512::Job>(
     let foreign = |job: &mut J, at| {
         if chacha512::Job::is_ours(job) {
             chacha += 1;
-        } else if vaes256::Job::schedule(job).is_some() || vaes512::Job::is_ours(job) {
+        } else if vaes256::Job::schedule(job).is_some() || vaes512::Job::packet(job).is_some() {
             other_vaes = true;
         } else {
             alone(job, at);

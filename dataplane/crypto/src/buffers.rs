@@ -8,10 +8,8 @@ pub const MAX_SEGMENTED: usize = 16_384 + 64;
 
 /// The buffers of a job, of which all lengths are right.
 pub(crate) enum Buffers<'a> {
-    /// From one buffer into another.
-    Apart { source: &'a [u8], out: &'a mut [u8] },
-    /// Within one buffer, as long as the ciphertext and its ICV.
-    InPlace(&'a mut [u8]),
+    /// In one piece.
+    Whole(Text<'a>),
     /// From segments into others.
     Segments {
         source: &'a [&'a [u8]],
@@ -26,8 +24,7 @@ impl<'a> Buffers<'a> {
     #[inline(always)]
     pub(crate) fn lengths(&self) -> (usize, usize) {
         match self {
-            Self::Apart { source, out } => (source.len(), out.len()),
-            Self::InPlace(buffer) => (buffer.len(), buffer.len()),
+            Self::Whole(text) => (text.source_len(), text.room()),
             Self::Segments { source, out } => {
                 (source.iter().map(|segment| segment.len()).sum(), total(out))
             }
@@ -38,7 +35,10 @@ impl<'a> Buffers<'a> {
     /// Whether source and destination are the same.
     #[inline(always)]
     pub(crate) fn are_one(&self) -> bool {
-        matches!(self, Self::InPlace(_) | Self::SegmentsInPlace(_))
+        matches!(
+            self,
+            Self::Whole(Text::InPlace(_)) | Self::SegmentsInPlace(_)
+        )
     }
 
     /// Whether they are in segments.
@@ -52,8 +52,7 @@ impl<'a> Buffers<'a> {
     #[inline]
     pub(crate) fn text(&mut self) -> Option<Text<'_>> {
         match self {
-            Self::Apart { source, out } => Some(Text::Apart { source, out }),
-            Self::InPlace(buffer) => Some(Text::InPlace(buffer)),
+            Self::Whole(text) => Some(text.again()),
             Self::Segments { .. } | Self::SegmentsInPlace(_) => None,
         }
     }
@@ -66,8 +65,7 @@ impl<'a> Buffers<'a> {
         work: impl FnOnce(Text<'_>) -> Option<T>,
     ) -> Option<T> {
         match self {
-            Self::Apart { source, out } => work(Text::Apart { source, out }),
-            Self::InPlace(buffer) => work(Text::InPlace(buffer)),
+            Self::Whole(text) => work(text.again()),
             Self::Segments { source, out } => {
                 let mut gathered = gather(source.iter().copied())?;
                 fill(&mut gathered, length)?;
@@ -88,7 +86,7 @@ impl<'a> Buffers<'a> {
     #[inline]
     pub(crate) fn clear(&mut self) {
         match self {
-            Self::Apart { out, .. } | Self::InPlace(out) => out.fill(0),
+            Self::Whole(Text::Apart { out, .. } | Text::InPlace(out)) => out.fill(0),
             Self::Segments { out, .. } | Self::SegmentsInPlace(out) => {
                 out.iter_mut().for_each(|segment| segment.fill(0));
             }

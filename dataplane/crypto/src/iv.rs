@@ -77,11 +77,12 @@ impl Bytes {
 }
 
 impl Iv {
-    /// The IV of a 64-bit sequence number that was never used under the key. What has no IV, as NULL, takes this one too.
+    /// The IV of a sequence number, which [`SequenceNumber`](crate::sequence::SequenceNumber) gives up for it. What has no IV, as
+    /// NULL, takes this one too.
     ///
     /// With an implicit IV, the number has to be the packet's own (RFC 8750 3).
     #[inline]
-    pub const fn from_sequence(number: u64) -> Self {
+    pub(crate) const fn from_sequence(number: u64) -> Self {
         Self(Bytes::sequence(number.to_be_bytes()))
     }
 

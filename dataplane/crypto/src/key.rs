@@ -87,9 +87,6 @@ struct Key {
     transform: Transform,
     salt: [u8; SALT_LEN],
     algorithm: Algorithm,
-    icv_len: u8,
-    /// Whether packets need nothing but the right lengths, as those of most AEADs.
-    takes_any_text: bool,
     /// Of AES in GCM, for the kernels that sort packets by them, so that nothing has to be asked of the algorithm.
     #[cfg(target_arch = "x86_64")]
     rounds: u8,
@@ -121,11 +118,6 @@ impl Key {
             transform,
             salt,
             algorithm,
-            icv_len: algorithm.icv_len() as u8,
-            takes_any_text: !matches!(
-                algorithm,
-                Algorithm::AesGmac(_) | Algorithm::EncryptThenMac(..)
-            ),
             #[cfg(target_arch = "x86_64")]
             rounds: algorithm.gcm_rounds(),
         })
@@ -184,12 +176,9 @@ impl Key {
     /// The key schedule of the AVX-512 kernels, when it is theirs, and its rounds.
     #[cfg(target_arch = "x86_64")]
     #[inline]
-    fn vaes512(&self) -> Option<(&crate::vaes512::Schedule, usize)> {
+    fn vaes512(&self) -> Option<(&crate::vaes512::Schedule, u8)> {
         match &self.transform {
-            Transform::Aead(cipher) => {
-                let rounds = usize::from(self.rounds);
-                cipher.vaes512().map(|schedule| (schedule, rounds))
-            }
+            Transform::Aead(cipher) => cipher.vaes512().map(|schedule| (schedule, self.rounds)),
             _ => None,
         }
     }
@@ -247,25 +236,13 @@ macro_rules! key {
                 self.0.algorithm
             }
 
-            /// The length of its integrity check values.
-            #[inline]
-            pub(crate) fn icv_len(&self) -> usize {
-                usize::from(self.0.icv_len)
-            }
-
-            /// Whether packets need nothing but the right lengths.
-            #[inline]
-            pub(crate) fn takes_any_text(&self) -> bool {
-                self.0.takes_any_text
-            }
-
             /// Asks for the memory behind the key that a text of so many bytes takes, and does not wait for it: for who has
             /// more keys than the caches hold.
             #[inline]
             pub fn prefetch(&self, text: usize) {
                 #[cfg(target_arch = "x86_64")]
                 if let Some((schedule, rounds)) = self.vaes512() {
-                    schedule.prefetch_for(rounds, text);
+                    schedule.prefetch_for(usize::from(rounds), text);
                 }
                 #[cfg(not(target_arch = "x86_64"))]
                 let _ = text;
@@ -280,7 +257,7 @@ macro_rules! key {
             /// The key schedule of the AVX-512 kernels, when it is theirs, and its rounds.
             #[cfg(target_arch = "x86_64")]
             #[inline]
-            pub(crate) fn vaes512(&self) -> Option<(&crate::vaes512::Schedule, usize)> {
+            pub(crate) fn vaes512(&self) -> Option<(&crate::vaes512::Schedule, u8)> {
                 self.0.vaes512()
             }
 

@@ -28,6 +28,7 @@ mod job;
 mod key;
 mod name;
 mod prefetch;
+pub mod sequence;
 mod trailer;
 #[cfg(target_arch = "x86_64")]
 mod vaes256;

@@ -4,7 +4,7 @@ mod common;
 
 use common::{Guarded, able, kernels, pattern, seal};
 use esplanade_crypto::{
-    Aad, Algorithm, EngineKind, Iv, OpenJob, OpeningKey, SealJob, SealingKey, Trailer, Verdict,
+    Aad, Algorithm, EngineKind, OpenJob, OpeningKey, SealJob, SealingKey, Trailer, Verdict,
     open_batch, seal_batch,
 };
 
@@ -49,7 +49,7 @@ fn check_under(
         .zip(&mut sealed)
         .enumerate()
         .map(|(at, (key, out))| {
-            let iv = Iv::from_sequence(at as u64);
+            let iv = common::numbered(at as u64);
             SealJob::new(key, iv, aad(at), &plaintexts[at], trailer, out.room()).unwrap()
         })
         .collect();

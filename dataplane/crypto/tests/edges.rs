@@ -9,7 +9,7 @@ mod common;
 use common::{kernels, pattern, seal};
 use core::{ffi::c_void, ptr};
 use esplanade_crypto::{
-    Aad, Algorithm, EngineKind, Iv, OpenJob, OpeningKey, SealJob, SealingKey, Trailer, Verdict,
+    Aad, Algorithm, EngineKind, OpenJob, OpeningKey, SealJob, SealingKey, Trailer, Verdict,
     open_batch, seal_batch,
 };
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
@@ -113,7 +113,7 @@ impl Packet {
 fn check_seal(engine: EngineKind, algorithm: Algorithm, packet: &Packet) {
     let key = SealingKey::new(engine, algorithm, &packet.material).unwrap();
     let (iv, plaintext, length) = (
-        || Iv::from_sequence(9),
+        || common::numbered(9),
         &packet.plaintext,
         packet.sealed.len(),
     );

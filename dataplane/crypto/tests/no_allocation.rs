@@ -4,8 +4,8 @@ mod common;
 
 use common::{iv, pairs, pattern, received_iv, trailer};
 use esplanade_crypto::{
-    Aad, Algorithm, ComputeJob, EngineKind, Integrity, IntegrityKey, Iv, OpenJob, OpeningKey,
-    SealJob, SealingKey, Verdict, VerifyJob, compute_batch, open_batch, seal_batch, verify_batch,
+    Aad, Algorithm, ComputeJob, EngineKind, Integrity, IntegrityKey, OpenJob, OpeningKey, SealJob,
+    SealingKey, Verdict, VerifyJob, compute_batch, open_batch, seal_batch, verify_batch,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
@@ -114,7 +114,7 @@ fn ah() {
         let material = pattern(integrity.key_material_len(), 1);
         let key = IntegrityKey::new(engine, integrity, &material).unwrap();
         let mut icv = vec![0; integrity.icv_len()];
-        let iv = Iv::from_sequence(1);
+        let iv = common::numbered(1);
         let mut jobs = [ComputeJob::new(&key, iv, &segments, &mut icv).unwrap()];
         assert_eq!(allocations(|| compute_batch(&mut jobs)), 0);
         let jobs = [VerifyJob::new(&key, 1u64.to_be_bytes(), &segments, &icv).unwrap()];

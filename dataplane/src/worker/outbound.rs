@@ -545,10 +545,10 @@ fn seal<P: Port, E: EventSink>(core: &mut Core<P, E>, plain: &[Plain], ready: &m
         let family = of.ip.family();
         if let (Some(plaintext), Some(total)) = (plaintext, total)
             && let Some(space) = target.get_mut(..total)
-            && let Some(job) = seal_job(sa, key, ivs, number, (plaintext, family), space)
+            && let text = (plaintext, family)
+            && seal_job(sa, key, ivs, number, text, space, |job| jobs.push(job)).is_some()
         {
             packet.sealed = total as u32;
-            jobs.push(job);
         } else {
             tally.one(Counter::OutStateProtoError);
         }
@@ -614,7 +614,7 @@ fn announce_near_end(events: &mut impl EventSink, sa: &mut OutboundSa) {
     }
 }
 
-/// Writes the IV behind the headers of a frame, and gives the job that writes what follows it.
+/// Writes the IV behind the headers of a frame, and gives to `take` the job that writes what follows it.
 #[inline(always)]
 fn seal_job<'a>(
     sa: &OutboundSa,
@@ -623,7 +623,8 @@ fn seal_job<'a>(
     number: SequenceNumber,
     (plaintext, family): (&'a [u8], Family),
     frame: &'a mut [u8],
-) -> Option<SealJob<'a>> {
+    take: impl FnOnce(SealJob<'a>),
+) -> Option<()> {
     let shape = sa.shape;
     let algorithm = key.algorithm();
     let aad = Aad::new(sa.spi, number.number(), sa.extended);
@@ -633,14 +634,14 @@ fn seal_job<'a>(
     if algorithm.has_unpredictable_iv() {
         let iv = draw_iv(ivs);
         packet::write_iv(space, &iv, algorithm);
-        return SealJob::new(key, iv, aad, plaintext, trailer, out).ok();
+        return SealJob::with(key, iv, aad, plaintext, trailer, out, take).ok();
     }
     let iv = number.into_iv();
     // An implicit one (RFC 8750) has no space.
     if let Ok(space) = <&mut [u8; 8]>::try_from(space) {
         *space = iv.explicit();
     }
-    SealJob::new(key, iv, aad, plaintext, trailer, out).ok()
+    SealJob::with(key, iv, aad, plaintext, trailer, out, take).ok()
 }
 
 /// An IV that nobody foresees. The generator stays out of the way of the AEADs, whose IV costs nothing.

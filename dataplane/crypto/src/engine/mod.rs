@@ -153,7 +153,17 @@ pub(crate) enum Text<'a> {
 }
 
 impl<'a> Text<'a> {
+    /// The same once more, for a while.
+    #[inline(always)]
+    pub(crate) fn again(&mut self) -> Text<'_> {
+        match self {
+            Self::Apart { source, out } => Text::Apart { source, out },
+            Self::InPlace(buffer) => Text::InPlace(buffer),
+        }
+    }
+
     /// The length of the source.
+    #[inline(always)]
     pub(crate) fn source_len(&self) -> usize {
         match self {
             Self::Apart { source, .. } => source.len(),
@@ -162,7 +172,7 @@ impl<'a> Text<'a> {
     }
 
     /// The length of the destination.
-    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
     pub(crate) fn room(&self) -> usize {
         match self {
             Self::Apart { out, .. } => out.len(),

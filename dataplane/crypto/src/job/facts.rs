@@ -7,24 +7,22 @@ use crate::{
     iv,
 };
 
-/// What decides whether a job can be. Most can, which their lengths tell at a glance; the others are checked one by one, by
-/// functions that are called with these, so that what a job is made of need not be put into memory for them.
+/// What decides whether a job can be.
 pub(super) struct Facts {
-    pub(super) algorithm: Algorithm,
+    algorithm: Algorithm,
     /// Whether a generator drew the IV.
-    pub(super) drawn: bool,
+    drawn: bool,
     /// Bytes of additional data,
-    pub(super) aad: usize,
+    aad: usize,
     /// of the source, and of the destination.
-    pub(super) source: usize,
-    pub(super) found: usize,
-    pub(super) in_place: bool,
+    source: usize,
+    found: usize,
+    in_place: bool,
     /// Not in segments.
-    pub(super) whole: bool,
+    whole: bool,
 }
 
 impl Facts {
-    #[inline(always)]
     pub(super) fn new(
         algorithm: Algorithm,
         iv: &iv::Bytes,
@@ -44,7 +42,6 @@ impl Facts {
     }
 
     /// The lengths of a packet to be sealed.
-    #[inline(never)]
     pub(super) fn check_seal(self, trailer: usize) -> Result<(), JobError> {
         self.check_iv()?;
         let (found, behind) = (self.found, trailer + self.algorithm.icv_len());
@@ -66,7 +63,6 @@ impl Facts {
     }
 
     /// The lengths of a packet to be opened.
-    #[inline(never)]
     pub(super) fn check_open(self) -> Result<(), JobError> {
         self.check_iv()?;
         let (source, found, behind) = (self.source, self.found, self.algorithm.icv_len());

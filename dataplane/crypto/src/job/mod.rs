@@ -4,8 +4,11 @@ mod facts;
 #[cfg(target_arch = "x86_64")]
 mod kernels;
 
+#[cfg(target_arch = "x86_64")]
+use crate::vaes512;
 use crate::{
     AdditionalData, Algorithm, Iv, OpeningKey, ReceivedIv, SealingKey, Trailer, buffers::Buffers,
+    engine::Text,
 };
 use core::fmt;
 use facts::Facts;
@@ -74,14 +77,25 @@ pub enum Verdict {
 }
 
 /// A packet to be sealed. Nothing of it shows but lengths.
-pub struct SealJob<'a> {
-    key: &'a SealingKey,
-    iv: Iv,
-    aad: AdditionalData<'a>,
-    trailer: Trailer,
-    buffers: Buffers<'a>,
+pub struct SealJob<'a>(ToSeal<'a>);
+
+/// A packet to be sealed, as those take it that seal it.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a batch lies in one piece of memory"
+)]
+enum ToSeal<'a> {
+    /// The kernels that most packets are for: they find all they need prepared.
     #[cfg(target_arch = "x86_64")]
-    lengths: Lengths,
+    Vaes512(vaes512::Packet<'a>),
+    /// All others.
+    Other {
+        key: &'a SealingKey,
+        iv: Iv,
+        aad: AdditionalData<'a>,
+        trailer: Trailer,
+        buffers: Buffers<'a>,
+    },
 }
 
 impl<'a> SealJob<'a> {
@@ -101,7 +115,29 @@ impl<'a> SealJob<'a> {
         out: &'a mut [u8],
     ) -> Result<Self, JobError> {
         let source = plaintext;
-        Self::within(key, iv, aad, Buffers::Apart { source, out }, trailer)
+        Self::whole(key, iv, aad, Text::Apart { source, out }, trailer, |job| {
+            job
+        })
+    }
+
+    /// Like [`new`](Self::new), for who makes many: gives the job to `take` instead of returning it, so that it can be made
+    /// where it will lie.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), and then nothing is taken.
+    #[inline(always)]
+    pub fn with<R>(
+        key: &'a SealingKey,
+        iv: Iv,
+        aad: impl Into<AdditionalData<'a>>,
+        plaintext: &'a [u8],
+        trailer: Trailer,
+        out: &'a mut [u8],
+        take: impl FnOnce(Self) -> R,
+    ) -> Result<R, JobError> {
+        let source = plaintext;
+        Self::whole(key, iv, aad, Text::Apart { source, out }, trailer, take)
     }
 
     /// The same in one buffer, which begins with the plaintext and has room behind it for the trailer and the ICV, and no
@@ -118,7 +154,24 @@ impl<'a> SealJob<'a> {
         buffer: &'a mut [u8],
         trailer: Trailer,
     ) -> Result<Self, JobError> {
-        Self::within(key, iv, aad, Buffers::InPlace(buffer), trailer)
+        Self::whole(key, iv, aad, Text::InPlace(buffer), trailer, |job| job)
+    }
+
+    /// Like [`in_place`](Self::in_place), as [`with`](Self::with).
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), and then nothing is taken.
+    #[inline(always)]
+    pub fn in_place_with<R>(
+        key: &'a SealingKey,
+        iv: Iv,
+        aad: impl Into<AdditionalData<'a>>,
+        buffer: &'a mut [u8],
+        trailer: Trailer,
+        take: impl FnOnce(Self) -> R,
+    ) -> Result<R, JobError> {
+        Self::whole(key, iv, aad, Text::InPlace(buffer), trailer, take)
     }
 
     /// The same from segments into others, which may be cut elsewhere: a jumbo frame is three. They hold up to
@@ -136,7 +189,8 @@ impl<'a> SealJob<'a> {
         trailer: Trailer,
         out: &'a mut [&'a mut [u8]],
     ) -> Result<Self, JobError> {
-        Self::within(key, iv, aad, Buffers::Segments { source, out }, trailer)
+        let buffers = Buffers::Segments { source, out };
+        Self::other(key, iv, aad.into(), buffers, trailer)
     }
 
     /// The same [in place](Self::in_place) of [segments](Self::in_segments).
@@ -152,81 +206,113 @@ impl<'a> SealJob<'a> {
         segments: &'a mut [&'a mut [u8]],
         trailer: Trailer,
     ) -> Result<Self, JobError> {
-        Self::within(key, iv, aad, Buffers::SegmentsInPlace(segments), trailer)
+        let buffers = Buffers::SegmentsInPlace(segments);
+        Self::other(key, iv, aad.into(), buffers, trailer)
     }
 
     #[inline(always)]
-    fn within(
+    fn whole<R>(
         key: &'a SealingKey,
         iv: Iv,
         aad: impl Into<AdditionalData<'a>>,
+        text: Text<'a>,
+        trailer: Trailer,
+        take: impl FnOnce(Self) -> R,
+    ) -> Result<R, JobError> {
+        let aad = aad.into();
+        #[cfg(target_arch = "x86_64")]
+        let text = match (key.vaes512(), &aad, iv.bytes().is_drawn()) {
+            (Some(key), AdditionalData::Esp(aad), false) => {
+                let head = vaes512::Head::esp(key, iv.explicit(), aad);
+                match vaes512::Packet::to_seal(head, trailer, text) {
+                    Ok(packet) => return Ok(take(Self(ToSeal::Vaes512(packet)))),
+                    Err(text) => text,
+                }
+            }
+            _ => text,
+        };
+        Self::other(key, iv, aad, Buffers::Whole(text), trailer).map(take)
+    }
+
+    #[inline(never)]
+    fn other(
+        key: &'a SealingKey,
+        iv: Iv,
+        aad: AdditionalData<'a>,
         buffers: Buffers<'a>,
         trailer: Trailer,
     ) -> Result<Self, JobError> {
-        let aad = aad.into();
-        let facts = Facts::new(key.algorithm(), iv.bytes(), &aad, &buffers);
-        let behind = trailer.len() + key.icv_len();
-        let body = facts
-            .source
-            .wrapping_sub(if facts.in_place { behind } else { 0 });
-        let as_usual = body <= MAX_PLAINTEXT && facts.found == body + behind;
-        if !(as_usual && facts.whole && key.takes_any_text() && !facts.drawn) {
-            facts.check_seal(trailer.len())?;
-        }
-        Ok(Self {
-            #[cfg(target_arch = "x86_64")]
-            lengths: lengths(&aad, body + trailer.len()),
+        Facts::new(key.algorithm(), iv.bytes(), &aad, &buffers).check_seal(trailer.len())?;
+        Ok(Self(ToSeal::Other {
             key,
             iv,
             aad,
             trailer,
             buffers,
-        })
+        }))
     }
 
-    /// Does it.
+    /// Does it, if no kernel takes it with others.
     #[inline]
     pub(crate) fn run(&mut self) {
-        let (_, length) = self.buffers.lengths();
-        let sealed = self.buffers.with_text(length, |text| {
-            let trailer = self.trailer.as_bytes();
-            self.key.seal(self.iv.bytes(), &self.aad, trailer, text)
+        let (key, iv, aad, trailer, buffers) = match &mut self.0 {
+            #[cfg(target_arch = "x86_64")]
+            ToSeal::Vaes512(_) => return,
+            ToSeal::Other {
+                key,
+                iv,
+                aad,
+                trailer,
+                buffers,
+            } => (key, iv, aad, trailer, buffers),
+        };
+        let (_, length) = buffers.lengths();
+        let sealed = buffers.with_text(length, |text| {
+            key.seal(iv.bytes(), aad, trailer.as_bytes(), text)
         });
         // The lengths are right, so no engine has a reason to refuse. If one did, half a plaintext must not go out.
         if sealed.is_none() {
-            self.buffers.clear();
+            buffers.clear();
         }
     }
-}
 
-/// GHASH's last block, as an element (SP 800-38D 7.1 step 5): put together here, long before a kernel loads it in one piece.
-#[cfg(target_arch = "x86_64")]
-type Lengths = [u64; 2];
-
-/// The bits of the additional data and of a text.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn lengths(aad: &AdditionalData<'_>, text: usize) -> Lengths {
-    [8 * text as u64, 8 * aad.as_bytes().len() as u64]
+    /// The bytes of the result.
+    fn out_len(&self) -> usize {
+        match &self.0 {
+            #[cfg(target_arch = "x86_64")]
+            ToSeal::Vaes512(packet) => packet.len() + crate::algorithm::ICV_LEN,
+            ToSeal::Other { buffers, .. } => buffers.lengths().1,
+        }
+    }
 }
 
 impl fmt::Debug for SealJob<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SealJob")
-            .field("key", self.key)
-            .field("out_len", &self.buffers.lengths().1)
+            .field("out_len", &self.out_len())
             .finish_non_exhaustive()
     }
 }
 
 /// A packet to be opened. Nothing of it shows but lengths.
-pub struct OpenJob<'a> {
-    key: &'a OpeningKey,
-    iv: ReceivedIv,
-    aad: AdditionalData<'a>,
-    buffers: Buffers<'a>,
+pub struct OpenJob<'a>(ToOpen<'a>);
+
+/// A packet to be opened, as those take it that open it.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a batch lies in one piece of memory"
+)]
+enum ToOpen<'a> {
+    /// The kernels that most packets are for: they find all they need prepared.
     #[cfg(target_arch = "x86_64")]
-    lengths: Lengths,
+    Vaes512(vaes512::Packet<'a>),
+    /// All others.
+    Other {
+        key: &'a OpeningKey,
+        iv: ReceivedIv,
+        aad: AdditionalData<'a>,
+        buffers: Buffers<'a>,
+    },
 }
 
 impl<'a> OpenJob<'a> {
@@ -246,7 +332,38 @@ impl<'a> OpenJob<'a> {
         out: &'a mut [u8],
     ) -> Result<Self, JobError> {
         let source = ciphertext;
-        Self::within(key, iv, aad, Buffers::Apart { source, out })
+        Self::whole(
+            key,
+            iv.into(),
+            aad.into(),
+            Text::Apart { source, out },
+            |job| job,
+        )
+    }
+
+    /// Like [`new`](Self::new), for who makes many: gives the job to `take` instead of returning it, so that it can be made
+    /// where it will lie.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), and then nothing is taken.
+    #[inline(always)]
+    pub fn with<R>(
+        key: &'a OpeningKey,
+        iv: impl Into<ReceivedIv>,
+        aad: impl Into<AdditionalData<'a>>,
+        ciphertext: &'a [u8],
+        out: &'a mut [u8],
+        take: impl FnOnce(Self) -> R,
+    ) -> Result<R, JobError> {
+        let source = ciphertext;
+        Self::whole(
+            key,
+            iv.into(),
+            aad.into(),
+            Text::Apart { source, out },
+            take,
+        )
     }
 
     /// The same in one buffer, of the ciphertext and its ICV: the plaintext is left at its start, and if it is forged,
@@ -262,7 +379,23 @@ impl<'a> OpenJob<'a> {
         aad: impl Into<AdditionalData<'a>>,
         buffer: &'a mut [u8],
     ) -> Result<Self, JobError> {
-        Self::within(key, iv, aad, Buffers::InPlace(buffer))
+        Self::whole(key, iv.into(), aad.into(), Text::InPlace(buffer), |job| job)
+    }
+
+    /// Like [`in_place`](Self::in_place), as [`with`](Self::with).
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), and then nothing is taken.
+    #[inline(always)]
+    pub fn in_place_with<R>(
+        key: &'a OpeningKey,
+        iv: impl Into<ReceivedIv>,
+        aad: impl Into<AdditionalData<'a>>,
+        buffer: &'a mut [u8],
+        take: impl FnOnce(Self) -> R,
+    ) -> Result<R, JobError> {
+        Self::whole(key, iv.into(), aad.into(), Text::InPlace(buffer), take)
     }
 
     /// The same from segments into others, which may be cut elsewhere: a jumbo frame is three. They hold up to
@@ -279,7 +412,8 @@ impl<'a> OpenJob<'a> {
         source: &'a [&'a [u8]],
         out: &'a mut [&'a mut [u8]],
     ) -> Result<Self, JobError> {
-        Self::within(key, iv, aad, Buffers::Segments { source, out })
+        let buffers = Buffers::Segments { source, out };
+        Self::other(key, iv.into(), aad.into(), buffers)
     }
 
     /// The same [in place](Self::in_place) of [segments](Self::in_segments).
@@ -294,45 +428,66 @@ impl<'a> OpenJob<'a> {
         aad: impl Into<AdditionalData<'a>>,
         segments: &'a mut [&'a mut [u8]],
     ) -> Result<Self, JobError> {
-        Self::within(key, iv, aad, Buffers::SegmentsInPlace(segments))
+        let buffers = Buffers::SegmentsInPlace(segments);
+        Self::other(key, iv.into(), aad.into(), buffers)
     }
 
     #[inline(always)]
-    fn within(
+    fn whole<R>(
         key: &'a OpeningKey,
-        iv: impl Into<ReceivedIv>,
-        aad: impl Into<AdditionalData<'a>>,
+        iv: ReceivedIv,
+        aad: AdditionalData<'a>,
+        text: Text<'a>,
+        take: impl FnOnce(Self) -> R,
+    ) -> Result<R, JobError> {
+        #[cfg(target_arch = "x86_64")]
+        let text = match (key.vaes512(), &aad, iv.bytes().is_drawn()) {
+            (Some(key), AdditionalData::Esp(aad), false) => {
+                let head = vaes512::Head::esp(key, iv.bytes().number(), aad);
+                match vaes512::Packet::to_open(head, text) {
+                    Ok(packet) => return Ok(take(Self(ToOpen::Vaes512(packet)))),
+                    Err(text) => text,
+                }
+            }
+            _ => text,
+        };
+        Self::other(key, iv, aad, Buffers::Whole(text)).map(take)
+    }
+
+    #[inline(never)]
+    fn other(
+        key: &'a OpeningKey,
+        iv: ReceivedIv,
+        aad: AdditionalData<'a>,
         buffers: Buffers<'a>,
     ) -> Result<Self, JobError> {
-        let (iv, aad) = (iv.into(), aad.into());
-        let facts = Facts::new(key.algorithm(), iv.bytes(), &aad, &buffers);
-        let text = facts.source.wrapping_sub(key.icv_len());
-        let expected = if facts.in_place { facts.source } else { text };
-        let as_usual = text <= MAX_PLAINTEXT && facts.found == expected;
-        if !(as_usual && facts.whole && key.takes_any_text() && !facts.drawn) {
-            facts.check_open()?;
-        }
-        Ok(Self {
-            #[cfg(target_arch = "x86_64")]
-            lengths: lengths(&aad, text),
+        Facts::new(key.algorithm(), iv.bytes(), &aad, &buffers).check_open()?;
+        Ok(Self(ToOpen::Other {
             key,
             iv,
             aad,
             buffers,
-        })
+        }))
     }
 
-    /// Does it.
+    /// Does it, if no kernel takes it with others.
     #[inline]
     pub(crate) fn run(&mut self) -> Verdict {
-        let (length, _) = self.buffers.lengths();
-        let opened = self.buffers.with_text(length, |text| {
-            self.key.open(self.iv.bytes(), &self.aad, text)
-        });
-        match opened {
+        let (key, iv, aad, buffers) = match &mut self.0 {
+            #[cfg(target_arch = "x86_64")]
+            ToOpen::Vaes512(_) => return Verdict::Forged,
+            ToOpen::Other {
+                key,
+                iv,
+                aad,
+                buffers,
+            } => (key, iv, aad, buffers),
+        };
+        let (length, _) = buffers.lengths();
+        match buffers.with_text(length, |text| key.open(iv.bytes(), aad, text)) {
             Some(()) => Verdict::Authentic,
             None => {
-                self.refuse();
+                buffers.clear();
                 Verdict::Forged
             }
         }
@@ -341,15 +496,27 @@ impl<'a> OpenJob<'a> {
     /// Leaves nothing behind.
     #[inline]
     pub(crate) fn refuse(&mut self) {
-        self.buffers.clear();
+        match &mut self.0 {
+            #[cfg(target_arch = "x86_64")]
+            ToOpen::Vaes512(packet) => packet.clear(),
+            ToOpen::Other { buffers, .. } => buffers.clear(),
+        }
+    }
+
+    /// The bytes of the ciphertext and its ICV.
+    fn ciphertext_len(&self) -> usize {
+        match &self.0 {
+            #[cfg(target_arch = "x86_64")]
+            ToOpen::Vaes512(packet) => packet.len() + crate::algorithm::ICV_LEN,
+            ToOpen::Other { buffers, .. } => buffers.lengths().0,
+        }
     }
 }
 
 impl fmt::Debug for OpenJob<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpenJob")
-            .field("key", self.key)
-            .field("ciphertext_len", &self.buffers.lengths().0)
+            .field("ciphertext_len", &self.ciphertext_len())
             .finish_non_exhaustive()
     }
 }

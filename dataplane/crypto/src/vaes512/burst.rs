@@ -3,64 +3,45 @@
 use super::{
     counter::Firsts,
     ghash,
-    packet::{Authenticated, Packet},
+    packet::{Head, Packet},
     schedule::Schedule,
     short, single, text,
 };
 use crate::{
-    algorithm::ICV_LEN,
+    Trailer,
     engine::{Opening, Sealing},
-    gcm::Block,
+    key::NONCE_LEN,
 };
-use core::{marker::PhantomData, mem::MaybeUninit};
+use core::mem::MaybeUninit;
 
 /// A job of a burst.
 pub(crate) trait Job {
     /// Whether it is to be sealed, or opened.
     const SEAL: bool;
 
-    /// Whether it is this engine's.
-    fn is_ours(&self) -> bool;
-
     /// Itself, when it is this engine's: the same packet each time.
-    fn packet(&mut self) -> Option<Packet<'_>>;
+    fn packet(&self) -> Option<&Packet<'_>>;
 }
 
 /// The most jobs that are sorted at once.
 pub(super) const BURST: usize = 64;
 
-/// The jobs of a burst by their places: short packets are read where they are.
-pub(super) struct Jobs<'a, J> {
-    first: *mut J,
-    /// Their keys, to be fetched before they are needed: what is known of them need not be asked of the jobs again.
-    schedules: &'a [MaybeUninit<*const Schedule>; BURST],
-    _jobs: PhantomData<&'a mut [J]>,
-}
+/// The jobs of a burst by their places.
+pub(super) struct Jobs<'a, J>(&'a [J]);
 
 impl<'a, J: Job> Jobs<'a, J> {
     /// The packet of a job.
     ///
     /// # Safety
     ///
-    /// There is a job at this place that has given a packet before, and no reference to it is in use.
+    /// There is a job at this place that has given a packet before.
     #[inline]
-    pub(super) unsafe fn packet(&self, place: u8) -> Packet<'a> {
+    pub(super) unsafe fn packet(&self, place: u8) -> &'a Packet<'a> {
         // SAFETY: the caller's promise; a job gives the same packet each time.
         unsafe {
-            let job = &mut *self.first.add(usize::from(place));
+            let job = self.0.get_unchecked(usize::from(place));
             job.packet().unwrap_unchecked()
         }
-    }
-
-    /// The key of a job.
-    ///
-    /// # Safety
-    ///
-    /// As for [`packet`](Self::packet).
-    #[inline]
-    pub(super) unsafe fn schedule(&self, place: u8) -> &'a Schedule {
-        // SAFETY: the caller's promise; the key was noted then.
-        unsafe { &*self.schedules[usize::from(place) % BURST].assume_init() }
     }
 }
 
@@ -83,10 +64,9 @@ pub(crate) fn run<J: Job>(
     for (burst, first) in jobs.chunks_mut(BURST).zip((0..).step_by(BURST)) {
         let mut sorted = Sorted::new();
         for (at, job) in burst.iter_mut().enumerate() {
-            if !job.is_ours() {
-                foreign(job, first + at);
-            } else if let Some(packet) = job.packet() {
-                sorted.note(at, &packet);
+            match job.packet() {
+                Some(packet) => sorted.note(at, packet),
+                None => foreign(job, first + at),
             }
         }
         let mut differ = sorted.run(burst);
@@ -105,15 +85,10 @@ struct Sorted {
     present: u64,
     counts: [u8; KINDS],
     places: [[MaybeUninit<u8>; BURST]; KINDS],
-    /// The packets' keys by their places,
-    schedules: [MaybeUninit<*const Schedule>; BURST],
-    /// and that of the first.
+    /// The key of the first packet.
     key: *const Schedule,
     /// Whether there are others.
     keys_differ: bool,
-    /// The bytes of the longest packet, and of all.
-    longest: usize,
-    bytes: usize,
 }
 
 impl Sorted {
@@ -123,11 +98,8 @@ impl Sorted {
             present: 0,
             counts: [0; KINDS],
             places: [[MaybeUninit::uninit(); BURST]; KINDS],
-            schedules: [const { MaybeUninit::uninit() }; BURST],
             key: core::ptr::null(),
             keys_differ: false,
-            longest: 0,
-            bytes: 0,
         }
     }
 
@@ -137,10 +109,7 @@ impl Sorted {
         if self.present == 0 {
             self.key = packet.schedule;
         }
-        self.schedules[place % BURST].write(packet.schedule);
         self.keys_differ |= !core::ptr::eq(self.key, packet.schedule);
-        self.longest = self.longest.max(packet.length);
-        self.bytes += packet.length;
         self.present |= 1_u64 << kind;
         let count = &mut self.counts[kind];
         self.places[kind][usize::from(*count) % BURST].write(place as u8);
@@ -149,12 +118,8 @@ impl Sorted {
 
     /// Forged packets have a bit by their place.
     #[inline]
-    fn run<J: Job>(&mut self, jobs: &mut [J]) -> u64 {
-        let jobs = &Jobs {
-            first: jobs.as_mut_ptr(),
-            schedules: &self.schedules,
-            _jobs: PhantomData,
-        };
+    fn run<J: Job>(&self, jobs: &[J]) -> u64 {
+        let jobs = &Jobs(jobs);
         let mut differ = 0;
         for rounds in 0..3 {
             let present = self.present >> (rounds * KINDS_OF_KEY) & ((1 << KINDS_OF_KEY) - 1);
@@ -166,8 +131,6 @@ impl Sorted {
                 present,
                 counts: &self.counts[first..first + KINDS_OF_KEY],
                 places: &self.places[first..first + KINDS_OF_KEY],
-                longest: self.longest,
-                bytes: self.bytes,
             };
             // SAFETY: as many as were counted were written, each once, and the job there gave a packet of this kind. A
             // schedule exists only where the features do.
@@ -203,7 +166,7 @@ fn kind(packet: &Packet<'_>) -> usize {
         || IN_GROUPS + single::Shape::new(packet.length).vectors - 1,
         |kind| usize::from(*kind),
     );
-    (packet.rounds - 10) / 2 * KINDS_OF_KEY + of_key
+    usize::from(packet.rounds - 10) / 2 * KINDS_OF_KEY + of_key
 }
 
 /// The packets under keys of one length, by kind.
@@ -211,9 +174,6 @@ struct Kinds<'a> {
     present: u64,
     counts: &'a [u8],
     places: &'a [[MaybeUninit<u8>; BURST]],
-    /// The bytes of the longest packet, and of all.
-    longest: usize,
-    bytes: usize,
 }
 
 impl Kinds<'_> {
@@ -258,9 +218,16 @@ impl Kinds<'_> {
         // SAFETY: the caller's promise.
         unsafe {
             if singles.is_empty() {
-                forged
-            } else if ONE_KEY && is_worthwhile(self.bytes, self.longest) {
-                forged | run_shared::<J, ROUNDS>(jobs, singles, self.longest)
+                return forged;
+            }
+            let (mut longest, mut bytes) = (0, 0);
+            for place in singles.iter().filter(|_| ONE_KEY) {
+                let length = jobs.packet(*place).length;
+                longest = longest.max(length);
+                bytes += length;
+            }
+            if is_worthwhile(bytes, longest) {
+                forged | run_shared::<J, ROUNDS>(jobs, singles, longest)
             } else {
                 forged | single::run::<J, ROUNDS, false>(jobs, singles, None)
             }
@@ -288,7 +255,7 @@ unsafe fn run_shared<J: Job, const ROUNDS: usize>(
 ) -> u64 {
     // SAFETY: the caller's promise.
     unsafe {
-        let firsts = Firsts::new(jobs.schedule(places[0]), longest);
+        let firsts = Firsts::new(jobs.packet(places[0]).schedule, longest);
         single::run::<J, ROUNDS, true>(jobs, places, Some(&firsts))
     }
 }
@@ -329,26 +296,16 @@ struct Alone<'a, const SEAL: bool>(Packet<'a>);
 impl<const SEAL: bool> Job for Alone<'_, SEAL> {
     const SEAL: bool = SEAL;
 
-    fn is_ours(&self) -> bool {
-        true
-    }
-
-    fn packet(&mut self) -> Option<Packet<'_>> {
-        Some(self.0)
+    fn packet(&self) -> Option<&Packet<'_>> {
+        Some(&self.0)
     }
 }
 
 /// Whether a packet by itself is forged, if it was to be opened.
 fn alone<const SEAL: bool>(packet: Packet<'_>) -> bool {
     let rounds = packet.rounds;
-    let mut schedules = [const { MaybeUninit::uninit() }; BURST];
-    schedules[0].write(core::ptr::from_ref(packet.schedule));
-    let mut job = Alone::<SEAL>(packet);
-    let jobs = Jobs {
-        first: &raw mut job,
-        schedules: &schedules,
-        _jobs: PhantomData,
-    };
+    let job = [Alone::<SEAL>(packet)];
+    let jobs = Jobs(&job);
     // SAFETY: a schedule exists only where the features do, and the packet is in the first place.
     let forged = unsafe {
         match rounds {
@@ -360,47 +317,30 @@ fn alone<const SEAL: bool>(packet: Packet<'_>) -> bool {
     forged != 0
 }
 
-/// Additional data of any length as GHASH takes it.
-struct Digest {
-    additional: Block,
-    lengths: [u64; 2],
-}
-
-impl Digest {
-    fn new(schedule: &Schedule, additional: &[u8], text: usize) -> Self {
-        Self {
-            // SAFETY: a schedule exists only where the features do.
-            additional: unsafe { ghash::digest(schedule, additional) },
-            lengths: [8 * text as u64, 8 * additional.len() as u64],
-        }
-    }
-
-    fn authenticated(&self) -> Authenticated<'_> {
-        Authenticated {
-            additional: &self.additional,
-            lengths: &self.lengths,
-        }
+/// With additional data of any length, which is hashed to a block before.
+fn head<'a>(schedule: &'a Schedule, nonce: [u8; NONCE_LEN], additional: &[u8]) -> Head<'a> {
+    let [_, _, _, _, iv @ ..] = nonce;
+    Head {
+        schedule,
+        rounds: schedule.rounds(),
+        iv,
+        // SAFETY: a schedule exists only where the features do.
+        additional: unsafe { ghash::digest(schedule, additional) },
+        additional_len: additional.len(),
     }
 }
 
 /// Seals one packet by itself; `None` when its lengths do not fit each other.
 pub(crate) fn seal(schedule: &Schedule, packet: Sealing<'_>) -> Option<()> {
-    let [_, _, _, _, iv @ ..] = packet.nonce;
-    let length = packet.text.room().checked_sub(ICV_LEN)?;
-    let digest = Digest::new(schedule, packet.aad, length);
-    let key = (schedule, schedule.rounds());
-    let (trailer, text) = (packet.trailer, packet.text);
-    let packet = Packet::to_seal(key, iv, digest.authenticated(), trailer, text)?;
-    alone::<true>(packet);
+    let head = head(schedule, packet.nonce, packet.aad);
+    let trailer = Trailer::new(packet.trailer)?;
+    alone::<true>(Packet::to_seal(head, trailer, packet.text).ok()?);
     Some(())
 }
 
 /// Opens one packet by itself; `None` when it is forged.
 pub(crate) fn open(schedule: &Schedule, packet: Opening<'_>) -> Option<()> {
-    let [_, _, _, _, iv @ ..] = packet.nonce;
-    let length = packet.text.source_len().checked_sub(ICV_LEN)?;
-    let digest = Digest::new(schedule, packet.aad, length);
-    let key = (schedule, schedule.rounds());
-    let packet = Packet::to_open(key, iv, digest.authenticated(), packet.text)?;
+    let head = head(schedule, packet.nonce, packet.aad);
+    let packet = Packet::to_open(head, packet.text).ok()?;
     (!alone::<false>(packet)).then_some(())
 }

@@ -15,7 +15,7 @@ mod single;
 mod text;
 
 pub(crate) use burst::{Job, open, run, seal};
-pub(crate) use packet::{Authenticated, Packet};
+pub(crate) use packet::{Head, Packet};
 pub(crate) use schedule::Schedule;
 
 /// Whether this CPU runs the kernels.

@@ -1,114 +1,144 @@
-//! A job as the kernels see it.
+//! A job as the kernels take it.
 
 use super::schedule::Schedule;
-use crate::{algorithm::ICV_LEN, engine::Text, gcm::Block};
+use crate::{
+    Aad, MAX_PLAINTEXT, MAX_TRAILER, Trailer, algorithm::ICV_LEN, engine::Text, gcm::Block,
+};
 use core::marker::PhantomData;
 
-/// One packet to seal or to open.
+/// One packet to seal or to open. A job is made into one at once, and the kernels read it where it is: its parts are written
+/// long before they are loaded in one piece.
 ///
-/// Invariant: `source` is `body` bytes long, and when opening followed by the ICV; `trailer` is `length - body` bytes long,
-/// at most 18, and empty when opening; `out` is `length` bytes long, and when sealing followed by room for the ICV. All of
-/// them live as long as `'a`, and nothing else writes to them. `out` is apart from the others, or begins where `source` does:
-/// a kernel reads a vector of text for the last time before it writes there.
-#[derive(Clone, Copy)]
+/// Invariant: `source` is `body` bytes long, and when opening followed by the ICV; `trailer` is `length - body` bytes long, and
+/// empty when opening; `out` is `length` bytes long, and when sealing or if it is the source, followed by room for the ICV. All
+/// of them live as long as `'a`, and nothing else writes to them. `out` is apart from the source, or begins where that does: a
+/// kernel reads a vector of text for the last time before it writes there.
 pub(crate) struct Packet<'a> {
     pub(super) schedule: &'a Schedule,
-    /// Of AES; the schedule itself need not be in the cache to sort by them.
-    pub(super) rounds: usize,
-    pub(super) iv: u64,
     pub(super) source: *const u8,
     pub(super) body: usize,
-    pub(super) trailer: *const u8,
-    pub(super) length: usize,
     pub(super) out: *mut u8,
-    pub(super) authenticated: Authenticated<'a>,
+    pub(super) length: usize,
+    pub(super) iv: u64,
+    /// The additional data, or what stands for it, as GHASH's first block.
+    pub(super) additional: Block,
+    /// GHASH's last block, as an element: the lengths in bits (SP 800-38D 7.1 step 5).
+    pub(super) lengths: [u64; 2],
+    pub(super) trailer: Trailer,
+    /// Of AES; the schedule itself need not be in the cache to sort by them.
+    pub(super) rounds: u8,
     _buffers: PhantomData<(&'a [u8], &'a mut [u8])>,
 }
 
-/// What GHASH takes besides the text.
+/// What a packet is sealed or opened with.
 #[derive(Clone, Copy)]
-pub(crate) struct Authenticated<'a> {
-    /// The additional data, or what stands for it, as one block.
-    pub(crate) additional: &'a Block,
-    /// The last block, as an element: the lengths in bits (SP 800-38D 7.1 step 5).
-    pub(crate) lengths: &'a [u64; 2],
+pub(crate) struct Head<'a> {
+    pub(crate) schedule: &'a Schedule,
+    /// The schedule's, for who need not look there.
+    pub(crate) rounds: u8,
+    pub(crate) iv: [u8; 8],
+    /// The additional data, or what stands for it, as GHASH's first block;
+    pub(crate) additional: Block,
+    /// and its length in bytes.
+    pub(crate) additional_len: usize,
 }
 
-/// The longest trailer: it must end within the last four blocks.
-const MAX_TRAILER: usize = 48;
-const _: () = assert!(crate::MAX_TRAILER <= MAX_TRAILER);
+impl<'a> Head<'a> {
+    /// Of an ESP packet.
+    #[inline(always)]
+    pub(crate) fn esp((schedule, rounds): (&'a Schedule, u8), iv: [u8; 8], aad: &Aad) -> Self {
+        Self {
+            schedule,
+            rounds,
+            iv,
+            additional: *aad.padded(),
+            additional_len: aad.as_bytes().len(),
+        }
+    }
+}
+
+/// A trailer must end within the last four blocks.
+const _: () = assert!(MAX_TRAILER <= 48);
 
 impl<'a> Packet<'a> {
-    /// A packet to seal, with the key and its rounds; `None` when the buffers are not as long as plaintext, trailer and ICV.
-    #[inline]
+    /// A packet to seal; the text again when it is longer than any, or the buffers are not as long as plaintext, trailer and
+    /// ICV.
+    #[inline(always)]
     pub(crate) fn to_seal(
-        key: (&'a Schedule, usize),
-        iv: [u8; 8],
-        authenticated: Authenticated<'a>,
-        trailer: &'a [u8],
-        text: Text<'a>,
-    ) -> Option<Self> {
-        let (source, body, out, room) = match text {
+        head: Head<'a>,
+        trailer: Trailer,
+        mut text: Text<'a>,
+    ) -> Result<Self, Text<'a>> {
+        let behind = trailer.len() + ICV_LEN;
+        let (source, body, out, room) = match &mut text {
             Text::Apart { source, out } => {
                 (source.as_ptr(), source.len(), out.as_mut_ptr(), out.len())
             }
             Text::InPlace(buffer) => {
                 let (start, room) = (buffer.as_mut_ptr(), buffer.len());
-                let body = room.checked_sub(trailer.len() + ICV_LEN)?;
-                (start.cast_const(), body, start, room)
+                (start.cast_const(), room.wrapping_sub(behind), start, room)
             }
         };
-        let length = body + trailer.len();
-        if room != length + ICV_LEN || trailer.len() > MAX_TRAILER {
-            return None;
+        if body > MAX_PLAINTEXT || room != body + behind {
+            return Err(text);
         }
-        Some(Self {
-            schedule: key.0,
-            rounds: key.1,
-            iv: u64::from_ne_bytes(iv),
-            source,
-            body,
-            trailer: trailer.as_ptr(),
-            length,
-            out,
-            authenticated,
-            _buffers: PhantomData,
-        })
+        Ok(Self::new(head, source, body, trailer, out))
     }
 
-    /// A packet to open, with the key and its rounds; `None` when the buffers are not as long as plaintext and ICV.
-    #[inline]
-    pub(crate) fn to_open(
-        key: (&'a Schedule, usize),
-        iv: [u8; 8],
-        authenticated: Authenticated<'a>,
-        text: Text<'a>,
-    ) -> Option<Self> {
-        let (source, received, out, length) = match text {
+    /// A packet to open; the text again when it is longer than any, or the buffers are not as long as plaintext and ICV.
+    #[inline(always)]
+    pub(crate) fn to_open(head: Head<'a>, mut text: Text<'a>) -> Result<Self, Text<'a>> {
+        let (source, received, out, length) = match &mut text {
             Text::Apart { source, out } => {
                 (source.as_ptr(), source.len(), out.as_mut_ptr(), out.len())
             }
             Text::InPlace(buffer) => {
                 let (start, received) = (buffer.as_mut_ptr(), buffer.len());
-                let length = received.checked_sub(ICV_LEN)?;
-                (start.cast_const(), received, start, length)
+                (
+                    start.cast_const(),
+                    received,
+                    start,
+                    received.wrapping_sub(ICV_LEN),
+                )
             }
         };
-        if received != length + ICV_LEN {
-            return None;
+        if length > MAX_PLAINTEXT + MAX_TRAILER || received != length + ICV_LEN {
+            return Err(text);
         }
-        Some(Self {
-            schedule: key.0,
-            rounds: key.1,
-            iv: u64::from_ne_bytes(iv),
+        Ok(Self::new(head, source, length, Trailer::NONE, out))
+    }
+
+    #[inline(always)]
+    fn new(head: Head<'a>, source: *const u8, body: usize, trailer: Trailer, out: *mut u8) -> Self {
+        let length = body + trailer.len();
+        Self {
+            schedule: head.schedule,
             source,
-            body: length,
-            // Empty, but near: a masked load stumbles over an address without memory, even if it reads nothing there.
-            trailer: source.wrapping_add(length),
-            length,
+            body,
             out,
-            authenticated,
+            length,
+            iv: u64::from_ne_bytes(head.iv),
+            additional: head.additional,
+            lengths: [8 * length as u64, 8 * head.additional_len as u64],
+            trailer,
+            rounds: head.rounds,
             _buffers: PhantomData,
-        })
+        }
+    }
+
+    /// The bytes of its text.
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Leaves zeros where the text of a forged packet would be, and all over if it was opened in place.
+    pub(crate) fn clear(&mut self) {
+        let icv = if core::ptr::eq(self.source, self.out) {
+            ICV_LEN
+        } else {
+            0
+        };
+        // SAFETY: by the invariant.
+        unsafe { self.out.write_bytes(0, self.length + icv) };
     }
 }

@@ -56,17 +56,18 @@ impl Schedule {
     }
 
     #[inline]
-    pub(super) fn rounds(&self) -> usize {
-        usize::from(self.rounds)
+    pub(super) fn rounds(&self) -> u8 {
+        self.rounds
     }
 
     /// Fetches what a kernel reads: the keys of so many rounds, and the powers from `highest` down.
     #[inline]
     pub(super) fn prefetch(&self, rounds: usize, highest: usize) {
         let start = core::ptr::from_ref(self).cast::<i8>();
-        let powers = core::mem::offset_of!(Self, powers) + size_of::<Block>() * (POWERS - highest);
+        let power =
+            |power| core::mem::offset_of!(Self, powers) + size_of::<Block>() * (POWERS - power);
         let keys = size_of::<Block>() * (rounds + 1);
-        for line in (0..keys.div_ceil(LINE)).chain(powers / LINE..size_of::<Self>() / LINE) {
+        for line in (0..keys.div_ceil(LINE)).chain(power(highest) / LINE..=power(1) / LINE) {
             // SAFETY: the CPU has SSE, and the lines are of this schedule.
             unsafe { _mm_prefetch(start.wrapping_add(LINE * line), _MM_HINT_T0) };
         }
@@ -121,8 +122,7 @@ impl Schedule {
 
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
     fn expand(&mut self, key: &[u8], salt: [u8; 4]) {
-        let rounds = self.rounds();
-        let keys = &mut self.round_keys[..=rounds];
+        let keys = &mut self.round_keys[..=usize::from(self.rounds)];
         gcm::expand_round_keys(keys, key);
         let h = gcm::hash_key(keys);
         let inverse = ghash::inverse(h);

@@ -60,7 +60,7 @@ pub(super) unsafe fn run<
     let mut fetch = |places: Option<&[u8; N]>| {
         for place in places.into_iter().flatten().filter(|_| !ONE_KEY) {
             // SAFETY: the caller's promise.
-            let schedule = unsafe { jobs.schedule(*place) };
+            let schedule = unsafe { jobs.packet(*place).schedule };
             if !core::ptr::eq(schedule, latest) {
                 latest = schedule;
                 let highest = 4 * V + if FULL { 2 } else { 1 };
@@ -100,7 +100,7 @@ pub(super) unsafe fn run<
         let mut first = [_mm_setzero_si128(); N];
         let mut firsts = zero;
         each!(i < N, {
-            let packet = &packets[i];
+            let packet = packets[i];
             let shape = Shape::new(
                 V,
                 if FULL {
@@ -142,7 +142,7 @@ pub(super) unsafe fn run<
             // SAFETY: the mask has the text's bytes in this vector.
             unsafe {
                 if v == V - 1 && J::SEAL {
-                    text::load_with_trailer(&packets[i], offset, mask)
+                    text::load_with_trailer(packets[i], offset, mask)
                 } else if v == V - 1 || (v == 0 && !FULL) {
                     text::load(packets[i].source, offset, mask)
                 } else {
@@ -153,7 +153,7 @@ pub(super) unsafe fn run<
         // What of the text is hashed, the additional data before it.
         let hashed_text = |i: usize, v: usize, text: __m512i| {
             if v == 0 && !FULL {
-                text::with_block(text, text::additional(&packets[i]), before[i] - 1)
+                text::with_block(text, text::additional(packets[i]), before[i] - 1)
             } else {
                 text
             }
@@ -235,9 +235,9 @@ pub(super) unsafe fn run<
                 // SAFETY: the mask has the text's bytes in this vector.
                 unsafe {
                     if partial {
-                        text::store(&packets[i], offset, mask, given);
+                        text::store(packets[i], offset, mask, given);
                     } else {
-                        text::store_whole(&packets[i], offset, given);
+                        text::store_whole(packets[i], offset, given);
                     }
                 }
                 if J::SEAL {
@@ -339,10 +339,10 @@ unsafe fn write(to: [*mut u8; N], tags: __m512i) {
 /// Compares the tags in constant time, all bytes at once.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn compare(packets: &[Packet<'_>; N], places: &[u8; N], tags: __m512i) -> u64 {
+fn compare(packets: &[&Packet<'_>; N], places: &[u8; N], tags: __m512i) -> u64 {
     let mut expected = _mm512_setzero_si512();
     each!(i < N, {
-        let packet = &packets[i];
+        let packet = packets[i];
         // SAFETY: by the packet's invariant the tag follows the text.
         let tag = unsafe { _mm_loadu_si128(packet.source.add(packet.length).cast()) };
         expected = text::with_lane(expected, tag, i);

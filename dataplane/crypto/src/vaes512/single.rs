@@ -52,7 +52,7 @@ pub(super) unsafe fn run<J: Job, const ROUNDS: usize, const SHARED: bool>(
         let packet = unsafe { jobs.packet(*place) };
         if let Some(later) = places.get(later).filter(|_| !SHARED) {
             // SAFETY: as above.
-            let later = unsafe { jobs.schedule(*later) };
+            let later = unsafe { jobs.packet(*later).schedule };
             if !core::ptr::eq(later, latest) {
                 later.prefetch(ROUNDS, POWERS);
                 latest = later;
@@ -101,7 +101,7 @@ impl Shape {
 /// The way through a packet.
 #[derive(Clone, Copy)]
 struct Way<'a> {
-    packet: Packet<'a>,
+    packet: &'a Packet<'a>,
     counter: Counter<'a>,
     strips: usize,
     /// The vectors of the tail.
@@ -212,7 +212,7 @@ struct Step<const V: usize> {
 impl<'a> Way<'a> {
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-    fn new(packet: Packet<'a>, firsts: Option<&'a Firsts>) -> Self {
+    fn new(packet: &'a Packet<'a>, firsts: Option<&'a Firsts>) -> Self {
         let Shape { strips, vectors } = Shape::new(packet.length);
         let counter = match firsts {
             Some(firsts) => Counter::second(packet.schedule, packet.iv, firsts),
@@ -241,7 +241,7 @@ impl<'a> Way<'a> {
         } else {
             self.highest()
         };
-        let additional = reflect_one(text::additional(&self.packet));
+        let additional = reflect_one(text::additional(self.packet));
         let power = self.packet.schedule.power(after + 1);
         let mut hash = Hash::of(_mm512_setzero_si512());
         hash.sums.add(
@@ -418,7 +418,7 @@ impl<'a> Way<'a> {
         strip: Option<&Strip>,
         pending: Option<&Pending<'_>>,
     ) -> Step<V> {
-        let (packet, lane) = (&self.packet, self.lane_behind());
+        let (packet, lane) = (self.packet, self.lane_behind());
         let seal = HASHED != hashed::OPENED;
         let mut state = [_mm512_setzero_si512(); V];
         each_to_9!(v < V, {
@@ -538,7 +538,7 @@ impl<'a> Way<'a> {
                         sums.add(elements, schedule.same_power(4 * (V - v)));
                     } else {
                         if v == V - 1 {
-                            let lengths = text::lengths(&self.packet);
+                            let lengths = text::lengths(self.packet);
                             elements = text::with_block(elements, lengths, self.lane_behind());
                         }
                         let powers = schedule.powers(4 * (V - 1) + self.lane_behind() + 1);

@@ -84,7 +84,7 @@ pub(super) unsafe fn load_with_trailer(
     let body_mask = _bzhi_u64(mask, body.max(0) as u32);
     // SAFETY: the mask is cut at the end of the body.
     let text = unsafe { load(packet.source, offset, body_mask) };
-    let trailer = packet.trailer.wrapping_offset(-body);
+    let trailer = packet.trailer.padded().as_ptr().wrapping_offset(-body);
     // SAFETY: what is in the mask and not of the body is of the trailer, and masked out bytes are not read.
     unsafe { _mm512_mask_loadu_epi8(text, mask & !body_mask, trailer.cast()) }
 }
@@ -167,7 +167,7 @@ pub(super) fn block_in(vector: __m512i, lane: usize) -> __m128i {
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
 pub(super) fn additional(packet: &Packet<'_>) -> __m128i {
-    load_block(packet.authenticated.additional)
+    load_block(&packet.additional)
 }
 
 /// The block of the lengths, as an element.
@@ -175,7 +175,7 @@ pub(super) fn additional(packet: &Packet<'_>) -> __m128i {
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
 pub(super) fn lengths(packet: &Packet<'_>) -> __m128i {
     // SAFETY: reads the 16 bytes of the reference.
-    unsafe { _mm_loadu_si128(packet.authenticated.lengths.as_ptr().cast()) }
+    unsafe { _mm_loadu_si128(packet.lengths.as_ptr().cast()) }
 }
 
 /// Puts `block` into a lane.

@@ -92,7 +92,7 @@ pub fn read_packets(bytes: &[u8]) -> Vec<Packet> {
             2 => Form::Segments,
             _ => Form::SegmentsInPlace,
         };
-        let number = u64::from_le_bytes(rest);
+        let number = u64::from_le_bytes(rest) >> 1;
         let [first, second, third, fourth, flip, ..] = rest.map(usize::from);
         Packet {
             algorithm,

@@ -7,6 +7,7 @@ pub mod batch;
 use esplanade_crypto::{
     AdditionalData, Algorithm, EngineKind, Iv, IvForm, IvGenerator, OpenJob, OpeningKey,
     ReceivedIv, SealJob, SealingKey, Trailer, Verdict, open_batch, seal_batch,
+    sequence::OutboundSequence,
 };
 
 /// Every engine here with every algorithm that it does.
@@ -79,10 +80,16 @@ impl Guarded {
     }
 }
 
+/// A number as an IV.
+pub fn numbered(number: u64) -> Iv {
+    let mut sequence = OutboundSequence::starting_at(number, true);
+    sequence.take().expect("any but the last").into_iv()
+}
+
 /// The IV of a packet's number: that itself, or one that it seeds.
 pub fn iv(algorithm: Algorithm, number: u64) -> Iv {
     if algorithm.iv_len() < 16 {
-        return Iv::from_sequence(number);
+        return numbered(number);
     }
     let mut seed = [0; 32];
     seed[..8].copy_from_slice(&number.to_le_bytes());
@@ -91,6 +98,9 @@ pub fn iv(algorithm: Algorithm, number: u64) -> Iv {
 
 /// The same as its receiver has it.
 pub fn received_iv(algorithm: Algorithm, number: u64) -> ReceivedIv {
+    if algorithm.iv_len() < 16 {
+        return number.to_be_bytes().into();
+    }
     ReceivedIv::new(algorithm, iv(algorithm, number).on_wire(algorithm), number).unwrap()
 }
 

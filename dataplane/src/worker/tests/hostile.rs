@@ -179,7 +179,9 @@ fn an_sa_serves_one_address_of_ours() {
 /// What a peer with our keys could send beyond tunnelled IPv4.
 #[test]
 fn authentic_oddities_are_told_apart() {
-    use esplanade_crypto::{Aad, Algorithm, Iv, SealJob, SealingKey, Trailer, seal_batch};
+    use esplanade_crypto::{
+        Aad, Algorithm, SealJob, SealingKey, Trailer, seal_batch, sequence::OutboundSequence,
+    };
     let (_, mut b) = pair(&Tunnel::default());
     let key = SealingKey::new(EngineKind::Portable, Algorithm::AES_128_GCM_16, &[A; 20]).unwrap();
     let spi = inbound_id(B).value();
@@ -203,7 +205,13 @@ fn authentic_oddities_are_told_apart() {
         }
         let trailer = Trailer::new(trailer).unwrap();
         let mut sealed = vec![0; plaintext.len() + trailer.len() + 16];
-        let (iv, aad) = (Iv::from_sequence(number), Aad::extended(spi, number));
+        let (iv, aad) = (
+            OutboundSequence::starting_at(number, true)
+                .take()
+                .unwrap()
+                .into_iv(),
+            Aad::extended(spi, number),
+        );
         let job = SealJob::new(&key, iv, aad, &plaintext, trailer, &mut sealed).unwrap();
         seal_batch(&mut [job]);
         let head = esplanade_wire::esp::Repr {

@@ -1,8 +1,9 @@
 //! Outbound sequence numbers (RFC 4303 3.3.3): taken once each, in order, and never again under a key.
 //!
-//! The number is also the IV of the AEADs (RFC 4106 3.1, RFC 8750 3), so repeating one would give the key away.
+//! The number is also the IV of the AEADs (RFC 4106 3.1, RFC 8750 3), so repeating one would give the key away. That is why
+//! they live here: there is no other way to such an IV.
 
-use esplanade_crypto::Iv;
+use crate::Iv;
 
 /// A number that one packet may use. It cannot be copied, and only [`OutboundSequence::take`] makes it.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,7 +39,7 @@ impl SequenceNumber {
 /// when that is gone, so is the SA.
 #[derive(Debug)]
 pub struct OutboundSequence {
-    /// The next number, 0 when all are spent.
+    /// The next number, more than the last when all are spent.
     next: u64,
     last: u64,
 }
@@ -46,8 +47,18 @@ pub struct OutboundSequence {
 impl OutboundSequence {
     /// A counter that starts at 1, with 64-bit numbers if `extended` and 32-bit ones otherwise.
     pub fn new(extended: bool) -> Self {
-        let last = if extended { u64::MAX } else { u32::MAX.into() };
-        Self { next: 1, last }
+        Self::starting_at(1, extended)
+    }
+
+    /// A counter that starts elsewhere: no packet was sealed under the key with this number or a higher one. Of the 64-bit
+    /// numbers the very last is not used.
+    pub fn starting_at(next: u64, extended: bool) -> Self {
+        let last = if extended {
+            u64::MAX - 1
+        } else {
+            u32::MAX.into()
+        };
+        Self { next, last }
     }
 
     /// The next number, or `None` when all are spent.
@@ -57,14 +68,14 @@ impl OutboundSequence {
     #[inline]
     pub fn take(&mut self) -> Option<SequenceNumber> {
         let number = self.next;
-        if number == 0 {
+        if number > self.last {
             return None;
         }
-        self.next = if number == self.last { 0 } else { number + 1 };
+        self.next = number + 1;
         Some(SequenceNumber(number))
     }
 
-    /// The next number to be taken, 0 when all are spent.
+    /// The next number to be taken, one more than the last when all are spent.
     #[inline]
     pub fn next(&self) -> u64 {
         self.next
@@ -74,12 +85,12 @@ impl OutboundSequence {
     /// a second the last eighth of 32 bits lasts 53 s.
     #[inline]
     pub fn is_near_end(&self) -> bool {
-        self.next == 0 || self.next > self.last - self.last / 8
+        self.next > self.last - self.last / 8
     }
 
     /// Skips numbers; never goes back.
     pub fn skip_to(&mut self, next: u64) {
-        if self.next != 0 && next > self.next && next <= self.last {
+        if next > self.next && next <= self.last {
             self.next = next;
         }
     }
@@ -98,7 +109,7 @@ mod tests {
 
     #[test]
     fn never_wraps() {
-        for (extended, last) in [(false, u64::from(u32::MAX)), (true, u64::MAX)] {
+        for (extended, last) in [(false, u64::from(u32::MAX)), (true, u64::MAX - 1)] {
             let mut sequence = OutboundSequence::new(extended);
             sequence.skip_to(last);
             assert_eq!(sequence.take(), Some(SequenceNumber(last)));
