@@ -9,7 +9,7 @@ use esplanade_pki::{
 };
 
 use crate::{
-    FileContext, Secret,
+    FileContext, Secret, eap,
     model::{Authentication, Identity},
     problem::{Mistake, Place, Problems},
     reader::Reader,
@@ -39,6 +39,9 @@ pub(crate) fn read(
     let other = OF_CERTIFICATES
         .into_iter()
         .find_map(|key| Some((key, section.place(key)?)));
+    if section.place("eap").is_some() {
+        return read_eap(section, context, problems);
+    }
     match (section.place("psk"), other) {
         (Some(_), None) => {
             let psk = section.section("psk", problems)?;
@@ -79,6 +82,19 @@ fn read_certificates(
             problems.error(section.here, mistake.help(help));
         }
     }
+    let ours = read_ours(section, context, problems);
+    let trust = read_trust(section, context, problems);
+    let (ours, trust) = (ours?, trust?);
+    let (ours, trust) = (Arc::new(ours), Arc::new(trust));
+    Some(Authentication::Certificate { ours, trust })
+}
+
+/// Reads our certificate and its key, and warns of what peers will not like about it.
+fn read_ours(
+    section: &Reader<'_>,
+    context: &FileContext<'_>,
+    problems: &mut Problems<'_>,
+) -> Option<OwnCertificate> {
     let padding = match section.word("rsa-padding", problems) {
         Some(1) => RsaPadding::Pkcs1,
         _ => RsaPadding::Pss,
@@ -91,24 +107,38 @@ fn read_certificates(
             own(context, &chain, written, padding)
         })
     });
-    let trust = read_trust(section, context, problems);
-    let (ours, trust) = (ours?, trust?);
-    let now = context.files.now();
-    if let (Some(place), Some(now)) = (section.place("certificate"), now) {
+    let ours = ours?;
+    if let (Some(place), Some(now)) = (section.place("certificate"), context.files.now()) {
         for certificate in ours.chain() {
-            warn_of_dates(certificate, now, place, problems);
-        }
-    }
-    if let (Some(place), Some(now)) = (section.place("ca"), now) {
-        for certificate in trust.authorities() {
             warn_of_dates(certificate, now, place, problems);
         }
     }
     if let (Some(place), Some(certificate)) = (section.place("certificate"), ours.certificate()) {
         warn_of_usage(certificate, place, problems);
     }
-    let (ours, trust) = (Arc::new(ours), Arc::new(trust));
-    Some(Authentication::Certificate { ours, trust })
+    Some(ours)
+}
+
+/// Reads EAP and the certificates that go with it.
+fn read_eap(
+    section: &Reader<'_>,
+    context: &FileContext<'_>,
+    problems: &mut Problems<'_>,
+) -> Option<Authentication> {
+    if let Some(place) = section.place("psk") {
+        let what =
+            "a pre-shared key does not go with EAP: the gateway proves itself by a certificate";
+        problems.error(place, Mistake::new(what).help("leave `psk` out"));
+        return None;
+    }
+    let inner = section.section("eap", problems)?;
+    eap::read(section, &inner, context, problems, |serves, problems| {
+        if serves {
+            (read_ours(section, context, problems), None)
+        } else {
+            (None, read_trust(section, context, problems))
+        }
+    })
 }
 
 /// A file that holds nothing secret.
@@ -190,7 +220,13 @@ fn read_trust(
         .collect();
     let lists = lists.unwrap_or_default();
     let lists: Vec<&[u8]> = lists.iter().map(|(bytes, _)| bytes.as_slice()).collect();
-    Trust::from_pem(&authorities, &lists, policy).ok()
+    let trust = Trust::from_pem(&authorities, &lists, policy).ok()?;
+    if let (Some(place), Some(now)) = (section.place("ca"), context.files.now()) {
+        for certificate in trust.authorities() {
+            warn_of_dates(certificate, now, place, problems);
+        }
+    }
+    Some(trust)
 }
 
 fn no_authority(path: &str, error: &TrustError) -> Mistake {
@@ -243,16 +279,19 @@ pub(crate) fn check_identities(
     tunnel: &Reader<'_>,
     problems: &mut Problems<'_>,
 ) {
-    let Authentication::Certificate { ours: own, .. } = authentication else {
-        return;
+    let (own, certified) = match authentication {
+        Authentication::Psk(_) => return,
+        Authentication::Certificate { ours, .. } => (Some(ours), true),
+        Authentication::EapServer { ours, .. } => (Some(ours), false),
+        Authentication::EapClient { .. } => (None, true),
     };
     let place = |key: &str| tunnel.place(key).unwrap_or(tunnel.here);
-    if matches!(theirs, Identity::KeyId(_)) {
+    if certified && matches!(theirs, Identity::KeyId(_)) {
         let what = format!("no certificate can say that a peer is `{theirs}`");
         let help = "write a name, an address or the whole subject of the peer's certificate";
         problems.error(place("remote"), Mistake::new(what).help(help));
     }
-    if let Some(certificate) = own.certificate()
+    if let Some(certificate) = own.and_then(|own| own.certificate())
         && !is_in(ours, certificate)
     {
         let names = certificate.names();
@@ -281,7 +320,7 @@ fn is_in(identity: &Identity, certificate: &Certificate) -> bool {
     }
 }
 
-fn no_file(path: &Path, error: &io::Error) -> Mistake {
+pub(crate) fn no_file(path: &Path, error: &io::Error) -> Mistake {
     let path = path.display();
     match error.kind() {
         io::ErrorKind::NotFound => Mistake::new(format!("the file {path} does not exist")),
@@ -362,6 +401,14 @@ fn inline(
         )),
         _ => secret::psk(written.as_bytes()),
     })
+}
+
+/// Refuses a secret that others can read.
+pub(crate) fn refuse_open(what: &str, path: &Path, mode: u32) -> Result<(), Mistake> {
+    match mode & OTHERS {
+        0 => Ok(()),
+        _ => Err(readable_by_others(what, path, mode)),
+    }
 }
 
 fn readable_by_others(what: &str, path: &Path, mode: u32) -> Mistake {

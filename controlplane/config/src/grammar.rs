@@ -309,7 +309,11 @@ static REMOTE: Section = Section {
         )
         .required()
         .known_as(&["remote_addrs", "addrs", "right", "ip"]),
-        field("identity", IDENTITY, "Who the peer must prove to be.")
+        field(
+            "identity",
+            IDENTITY,
+            "Who the peer must prove to be; `*.example.org`, `*@example.org`, `O=Example, CN=*` or `any` for several.",
+        )
             .default("the address; required where that is any")
             .known_as(&["id", "rightid"]),
         field(
@@ -360,12 +364,45 @@ static AUTHENTICATION: Section = Section {
         .default("relaxed")
         .known_as(&["revocation", "strictcrlpolicy"]),
         field(
+            "eap",
+            Kind::Section(&EAP),
+            "Clients prove by EAP who they are (MSCHAPv2), and the gateway by its certificate: a gateway has `users`, a client `identity` and `password`.",
+        )
+        .known_as(&["leftauth", "rightauth"]),
+        field(
             "rsa-padding",
             Kind::Word(&["pss", "pkcs1"]),
             "How an RSA key of ours signs; `pkcs1` for peers that know no PSS. Of the peer either is taken.",
         )
         .default("pss"),
     ],
+};
+
+static EAP: Section = Section {
+    what: "EAP",
+    fields: &[
+        field(
+            "users",
+            Kind::Text("clients.users"),
+            "The file of the clients, `NAME: PASSWORD` in each line, readable by its owner only.",
+        )
+        .known_as(&["secrets", "file"]),
+        field("identity", Kind::Text("carol@example.org"), "Our name.")
+            .default("our identity")
+            .known_as(&["eap_id", "eap_identity", "name", "user"]),
+        field("password", Kind::Section(&PASSWORD), "Our password.").known_as(&["secret"]),
+    ],
+};
+
+static PASSWORD: Section = Section {
+    what: "the password",
+    fields: &[field(
+        "file",
+        Kind::Text("carol.password"),
+        "The file that holds it in one line, relative to this one, readable by its owner only.",
+    )
+    .required()
+    .known_as(&["path"])],
 };
 
 static PSK: Section = Section {

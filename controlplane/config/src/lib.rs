@@ -11,6 +11,7 @@ mod check;
 mod dataplane;
 mod diff;
 mod dscp;
+mod eap;
 mod files;
 mod grammar;
 mod identity;

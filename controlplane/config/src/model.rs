@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
-use esplanade_ike::config::{ChildProposal, Families, IkeProposal, Uniqueness};
+use esplanade_ike::config::{ChildProposal, Families, IkeProposal, Uniqueness, Users};
 use esplanade_pki::{DistinguishedName, OwnCertificate, Trust};
 
 use crate::{Prefix, Problem, Secret, Selector};
@@ -177,6 +177,22 @@ pub enum Authentication {
         /// What the peer's is checked by.
         trust: Arc<Trust>,
     },
+    /// We by a certificate, and clients by EAP.
+    EapServer {
+        /// Ours, with its private key.
+        ours: Arc<OwnCertificate>,
+        /// Whom we know.
+        users: Arc<Users>,
+    },
+    /// The peer by a certificate, and we by EAP.
+    EapClient {
+        /// What the peer's certificate is checked by.
+        trust: Arc<Trust>,
+        /// Our name there; `None` is our identity.
+        name: Option<String>,
+        /// Our password.
+        password: Secret,
+    },
 }
 
 /// An identity of IKE (RFC 7296 3.5).
@@ -195,12 +211,12 @@ pub enum Identity {
 }
 
 impl Identity {
-    /// Whether it stands for several: `*.example.org`, `*@example.org`, `O=Example, CN=*`.
+    /// Whether it stands for several: `*.example.org`, `*@example.org`, `O=Example, CN=*`, or `*` for all.
     #[must_use]
     pub fn is_pattern(&self) -> bool {
         match self {
             Self::Dn(name) => name.is_pattern(),
-            Self::Fqdn(name) => name.starts_with("*."),
+            Self::Fqdn(name) => name == "*" || name.starts_with("*."),
             Self::Email(name) => name.starts_with("*@"),
             Self::Address(_) | Self::KeyId(_) => false,
         }

@@ -8,7 +8,10 @@ use esplanade_ike::config::{
 
 use crate::{
     FileContext, Selector, authentication, dscp, identity,
-    model::{Child, Df, Fragment, Identity, Ike, Lifetime, Mode, Start, Tfc, TfcSize, Tunnel},
+    model::{
+        Authentication, Child, Df, Fragment, Identity, Ike, Lifetime, Mode, Start, Tfc, TfcSize,
+        Tunnel,
+    },
     node::Key,
     problem::{Mistake, Place, Problems},
     quantity,
@@ -82,6 +85,7 @@ pub(crate) fn read(
         ..
     } = local;
     let authentication = authentication?;
+    check_eap(&authentication, remote.address.is_none(), section, problems);
     authentication::check_identities(
         &authentication,
         (&local_identity, &remote.identity),
@@ -144,6 +148,28 @@ fn read_local(section: &Reader<'_>, problems: &mut Problems<'_>) -> Option<Local
     })
 }
 
+/// With EAP, clients call, and a gateway is called.
+fn check_eap(
+    authentication: &Authentication,
+    anyone: bool,
+    section: &Reader<'_>,
+    problems: &mut Problems<'_>,
+) {
+    let (what, help) = match (authentication, anyone) {
+        (Authentication::EapServer { .. }, false) => (
+            "clients that prove by EAP who they are come from anywhere, and this peer has an address",
+            "write `address: any` in `remote`",
+        ),
+        (Authentication::EapClient { .. }, true) => (
+            "who proves by EAP who it is has to call, and this peer has no address",
+            "write the gateway's address in `remote`",
+        ),
+        _ => return,
+    };
+    let place = section.place("remote").unwrap_or(section.here);
+    problems.error(place, Mistake::new(what).help(help));
+}
+
 /// Only who calls can ask for an address.
 fn check_request(request: Option<(Families, Place)>, anyone: bool, problems: &mut Problems<'_>) {
     if let (true, Some((_, place))) = (anyone, request) {
@@ -195,7 +221,10 @@ fn read_remote(section: &Reader<'_>, problems: &mut Problems<'_>) -> Option<Remo
                 None => mistake.help("write its IP address, or `any`"),
             }),
     });
-    let named = section.value("identity", problems, identity::read);
+    let named = section.value("identity", problems, |words| match words {
+        "any" | "%any" => Ok(Identity::Fqdn("*".to_owned())),
+        words => identity::read(words),
+    });
     let port = section
         .number("port", problems)
         .and_then(|port| u16::try_from(port).ok())

@@ -235,6 +235,32 @@ fn the_examples_are_two_ends_of_one_tunnel() {
     );
 }
 
+/// The gateway for clients loads once its certificate and its users exist.
+#[test]
+fn the_example_for_road_warriors_is_valid() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let example = here.join("../../deploy/examples/road-warriors.yaml");
+    fs::copy(example, path("road-warriors.yaml")).unwrap();
+    for name in ["gw.pem", "gw.key"] {
+        fs::copy(here.join("tests/certificates").join(name), path(name)).unwrap();
+    }
+    fs::write(path("clients.users"), "carol@example.org: correct horse\n").unwrap();
+    for name in ["gw.key", "clients.users"] {
+        fs::set_permissions(path(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let config = Config::load(&path("road-warriors.yaml")).unwrap();
+    let tunnel = &config.tunnels[0];
+    let Authentication::EapServer { users, .. } = &tunnel.authentication else {
+        panic!("{:?}", tunnel.authentication);
+    };
+    assert_eq!(users.len(), 1);
+    assert!(!format!("{config:?}").contains("correct horse"));
+    assert!(tunnel.admits_many());
+    assert_eq!(tunnel.uniqueness, Uniqueness::Limit(2));
+}
+
 #[test]
 fn a_reload_says_what_changes_and_what_must_be_restarted() {
     let old = parse(&minimal()).unwrap();

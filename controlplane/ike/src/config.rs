@@ -7,6 +7,7 @@ use std::time::Duration;
 
 pub use esplanade_pki::{CrlPolicy, DistinguishedName, OwnCertificate, RsaPadding, Trust};
 
+pub use crate::eap::Users;
 pub use crate::identity::Identity;
 pub use crate::secret::Secret;
 pub use crate::suite::{
@@ -257,6 +258,22 @@ pub enum Authentication {
         /// By what the peer's is checked.
         trust: Arc<Trust>,
     },
+    /// We prove by a certificate, and the peer by EAP (RFC 7296 2.16): the peer's identity is its name there.
+    EapServer {
+        /// What we prove with.
+        ours: Arc<OwnCertificate>,
+        /// Whom we know.
+        users: Arc<Users>,
+    },
+    /// The peer proves by a certificate, and we by EAP.
+    EapClient {
+        /// By what the peer's certificate is checked.
+        trust: Arc<Trust>,
+        /// Our name there.
+        name: String,
+        /// Our password.
+        password: Secret,
+    },
 }
 
 impl Authentication {
@@ -264,7 +281,9 @@ impl Authentication {
     pub const fn method(&self) -> u8 {
         match self {
             Self::Psk(_) => 2,
-            Self::Certificate { .. } => 14,
+            Self::Certificate { .. } | Self::EapClient { .. } => 14,
+            // A request without AUTH asks for EAP, which is method 0 here.
+            Self::EapServer { .. } => 0,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use esplanade_pki::ChainError;
 
 use crate::config::TrafficSelector;
+use crate::eap::EapError;
 use crate::identity::Identity;
 use crate::suite::KeyExchangeMethod;
 
@@ -174,6 +175,13 @@ pub enum Refusal {
     },
     /// The peer gives us no address, though we ask for one.
     NoAddressGiven,
+    /// EAP has failed.
+    Eap {
+        /// Who the other end is, or says it is.
+        theirs: Identity,
+        /// Why.
+        error: EapError,
+    },
     /// The peer did not accept our authentication.
     RefusedByPeer {
         /// Who we said we are.
@@ -424,6 +432,7 @@ impl fmt::Display for Refusal {
             Self::NoAddressGiven => {
                 f.write_str("the peer gives us no address, though we ask for one")
             }
+            Self::Eap { theirs, error } => write!(f, "EAP with `{theirs}` has failed: {error}"),
             Self::SelectorsWidened { child } => write!(
                 f,
                 "the peer answered with selectors for child `{child}` that go beyond those we asked for"

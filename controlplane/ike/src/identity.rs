@@ -6,6 +6,9 @@ use std::str::FromStr;
 
 use esplanade_pki::{Certificate, DistinguishedName};
 
+/// The name that every identity matches.
+const ANYBODY: &str = "*";
+
 /// An IKE identity.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Identity {
@@ -78,6 +81,7 @@ impl Identity {
     /// `*@example.org` are all that end so.
     pub fn accepts(&self, theirs: &Self) -> bool {
         match (self, theirs) {
+            (Self::Fqdn(any), _) if any == ANYBODY => true,
             (Self::Dn(ours), Self::Dn(theirs)) => ours.matches(theirs),
             (Self::Fqdn(ours), Self::Fqdn(theirs)) | (Self::Rfc822(ours), Self::Rfc822(theirs)) => {
                 ours == theirs || wildcard(ours).is_some_and(|end| ends_with(theirs, end))
@@ -90,6 +94,7 @@ impl Identity {
     pub fn is_pattern(&self) -> bool {
         match self {
             Self::Dn(name) => name.is_pattern(),
+            Self::Fqdn(name) if name == ANYBODY => true,
             Self::Fqdn(name) | Self::Rfc822(name) => wildcard(name).is_some(),
             _ => false,
         }
@@ -206,7 +211,7 @@ mod tests {
     fn a_pattern_stands_for_what_ends_so() {
         let identity = |text: &str| text.parse::<Identity>().unwrap();
         let (names, mails) = (identity("*.example.org"), identity("*@example.org"));
-        assert!(names.is_pattern() && mails.is_pattern() && !identity("*").is_pattern());
+        assert!(names.is_pattern() && mails.is_pattern() && !identity("*x").is_pattern());
         assert!(names.accepts(&identity("a.Example.org")));
         assert!(mails.accepts(&identity("carol@example.org")));
         for other in [
@@ -217,6 +222,8 @@ mod tests {
         ] {
             assert!(!names.accepts(&identity(other)), "{other}");
         }
+        let anybody = identity("*");
+        assert!(anybody.is_pattern() && anybody.accepts(&identity("192.0.2.1")));
         assert!(!mails.accepts(&identity("carol@evil.example.org")));
     }
 

@@ -11,6 +11,7 @@ mod children;
 pub mod config;
 mod counters;
 mod crypto;
+mod eap;
 mod endpoint;
 mod error;
 mod event;
@@ -29,6 +30,7 @@ pub mod wire;
 
 pub use config::{ChildConfig, Mode, PeerConfig, Settings, Uniqueness, WantedMode};
 pub use counters::{Counter, Counters};
+pub use eap::{EapError, Users};
 pub use endpoint::{Endpoint, SpiAllocator};
 pub use error::{CloseReason, CommandError, Refusal, RemovalReason, Subject};
 pub use event::{

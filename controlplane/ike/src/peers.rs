@@ -123,8 +123,10 @@ fn add<T: PartialEq + Copy>(list: &mut Vec<T>, more: &[T]) {
 impl Welcome {
     pub(crate) fn of(peer: &PeerConfig) -> Self {
         let trusted = match &peer.authentication {
-            Authentication::Certificate { trust, .. } => trust.authorities(),
-            Authentication::Psk(_) => &[],
+            Authentication::Certificate { trust, .. } | Authentication::EapClient { trust, .. } => {
+                trust.authorities()
+            }
+            Authentication::Psk(_) | Authentication::EapServer { .. } => &[],
         };
         let hashes: Vec<_> = trusted
             .iter()
@@ -166,6 +168,8 @@ pub(crate) struct Peers {
     by_identity: HashMap<Identity, Vec<Arc<str>>>,
     /// Those whose identity has to be compared: distinguished names.
     compared: BTreeSet<Arc<str>>,
+    /// Those that prove by EAP who they are: found by where they call, since IDi may be anything.
+    eap: BTreeSet<Arc<str>>,
     by_retry: BTreeSet<(Instant, Arc<str>)>,
     /// Instances, the oldest first, by the peer that they are of and by who they are. They are in none of the indexes
     /// by which who calls is found.
@@ -280,6 +284,9 @@ impl Peers {
         let group = self.by_addresses.entry(addresses).or_default();
         group.names.insert(name.clone());
         group.welcome = OnceLock::new();
+        if let Authentication::EapServer { .. } = config.authentication {
+            self.eap.insert(name.clone());
+        }
         match &config.remote_id {
             id if matches!(id, Identity::Dn(_)) || id.is_pattern() => {
                 self.compared.insert(name.clone());
@@ -327,6 +334,41 @@ impl Peers {
             }
         }
         self.compared.remove(name);
+        self.eap.remove(name);
+    }
+
+    fn serving(&self, (local, remote): (IpAddr, IpAddr)) -> impl Iterator<Item = &Arc<PeerConfig>> {
+        let peers = self.eap.iter().filter_map(|name| self.get(name));
+        let peers = peers.map(|peer| &peer.config);
+        peers.filter(move |p| matches(p.local, local) && matches(p.remote, remote))
+    }
+
+    /// A peer that proves by EAP who it is, calls from there, asks for `ours` and takes this suite.
+    pub(crate) fn of_eap(
+        &self,
+        addresses: (IpAddr, IpAddr),
+        ours: Option<&Identity>,
+        suite: IkeProposal,
+    ) -> Option<Arc<PeerConfig>> {
+        self.serving(addresses)
+            .filter(|p| ours.is_none_or(|ours| p.local_id == *ours))
+            .find(|p| p.ike_proposals.contains(&suite))
+            .cloned()
+    }
+
+    /// Of the peers that prove it in the same way as this one, the one that may be this identity: one that is named before
+    /// one that is meant by a pattern.
+    pub(crate) fn allowed(
+        &self,
+        addresses: (IpAddr, IpAddr),
+        like: &PeerConfig,
+        who: &Identity,
+    ) -> Option<Arc<PeerConfig>> {
+        self.serving(addresses)
+            .filter(|p| p.remote_id.accepts(who) && p.local_id == like.local_id)
+            .filter(|p| p.authentication == like.authentication)
+            .min_by_key(|p| p.remote_id.is_pattern())
+            .cloned()
     }
 
     /// The instances of a peer that are this identity, the oldest first.
@@ -429,7 +471,10 @@ impl Peers {
             .filter(|p| p.remote_id.accepts(theirs))
             .filter(|p| ours.is_none_or(|ours| p.local_id == *ours))
             .filter(|p| p.ike_proposals.contains(&suite))
-            .min_by_key(|p| (p.remote.is_unspecified(), p.local.is_unspecified()))
+            .min_by_key(|p| {
+                let eap = matches!(p.authentication, Authentication::EapServer { .. });
+                (p.remote.is_unspecified(), p.local.is_unspecified(), eap)
+            })
             .cloned()
     }
 }

@@ -99,7 +99,7 @@ fn peer(tunnel: &config::Tunnel) -> PeerConfig {
         remote_port: tunnel.remote_port,
         local_id: identity(&tunnel.local_identity),
         remote_id: identity(&tunnel.remote_identity),
-        authentication: authentication(&tunnel.authentication),
+        authentication: authentication(tunnel),
         ike_proposals: tunnel.ike.proposals.clone(),
         start: tunnel.remote.is_some() && children.iter().any(|child| child.start),
         children,
@@ -114,12 +114,27 @@ fn peer(tunnel: &config::Tunnel) -> PeerConfig {
     }
 }
 
-fn authentication(authentication: &config::Authentication) -> Authentication {
-    match authentication {
+fn authentication(tunnel: &config::Tunnel) -> Authentication {
+    match &tunnel.authentication {
         config::Authentication::Psk(psk) => Authentication::Psk(Secret::from(psk.expose())),
         config::Authentication::Certificate { ours, trust } => Authentication::Certificate {
             ours: ours.clone(),
             trust: trust.clone(),
+        },
+        config::Authentication::EapServer { ours, users } => Authentication::EapServer {
+            ours: ours.clone(),
+            users: users.clone(),
+        },
+        config::Authentication::EapClient {
+            trust,
+            name,
+            password,
+        } => Authentication::EapClient {
+            trust: trust.clone(),
+            name: name
+                .clone()
+                .unwrap_or_else(|| tunnel.local_identity.to_string()),
+            password: Secret::from(password.expose()),
         },
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use esplanade_ike::Refusal;
+use esplanade_ike::{EapError, Refusal};
 
 /// The kind of a refusal, for programs.
 pub(super) fn code(refusal: &Refusal) -> &'static str {
@@ -29,6 +29,7 @@ pub(super) fn code(refusal: &Refusal) -> &'static str {
         Refusal::ConnectedAlready { .. } => "connected-already",
         Refusal::SelectorsTaken { .. } => "selectors-taken",
         Refusal::NoAddress { .. } | Refusal::PoolExhausted { .. } => "no-address",
+        Refusal::Eap { .. } => "eap-failed",
         Refusal::NoAddressWanted { .. } => "no-address-wanted",
         Refusal::NoAddressGiven => "no-address-given",
         Refusal::AhThroughNat { .. } => "ah-through-nat",
@@ -104,6 +105,19 @@ pub(super) fn remedy(refusal: &Refusal) -> Option<String> {
         Refusal::PoolExhausted { .. } => {
             "add addresses to the pool, shorten its `hold`, or release what `esplanade leases` shows as kept"
         }
+        Refusal::Eap { error, .. } => match error {
+            EapError::UnknownUser => {
+                "add the user to the file that `eap: { users: ... }` names, and reload"
+            }
+            EapError::NotAuthorised => {
+                "write a `remote: { identity: ... }` that this name matches, or `any`"
+            }
+            EapError::OtherMethod { .. } => "have the other end use EAP-MSCHAPv2",
+            EapError::ServerUnproven => {
+                "have the server prove itself by a certificate before EAP (strongSwan: `auth = pubkey` in its `local`)"
+            }
+            _ => "write the same name and password on both sides",
+        },
         Refusal::NoAddressWanted { .. } => {
             "have the client ask for an address (strongSwan: `vips = 0.0.0.0`), or take `pool` out of the tunnel"
         }

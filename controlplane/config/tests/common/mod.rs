@@ -44,6 +44,33 @@ pub fn parse(text: &str) -> Result<Config, Vec<Problem>> {
         ("/etc/esplanade/open.key", (GATEWAY_KEY, 0o644)),
         ("/etc/esplanade/other.key", (OTHER_KEY, 0o600)),
         ("/etc/esplanade/ca.pem", (AUTHORITY, 0o644)),
+        (
+            "/etc/esplanade/good.users",
+            (
+                b"# staff\ncarol@example.org: pass word: 1\n\ndave : x\n".as_slice(),
+                0o600,
+            ),
+        ),
+        (
+            "/etc/esplanade/open.users",
+            (b"carol: x\n".as_slice(), 0o644),
+        ),
+        (
+            "/etc/esplanade/twice.users",
+            (b"carol: hunter2\ncarol: hunter3\n".as_slice(), 0o600),
+        ),
+        (
+            "/etc/esplanade/bare.users",
+            (b"dave: x\nhunter2\n".as_slice(), 0o600),
+        ),
+        (
+            "/etc/esplanade/carol.password",
+            (b"pass word\n".as_slice(), 0o600),
+        ),
+        (
+            "/etc/esplanade/long.password",
+            (b"hunter2\nhunter3\n".as_slice(), 0o600),
+        ),
     ]));
     let context = FileContext {
         path: "/etc/esplanade/gw.yaml".into(),

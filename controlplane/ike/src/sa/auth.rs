@@ -9,9 +9,10 @@ use super::exchange::Exchange;
 use super::proof::certificate_request;
 use super::{IkeSa, Proof, State, Task};
 use crate::children::ChildState;
-use crate::config::{Families, PeerConfig};
+use crate::config::{Authentication, Families, PeerConfig};
 use crate::counters::Counter;
 use crate::crypto::keys::End;
+use crate::eap::EapError;
 use crate::error::{CloseReason, Refusal, RemovalReason, Subject};
 use crate::event::{Event, Path};
 use crate::gateway::{Gateway, Signal};
@@ -63,7 +64,13 @@ impl IkeSa {
         let (Some(peer), Some(keys)) = (self.peer.clone(), &self.keys) else {
             return;
         };
-        let ours = proof.ours(gw, keys, &peer, End::Initiator);
+        let by_eap = matches!(peer.authentication, Authentication::EapClient { .. });
+        let ours = if by_eap {
+            Ok((Identification::new(peer.local_id.clone()), Vec::new(), None))
+        } else {
+            let ours = proof.ours(gw, keys, &peer, End::Initiator);
+            ours.map(|(id, certificates, auth)| (id, certificates, Some(auth)))
+        };
         let (id, certificates, auth) = match ours {
             Ok(ours) => ours,
             Err(refusal) => {
@@ -90,7 +97,7 @@ impl IkeSa {
             let asked_for = Identification::new(peer.remote_id.clone());
             payloads.push(Payload::IdResponder(asked_for));
         }
-        payloads.push(auth);
+        payloads.extend(auth);
         payloads.extend(wish(gw, &peer).map(|wish| wish.request()));
         if let Some(offer) = &offer {
             payloads.extend(offer.mode());
@@ -130,24 +137,23 @@ impl IkeSa {
         offer: Option<ChildOffer>,
         payloads: Payloads<'_>,
     ) {
-        let (State::Authenticating(proof), Some(peer)) = (&self.state, self.peer.clone()) else {
+        let Some(peer) = self.peer.clone() else {
             return Exchange::Auth(offer).abandon(gw);
         };
-        if let Err(refusal) = self.check_responder(gw, now, proof, &peer, payloads) {
-            let theirs = matches!(
-                refusal,
-                Refusal::RefusedByPeer { .. } | Refusal::PeerError { .. }
-            );
-            self.refused(gw, refusal);
-            Exchange::Auth(offer).abandon(gw);
-            gw.count(Counter::AuthenticationFailed);
-            if theirs {
-                return self.finish(gw, now, CloseReason::Refused);
+        let offer = if let Authentication::EapClient { .. } = peer.authentication {
+            match self.handle_eap_response(gw, now, offer, &peer, payloads) {
+                Some(offer) => offer,
+                None => return,
             }
-            // RFC 7296 2.21.2: the initiator, too, tells that authentication failed
-            let notify = Payload::notify(notify::AUTHENTICATION_FAILED, &[]);
-            return self.start_delete_ike(gw, now, CloseReason::Refused, &[notify]);
-        }
+        } else {
+            let State::Authenticating(proof) = &self.state else {
+                return Exchange::Auth(offer).abandon(gw);
+            };
+            if let Err(refusal) = self.check_responder(gw, now, proof, &peer, payloads) {
+                return self.authentication_failed(gw, now, offer, refusal);
+            }
+            offer
+        };
         let State::Authenticating(proof) = std::mem::replace(&mut self.state, State::Established)
         else {
             return;
@@ -205,7 +211,35 @@ impl IkeSa {
         Ok(())
     }
 
-    fn check_responder(
+    /// The responder is not who it should be, or does not take us for who we are.
+    pub(super) fn authentication_failed(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        offer: Option<ChildOffer>,
+        refusal: Refusal,
+    ) {
+        let theirs = matches!(
+            refusal,
+            Refusal::RefusedByPeer { .. }
+                | Refusal::PeerError { .. }
+                | Refusal::Eap {
+                    error: EapError::RefusedByServer,
+                    ..
+                }
+        );
+        self.refused(gw, refusal);
+        Exchange::Auth(offer).abandon(gw);
+        gw.count(Counter::AuthenticationFailed);
+        if theirs {
+            return self.finish(gw, now, CloseReason::Refused);
+        }
+        // RFC 7296 2.21.2: the initiator, too, tells that authentication failed
+        let notify = Payload::notify(notify::AUTHENTICATION_FAILED, &[]);
+        self.start_delete_ike(gw, now, CloseReason::Refused, &[notify]);
+    }
+
+    pub(super) fn check_responder(
         &self,
         gw: &Gateway,
         now: Instant,
@@ -308,12 +342,18 @@ impl IkeSa {
         path: Path,
         payloads: &[Payload],
     ) {
-        let payloads = Payloads(payloads);
         let State::HalfOpen(mut proof) = std::mem::replace(&mut self.state, State::Initiating)
         else {
             return;
         };
+        if let Some(serving) = proof.serving.take() {
+            return self.go_on_with_eap(gw, now, path, proof, serving, Payloads(payloads));
+        }
         proof.auth_id = self.expected_id;
+        let Some(proof) = self.begin_eap(gw, now, path, proof, payloads) else {
+            return;
+        };
+        let payloads = Payloads(payloads);
         let first = payloads.notify(notify::INITIAL_CONTACT).is_some();
         let identified = self.identify(gw, now, &proof, path, payloads);
         let admitted = identified.and_then(|(peer, identity)| {
@@ -326,15 +366,7 @@ impl IkeSa {
                 self.accept_auth(gw, now, path, &peer, &proof, payloads);
             }
             Err((peer, refusal)) => {
-                gw.count(Counter::AuthenticationFailed);
-                // Anybody can get this far: the events are as few as those about strangers.
-                if gw.admit_stranger(now) {
-                    gw.refused(peer.as_ref().map(|p| &*p.name), path, refusal);
-                }
-                // RFC 7296 2.21.2: the peer is not told what was wrong
-                let refusal = Payload::notify(notify::AUTHENTICATION_FAILED, &[]);
-                self.respond(gw, path, ExchangeType::IkeAuth, &[refusal]);
-                self.finish(gw, now, CloseReason::Refused);
+                self.refuse_client(gw, now, path, peer.as_deref(), refusal, &[]);
             }
         }
     }
@@ -394,6 +426,20 @@ impl IkeSa {
         let mut answer = vec![Payload::IdResponder(id)];
         answer.extend(certificates);
         answer.push(auth);
+        self.complete_auth(gw, now, peer, proof, answer, payloads);
+    }
+
+    /// Lets the peer in who has proved who it is, and gives it what its (first) request asks for.
+    pub(super) fn complete_auth(
+        &mut self,
+        gw: &mut Gateway,
+        now: Instant,
+        peer: &Arc<PeerConfig>,
+        proof: &Proof,
+        mut answer: Vec<Payload>,
+        payloads: Payloads<'_>,
+    ) {
+        let path = self.path;
         self.establish(gw, now, false);
         let first = payloads.notify(notify::INITIAL_CONTACT).is_some();
         if first {

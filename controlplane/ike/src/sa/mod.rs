@@ -3,6 +3,7 @@
 mod auth;
 mod child;
 mod create_child;
+mod eap;
 mod exchange;
 mod followup;
 mod fragments;
@@ -33,6 +34,7 @@ use crate::wire::payload::Payload;
 
 pub(crate) use init::{InitReply, answer_init};
 
+use eap::{Calling, Serving};
 use exchange::{Exchange, Pending};
 use followup::PeerFollowup;
 use fragments::{Opened, Reassembly};
@@ -90,6 +92,10 @@ pub(crate) struct Proof {
     auth_id: u32,
     /// The hashes with which we may sign for the peer (RFC 7427 4).
     hashes: Vec<u16>,
+    /// The peer authenticates by EAP.
+    serving: Option<Box<Serving>>,
+    /// We do.
+    calling: Option<Box<Calling>>,
 }
 
 /// How IKE_SA_INIT went; for two IKE SAs that came of a simultaneous start.

@@ -20,7 +20,7 @@ const SHARED_KEY: u8 = 2;
 const DIGITAL_SIGNATURE: u8 = 14;
 
 impl Proof {
-    fn signed<'a>(
+    pub(super) fn signed<'a>(
         &'a self,
         end: End,
         id: &'a Identification,
@@ -54,7 +54,8 @@ impl Proof {
                 let data = keys.psk_auth(end, psk, &signed).to_vec();
                 (Vec::new(), SHARED_KEY, data)
             }
-            Authentication::Certificate { ours, .. } => {
+            Authentication::EapClient { .. } => return Err(Refusal::CannotSign),
+            Authentication::Certificate { ours, .. } | Authentication::EapServer { ours, .. } => {
                 let octets = keys.signed(end, &signed);
                 let data = self.signature(gw, ours, &octets)?;
                 (certificates_of(ours), DIGITAL_SIGNATURE, data)
@@ -108,7 +109,9 @@ impl Proof {
                 let theirs = id.identity.clone();
                 fits.then_some(()).ok_or(Refusal::WrongKey { theirs })
             }
-            Authentication::Certificate { trust, .. } => {
+            // EAP is not checked here, and method 0 has been.
+            Authentication::EapServer { .. } => Err(Refusal::OtherMethod { method, expected }),
+            Authentication::Certificate { trust, .. } | Authentication::EapClient { trust, .. } => {
                 let certificate = believed(gw, now, trust, id, payloads)?;
                 check_signature(gw, &certificate, &keys.signed(end, &signed), auth)
             }

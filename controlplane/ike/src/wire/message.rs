@@ -150,6 +150,14 @@ impl<'a> Payloads<'a> {
     first!(ts_initiator, Payload::TsInitiator(ts) => ts.as_slice(), &'a [TrafficSelector]);
     first!(ts_responder, Payload::TsResponder(ts) => ts.as_slice(), &'a [TrafficSelector]);
 
+    /// The packet of the EAP payload.
+    pub(crate) fn eap(&self) -> Option<&'a [u8]> {
+        self.0.iter().find_map(|payload| match payload {
+            Payload::Eap(packet) => Some(packet.as_slice()),
+            _ => None,
+        })
+    }
+
     /// What the peer asks for by its Configuration payload.
     pub(crate) fn wish(&self) -> Option<Wish> {
         self.0.iter().find_map(Wish::read)

@@ -1,0 +1,151 @@
+//! The Extensible Authentication Protocol (RFC 3748) within IKE_AUTH (RFC 7296 2.16): both ends as state machines that take
+//! a packet and say what comes next.
+
+mod client;
+pub(crate) mod mschapv2;
+mod server;
+mod users;
+
+use std::fmt;
+
+use crate::identity::Identity;
+use crate::secret::Secret;
+
+pub(crate) use client::{Answer, Client};
+pub(crate) use server::{Outcome, Server};
+pub use users::Users;
+
+const REQUEST: u8 = 1;
+const RESPONSE: u8 = 2;
+const SUCCESS: u8 = 3;
+const FAILURE: u8 = 4;
+
+/// Types of requests and responses (RFC 3748 5).
+mod kind {
+    pub(super) const IDENTITY: u8 = 1;
+    pub(super) const NOTIFICATION: u8 = 2;
+    pub(super) const NAK: u8 = 3;
+    pub(super) const MSCHAPV2: u8 = 26;
+}
+
+/// Octets of a packet that we read at most; none of our methods needs more.
+const LONGEST: usize = 2048;
+
+/// A packet of EAP (RFC 3748 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Packet<'p> {
+    code: u8,
+    identifier: u8,
+    /// The type; 0 of what has none.
+    kind: u8,
+    data: &'p [u8],
+}
+
+impl<'p> Packet<'p> {
+    /// Reads a packet. RFC 3748 4: "Octets outside the range of the Length field should be treated as Data Link Layer
+    /// padding and MUST be ignored upon reception."
+    fn read(octets: &'p [u8]) -> Option<Self> {
+        let (&[code, identifier, high, low], _) = octets.split_first_chunk()?;
+        let len = usize::from(u16::from_be_bytes([high, low]));
+        if len > LONGEST {
+            return None;
+        }
+        let body = octets.get(4..len)?;
+        match (code, body.split_first()) {
+            (SUCCESS | FAILURE, None) => Some(Self {
+                code,
+                identifier,
+                kind: 0,
+                data: &[],
+            }),
+            (REQUEST | RESPONSE, Some((kind, data))) => Some(Self {
+                code,
+                identifier,
+                kind: *kind,
+                data,
+            }),
+            _ => None,
+        }
+    }
+
+    fn write(code: u8, identifier: u8, kind: u8, data: &[u8]) -> Vec<u8> {
+        let len = u16::try_from(5 + data.len()).unwrap_or(u16::MAX);
+        let [high, low] = len.to_be_bytes();
+        [&[code, identifier, high, low, kind], data].concat()
+    }
+
+    /// A packet of Success or Failure.
+    fn end(code: u8, identifier: u8) -> Vec<u8> {
+        vec![code, identifier, 0, 4]
+    }
+}
+
+/// Why EAP has failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EapError {
+    /// No user has this name.
+    UnknownUser,
+    /// The password is another.
+    WrongPassword,
+    /// The server does not know our password either: it is not who should have it.
+    WrongServer,
+    /// The server says no.
+    RefusedByServer,
+    /// The other end wants a method that we do not take.
+    OtherMethod {
+        /// Its number (RFC 3748 5).
+        method: u8,
+    },
+    /// Whoever has authenticated may not be this peer.
+    NotAuthorised,
+    /// The server wants EAP before it has proved who it is.
+    ServerUnproven,
+    /// It goes on without end.
+    Unending,
+    /// A packet makes no sense.
+    Malformed {
+        /// What is wrong with it.
+        what: &'static str,
+    },
+}
+
+impl fmt::Display for EapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownUser => f.write_str("there is no user of this name"),
+            Self::WrongPassword => f.write_str("the password is wrong"),
+            Self::WrongServer => f.write_str("the server does not know our password either"),
+            Self::RefusedByServer => {
+                f.write_str("the server refuses us: see whether name and password are right")
+            }
+            Self::OtherMethod { method } => {
+                write!(f, "the other end wants method {method} and takes no MSCHAPv2 (26)")
+            }
+            Self::NotAuthorised => f.write_str("this identity may not be the peer of any tunnel"),
+            Self::ServerUnproven => f.write_str(
+                "the server has not proved who it is, and with MSCHAPv2 it has to do so before (RFC 5998 4)",
+            ),
+            Self::Unending => f.write_str("it goes on without end"),
+            Self::Malformed { what } => write!(f, "a packet makes no sense: {what}"),
+        }
+    }
+}
+
+/// What EAP has come to: who the client is, and the key that both ends have (MSK, RFC 3748 7.10).
+#[derive(Clone, Debug)]
+pub(crate) struct Authenticated {
+    pub(crate) identity: Identity,
+    pub(crate) msk: Secret,
+}
+
+/// A name of EAP as an identity of IKE; it never fails.
+fn identity(name: &str) -> Identity {
+    match name.parse() {
+        Ok(identity) => identity,
+        Err(never) => match never {},
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

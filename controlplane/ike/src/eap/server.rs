@@ -1,0 +1,172 @@
+//! The server's end: it asks who calls, challenges, and judges.
+
+use std::sync::Arc;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+
+use super::mschapv2::{ClientMessage, Exchange, ServerMessage};
+use super::{
+    Authenticated, EapError, FAILURE, Packet, REQUEST, RESPONSE, SUCCESS, Users, identity, kind,
+};
+use crate::secret::Secret;
+
+/// What comes next.
+pub(crate) enum Outcome {
+    /// This request.
+    Request(Vec<u8>),
+    /// This Success, and what has come of it.
+    Success(Vec<u8>, Authenticated),
+    /// This Failure.
+    Failure(Vec<u8>, EapError),
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The client is to say who it is.
+    Identity,
+    /// It is to answer the challenge.
+    Challenged,
+    /// It is to say that it is content with our response.
+    Succeeding(Authenticated),
+    /// It is to say that it has heard of its failure.
+    Failing(EapError),
+    /// All is said.
+    Over,
+}
+
+/// One conversation.
+#[derive(Debug)]
+pub(crate) struct Server {
+    users: Arc<Users>,
+    /// What we call ourselves.
+    name: String,
+    challenge: [u8; 16],
+    /// Of the last request.
+    identifier: u8,
+    stage: Stage,
+}
+
+impl Server {
+    /// Begins, with a random challenge, which also gives the first identifier. RFC 7296 2.16: "the responder should not send
+    /// EAP Identity requests", for IDi says it; but that is often just an address, so who is no user by IDi is asked.
+    pub(crate) fn start(
+        users: Arc<Users>,
+        name: String,
+        challenge: [u8; 16],
+        claimed: &str,
+    ) -> (Self, Vec<u8>) {
+        let known = users.password(claimed).is_some();
+        let mut server = Self {
+            users,
+            name,
+            identifier: challenge.iter().fold(0, |all, octet| all ^ octet),
+            challenge,
+            stage: Stage::Identity,
+        };
+        let first = if known {
+            server.challenge()
+        } else {
+            Packet::write(REQUEST, server.identifier, kind::IDENTITY, &[])
+        };
+        (server, first)
+    }
+
+    fn request(&mut self, message: &ServerMessage) -> Vec<u8> {
+        self.identifier = self.identifier.wrapping_add(1);
+        Packet::write(
+            REQUEST,
+            self.identifier,
+            kind::MSCHAPV2,
+            &message.write(&self.name),
+        )
+    }
+
+    fn challenge(&mut self) -> Vec<u8> {
+        self.stage = Stage::Challenged;
+        let challenge = self.challenge;
+        let id = self.identifier.wrapping_add(1);
+        self.request(&ServerMessage::Challenge { id, challenge })
+    }
+
+    fn failure(&mut self, why: EapError) -> Outcome {
+        self.stage = Stage::Over;
+        Outcome::Failure(Packet::end(FAILURE, self.identifier), why)
+    }
+
+    /// Ends it, whatever it has come to.
+    pub(crate) fn refuse(&mut self, why: EapError) -> (Vec<u8>, EapError) {
+        self.stage = Stage::Over;
+        (Packet::end(FAILURE, self.identifier), why)
+    }
+
+    /// Takes what the client says.
+    pub(crate) fn handle(&mut self, octets: &[u8]) -> Outcome {
+        let malformed = |what| EapError::Malformed { what };
+        let Some(packet) = Packet::read(octets).filter(|packet| packet.code == RESPONSE) else {
+            return self.failure(malformed("it is no response"));
+        };
+        if packet.identifier != self.identifier {
+            return self.failure(malformed("its identifier is not that of the request"));
+        }
+        match (std::mem::replace(&mut self.stage, Stage::Over), packet.kind) {
+            (_, kind::NAK) => {
+                let method = packet.data.first().copied().unwrap_or(0);
+                self.failure(EapError::OtherMethod { method })
+            }
+            // Who that really is, the answer to the challenge tells.
+            (Stage::Identity, kind::IDENTITY) => Outcome::Request(self.challenge()),
+            (Stage::Challenged, kind::MSCHAPV2) => self.judge(packet.data),
+            (Stage::Succeeding(authenticated), kind::MSCHAPV2)
+                if ClientMessage::read(packet.data) == Some(ClientMessage::Success) =>
+            {
+                Outcome::Success(Packet::end(SUCCESS, self.identifier), authenticated)
+            }
+            (Stage::Succeeding(_), _) => self.failure(EapError::WrongServer),
+            (Stage::Failing(why), _) => self.failure(why),
+            _ => self.failure(malformed("it answers something else")),
+        }
+    }
+
+    fn judge(&mut self, data: &[u8]) -> Outcome {
+        let Some(ClientMessage::Response {
+            id,
+            challenge,
+            response,
+            name,
+        }) = ClientMessage::read(data)
+        else {
+            return self.failure(EapError::Malformed {
+                what: "it does not answer the challenge",
+            });
+        };
+        let exchange = Exchange {
+            server: self.challenge,
+            client: challenge,
+            name: &name,
+        };
+        let users = self.users.clone();
+        let password = users.password(&name);
+        // Who is unknown takes as long as who does not know the password.
+        let nobody = Secret::default();
+        let expected = exchange.nt_response(password.unwrap_or(&nobody));
+        let right = verify_slices_are_equal(&expected, &response).is_ok();
+        match password.filter(|_| right && id == self.identifier) {
+            Some(password) => {
+                let authenticated = Authenticated {
+                    identity: identity(&name),
+                    msk: Exchange::msk(password, &response),
+                };
+                self.stage = Stage::Succeeding(authenticated);
+                let response = exchange.server_response(password, &response);
+                Outcome::Request(self.request(&ServerMessage::Success { id, response }))
+            }
+            None => {
+                self.stage = Stage::Failing(match password {
+                    Some(_) => EapError::WrongPassword,
+                    None => EapError::UnknownUser,
+                });
+                Outcome::Request(self.request(&ServerMessage::Failure { id }))
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! A server and a client that talk to each other, and others that say what they like.
+
+use std::sync::Arc;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+
+fn server(claimed: &str) -> (Server, Vec<u8>) {
+    let users = [("carol@example.org", "secret"), ("dave", "pässword")];
+    let users: Users = users
+        .into_iter()
+        .map(|(name, password)| (name.to_owned(), Secret::from(password.as_bytes())))
+        .collect();
+    Server::start(Arc::new(users), "gw".into(), [7; 16], claimed)
+}
+
+/// What both ends come to, and how many packets went.
+fn talk(
+    claimed: &str,
+    name: &str,
+    password: &str,
+) -> (
+    Result<Secret, EapError>,
+    Result<Authenticated, EapError>,
+    usize,
+) {
+    let (mut server, mut packet) = server(claimed);
+    let mut client = Client::new(name.to_owned(), Secret::from(password.as_bytes()));
+    let mut packets = 1;
+    loop {
+        let response = match client.handle(&packet, [9; 16]).unwrap() {
+            Answer::Response(response) => response,
+            Answer::Success(_) => panic!("too early"),
+        };
+        packets += 2;
+        let (last, authenticated) = match server.handle(&response) {
+            Outcome::Request(request) => {
+                packet = request;
+                continue;
+            }
+            Outcome::Success(last, authenticated) => (last, Ok(authenticated)),
+            Outcome::Failure(last, why) => (last, Err(why)),
+        };
+        let client = client.handle(&last, [9; 16]).map(|answer| match answer {
+            Answer::Success(msk) => msk,
+            Answer::Response(_) => panic!("it is over"),
+        });
+        return (client, authenticated, packets);
+    }
+}
+
+#[test]
+fn both_ends_come_to_the_same_key() {
+    let (client, server, packets) = talk("192.0.2.7", "carol@example.org", "secret");
+    let server = server.unwrap();
+    assert_eq!(client.unwrap(), server.msk);
+    assert_eq!(server.identity, "carol@example.org".parse().unwrap());
+    assert_eq!(packets, 7);
+    // Who is known by IDi is not asked again.
+    let (client, _, packets) = talk("carol@example.org", "carol@example.org", "secret");
+    assert!(client.is_ok());
+    assert_eq!(packets, 5);
+    let (client, server, _) = talk("192.0.2.7", "EXAMPLE\\dave", "pässword");
+    assert_eq!(client.unwrap(), server.unwrap().msk);
+}
+
+#[test]
+fn a_wrong_password_and_an_unknown_name_are_told_apart_here_only() {
+    let (client, server, _) = talk("", "carol@example.org", "Secret");
+    assert_eq!(client.unwrap_err(), EapError::RefusedByServer);
+    assert_eq!(server.unwrap_err(), EapError::WrongPassword);
+    let (client, server, _) = talk("", "erin", "");
+    assert_eq!(client.unwrap_err(), EapError::RefusedByServer);
+    assert_eq!(server.unwrap_err(), EapError::UnknownUser);
+}
+
+#[test]
+fn a_server_that_does_not_know_the_password_is_found_out() {
+    let client = || Client::new("carol".into(), Secret::from(&b"secret"[..]));
+    let early = client().handle(&Packet::end(SUCCESS, 1), [9; 16]);
+    assert!(matches!(early, Err(EapError::WrongServer)));
+    let mut client = client();
+    let challenge = mschapv2::ServerMessage::Challenge {
+        id: 1,
+        challenge: [7; 16],
+    };
+    let request = Packet::write(REQUEST, 1, kind::MSCHAPV2, &challenge.write("gw"));
+    assert!(client.handle(&request, [9; 16]).is_ok());
+    let unproven = client.handle(&Packet::end(SUCCESS, 1), [9; 16]);
+    assert!(matches!(unproven, Err(EapError::WrongServer)));
+    let success = mschapv2::ServerMessage::Success {
+        id: 1,
+        response: "0".repeat(40),
+    };
+    let request = Packet::write(REQUEST, 2, kind::MSCHAPV2, &success.write("gw"));
+    assert!(matches!(
+        client.handle(&request, [9; 16]),
+        Err(EapError::WrongServer)
+    ));
+}
+
+#[test]
+fn another_method_is_declined_and_said_so() {
+    let mut client = Client::new("carol".into(), Secret::default());
+    let Ok(Answer::Response(nak)) = client.handle(&[REQUEST, 3, 0, 6, 13, 0x20], [0; 16]) else {
+        panic!("no answer");
+    };
+    assert_eq!(nak, [RESPONSE, 3, 0, 6, kind::NAK, kind::MSCHAPV2]);
+    let (mut server, first) = server("");
+    let nak = Packet::write(RESPONSE, first[1], kind::NAK, &[13]);
+    let refused = server.handle(&nak);
+    assert!(matches!(
+        refused,
+        Outcome::Failure(_, EapError::OtherMethod { method: 13 })
+    ));
+    // It answers a request that never ends only so often.
+    let endless = (0..100).find_map(|_| client.handle(&[REQUEST, 3, 0, 5, 1], [0; 16]).err());
+    assert_eq!(endless, Some(EapError::Unending));
+}
+
+proptest! {
+    /// Nobody succeeds without the password, whatever is said.
+    #[test]
+    fn no_packets_but_the_right_ones_succeed(packets in vec(vec(any::<u8>(), 0..80), 1..6), known: bool) {
+        let (mut server, first) = server(if known { "dave" } else { "" });
+        let mut identifier = first[1];
+        let mut client = Client::new("dave".into(), Secret::default());
+        for mut packet in packets {
+            let _ = client.handle(&packet, [0; 16]);
+            let len = packet.len();
+            if let [code, id, high, low, ..] = packet.as_mut_slice() {
+                (*code, *id, *high, *low) = (RESPONSE, identifier, 0, len as u8);
+            }
+            match server.handle(&packet) {
+                Outcome::Request(request) => identifier = request[1],
+                Outcome::Success(..) => panic!("without a password"),
+                Outcome::Failure(..) => break,
+            }
+        }
+    }
+
+    #[test]
+    fn a_packet_reads_back(identifier: u8, kind: u8, data in vec(any::<u8>(), 0..60), padding in vec(any::<u8>(), 0..4)) {
+        let written = [Packet::write(REQUEST, identifier, kind, &data), padding].concat();
+        let read = Packet::read(&written).unwrap();
+        prop_assert_eq!((read.code, read.identifier, read.kind, read.data), (REQUEST, identifier, kind, data.as_slice()));
+    }
+}
