@@ -80,6 +80,7 @@ impl Driven {
             Ok(socket.exists().then_some(()))
         })?;
         let port = |interface: &str, role| PortSetup {
+            vlan: None,
             interface: interface.to_owned(),
             role,
         };

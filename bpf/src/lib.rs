@@ -177,8 +177,8 @@ impl Steering {
         self.attach_in_vlan(ifindex, interface, port, role, Vlan::NONE)
     }
 
-    /// As [`attach`](Self::attach), for a port that is a VLAN on the interface. The dataplane gets its frames without
-    /// their tags.
+    /// As [`attach`](Self::attach), for a port that is a VLAN on the interface. The dataplane gets its frames with their last
+    /// tag. Further VLANs of an interface are named by [`set_port`](Self::set_port).
     ///
     /// # Errors
     ///

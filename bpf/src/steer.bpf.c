@@ -72,7 +72,7 @@ struct arrival {
 	struct packet packet;
 	__u32 port;
 	__u32 role;
-	__u32 tags;
+	__u32 surplus; /* tags that the dataplane is not to see */
 };
 
 static __always_inline int pass(__u32 verdict)
@@ -81,7 +81,8 @@ static __always_inline int pass(__u32 verdict)
 	return XDP_PASS;
 }
 
-/* Takes the tags away, by which the port was found: the dataplane wants the IP header where untagged frames have it. */
+/* Takes outer tags away. A port that is no VLAN gets its frames without any, one that is with the last: the ports of an
+ * interface share the sockets of its queues, and this says whose a frame is. */
 static __always_inline int strip(struct xdp_md *ctx, __u32 tags)
 {
 	__u8 addresses[MAC_ADDRESSES];
@@ -104,7 +105,7 @@ static __always_inline int redirect(struct xdp_md *ctx, const struct arrival *ar
 
 	if (queue < QUEUES_PER_PORT)
 		action = bpf_redirect_map(&xsks, arrival->port * QUEUES_PER_PORT + queue, otherwise);
-	if (action == XDP_REDIRECT && strip(ctx, arrival->tags) < 0)
+	if (action == XDP_REDIRECT && strip(ctx, arrival->surplus) < 0)
 		action = XDP_DROP;
 	if (action == XDP_REDIRECT)
 		count(verdict);
@@ -392,6 +393,7 @@ static __always_inline int find_port(struct xdp_md *ctx, const struct tags *tags
 		    port->outer_vlan == tags->outer && port->inner_vlan == tags->inner) {
 			arrival->port = number;
 			arrival->role = port->role;
+			arrival->surplus = tags->count - (port->outer_vlan && tags->count ? 1 : 0);
 			return 1;
 		}
 	}
@@ -410,7 +412,6 @@ int esplanade_steer(struct xdp_md *ctx)
 	at = read_link(ctx, &tags, &type);
 	if (!at || !find_port(ctx, &tags, &arrival))
 		return pass(PASS_NOT_OURS);
-	arrival.tags = tags.count;
 	if (type == bpf_htons(ETHERTYPE_IPV4)) {
 		if (!read_ipv4(ctx, at, packet))
 			return pass(PASS_MALFORMED);

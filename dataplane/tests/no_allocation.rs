@@ -175,6 +175,7 @@ fn carrying_packets_allocates_nothing() {
             workers: vec![WorkerSetup { core: None }],
             ports: [Role::Inside, Role::Outside]
                 .map(|role| PortSetup {
+                    vlan: None,
                     interface: role.to_string(),
                     role,
                 })
@@ -201,6 +202,7 @@ fn carrying_packets_allocates_nothing() {
         let settings = Settings {
             id: WorkerId(0),
             roles: vec![Role::Inside, Role::Outside],
+            links: Vec::new(),
             polling: Polling::Busy,
             engine: EngineKind::best(),
             sa_capacity: 16,

@@ -176,6 +176,7 @@ impl Gateway {
     /// There is no shared memory to be had, or a worker refuses a command.
     pub fn new(site: Site, engine: EngineKind, size: Size) -> Result<Self> {
         let port = |name: &str, role| PortSetup {
+            vlan: None,
             interface: name.to_owned(),
             role,
         };
@@ -205,6 +206,7 @@ impl Gateway {
             let settings = Settings {
                 id,
                 roles: vec![Role::Inside, Role::Outside],
+                links: Vec::new(),
                 polling: setup.polling,
                 engine,
                 sa_capacity: setup.sa_capacity,

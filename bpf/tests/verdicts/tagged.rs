@@ -84,22 +84,67 @@ fn three_tags_are_too_many() {
     }
 }
 
+/// The VLANs of an interface share its sockets, so the dataplane has to see whose a frame is.
 #[test]
-fn the_dataplane_gets_frames_without_their_tags() {
+fn the_dataplane_gets_the_frames_of_a_vlan_with_their_last_tag() {
     if !root() {
         return;
     }
-    for (vlan, tags) in [((5, 0), &[5][..]), ((100, 5), &[100, 5 | PRIORITY])] {
+    let priority_and = 5 | PRIORITY;
+    for (vlan, tags, seen) in [
+        ((0, 0), &[][..], &[][..]),
+        ((0, 0), &[PRIORITY], &[]),
+        ((5, 0), &[5], &[5]),
+        ((5, 0), &[priority_and], &[priority_and]),
+        ((5, 0), &[PRIORITY, 5], &[5]),
+        ((100, 5), &[100, priority_and], &[priority_and]),
+    ] {
         let port = port(Role::Outside, vlan.0, vlan.1);
         for packet in ours() {
-            let left = expect(&port, &packet.clone().tagged(tags).bytes(), TAKEN);
-            assert_eq!(left, packet.bytes());
+            let frame = packet.clone().tagged(tags).bytes();
+            let left = expect(&port, &frame, TAKEN);
+            let mut wanted = packet.tagged(seen).bytes();
+            // What a short frame was padded with comes along.
+            wanted.resize(left.len(), 0xa5);
+            assert_eq!(left, wanted, "{vlan:?} {tags:?}");
         }
         // The kernel gets them with their tags.
         let ike = Packet::udp(PEER, GATEWAY, 500, &[1; 40])
             .tagged(tags)
             .bytes();
         assert_eq!(expect(&port, &ike, Verdict::PassIke), ike);
+    }
+}
+
+/// Two VLANs and what has no tag, on one interface: a verdict for each by its side, and the kernel keeps the rest.
+#[test]
+fn an_interface_may_be_several_ports() {
+    if !root() {
+        return;
+    }
+    let live = port(Role::Outside, 0, 0);
+    let vlan = |outer| Vlan { outer, inner: 0 };
+    live.set_port(crate::common::LOOPBACK, 4, Role::Inside, vlan(5))
+        .unwrap();
+    live.set_port(crate::common::LOOPBACK, 5, Role::Outside, vlan(6))
+        .unwrap();
+    let out = Packet::new(LOCAL_HOST, REMOTE_HOST, 6, &[0; 40]);
+    // The other ports have no socket here.
+    for (tags, verdict) in [
+        (&[][..], Verdict::PassNotOurs),
+        (&[5], Verdict::DropNoSocket),
+        (&[6], Verdict::PassNotOurs),
+        (&[7], Verdict::PassNotOurs),
+    ] {
+        expect(&live, &out.clone().tagged(tags).bytes(), verdict);
+    }
+    let [esp, ..] = ours();
+    for (tags, verdict) in [
+        (&[][..], Verdict::TakeEsp),
+        (&[6], Verdict::DropNoSocket),
+        (&[7], Verdict::PassNotOurs),
+    ] {
+        expect(&live, &esp.clone().tagged(tags).bytes(), verdict);
     }
 }
 

@@ -1,9 +1,7 @@
 //! Reads what the dataplane runs on: ports, cores and limits.
 
-use std::collections::HashMap;
-
 use crate::{
-    model::{Dataplane, Engine, Polling, Port, Role},
+    model::{Dataplane, Engine, Polling, Port, Role, Vlan},
     node::Key,
     problem::{Mistake, Place, Problems},
     quantity,
@@ -74,25 +72,32 @@ pub(crate) fn read(section: &Reader<'_>, problems: &mut Problems<'_>) -> Datapla
 
 fn read_ports(section: &Reader<'_>, problems: &mut Problems<'_>) -> Vec<Port> {
     let sections = section.named("ports", problems);
-    let mut interfaces: HashMap<&str, &str> = HashMap::new();
-    let mut ports = Vec::new();
+    let mut ports: Vec<Port> = Vec::new();
     // A port whose role could not be read may well have the one that seems missing.
     let mut roles_known = true;
     for (key, port) in &sections {
-        if let Some(item) = port.item("interface", problems)
-            && let Some(other) = interfaces.insert(item.words, &key.name)
+        let read = read_port(key, port, problems);
+        if let (Some(read), Some(item)) = (&read, port.item("interface", problems))
+            && let Some(other) = ports.iter().find(|other| meets(other, read))
         {
-            let what = format!("the interface {} is the port `{other}` already", item.words);
+            let name = match &read.vlan {
+                Some(vlan) if other.interface != read.interface => {
+                    format!("VLAN {} of {}", vlan.id, vlan.carrier)
+                }
+                _ => format!("interface {}", read.interface),
+            };
+            let what = format!("the {name} is the port `{}` already", other.name);
             problems.error(
                 item.place,
-                Mistake::new(what).help("every port needs an interface of its own"),
+                Mistake::new(what)
+                    .help("every port needs an interface of its own, or a VLAN of one"),
             );
         }
-        let read = read_port(key, port, problems);
         roles_known &= read.is_some();
         ports.extend(read);
     }
-    ports.extend(read_tap(section, &interfaces, problems));
+    let tap = read_tap(section, &ports, problems);
+    ports.extend(tap);
     if let Some(place) = section.place("ports") {
         check_ports(&ports, roles_known, place, problems);
     }
@@ -100,21 +105,21 @@ fn read_ports(section: &Reader<'_>, problems: &mut Problems<'_>) -> Vec<Port> {
 }
 
 /// Reads the name of the TAP, which is no port's.
-fn read_tap(
-    section: &Reader<'_>,
-    interfaces: &HashMap<&str, &str>,
-    problems: &mut Problems<'_>,
-) -> Option<Port> {
+fn read_tap(section: &Reader<'_>, ports: &[Port], problems: &mut Problems<'_>) -> Option<Port> {
     let tap = section.value("tap", problems, interface)?;
-    if let (Some(port), Some(item)) = (interfaces.get(tap.as_str()), section.item("tap", problems))
-    {
-        let what = format!("the interface {tap} is the port `{port}` already");
+    let port = ports.iter().find(|port| {
+        let carrier = port.vlan.as_ref().map(|vlan| &vlan.carrier);
+        port.interface == tap || carrier == Some(&tap)
+    });
+    if let (Some(port), Some(item)) = (port, section.item("tap", problems)) {
+        let what = format!("the interface {tap} is the port `{}` already", port.name);
         let help = "the TAP is made by the dataplane: give it a name that no interface has";
         problems.error(item.place, Mistake::new(what).help(help));
     }
     Some(Port {
         name: "tap".to_owned(),
         interface: tap,
+        vlan: None,
         role: Role::Host,
         mss_clamp: true,
         udp_checksum: true,
@@ -122,14 +127,21 @@ fn read_tap(
     })
 }
 
+/// Whether two ports would get the same frames, or be the same interface to the kernel.
+fn meets(one: &Port, other: &Port) -> bool {
+    one.interface == other.interface || (one.vlan.is_some() && one.vlan == other.vlan)
+}
+
 fn read_port(key: &Key, port: &Reader<'_>, problems: &mut Problems<'_>) -> Option<Port> {
     let interface = port.value("interface", problems, interface);
     let role = port.word("role", problems);
     let mss_clamp = port.switch("mss-clamp", problems).unwrap_or(true);
     let udp_checksum = port.switch("udp-checksum", problems).unwrap_or(true);
+    let (interface, vlan) = read_vlan(interface, port, problems)?;
     Some(Port {
         name: key.name.clone(),
-        interface: interface?,
+        interface,
+        vlan,
         role: if role? == 0 {
             Role::Inside
         } else {
@@ -139,6 +151,41 @@ fn read_port(key: &Key, port: &Reader<'_>, problems: &mut Problems<'_>) -> Optio
         udp_checksum,
         partial_checksums: port.word("checksums", problems) == Some(1),
     })
+}
+
+/// The VLAN that a port is on its interface, and the kernel's interface for it.
+fn read_vlan(
+    carrier: Option<String>,
+    port: &Reader<'_>,
+    problems: &mut Problems<'_>,
+) -> Option<(String, Option<Vlan>)> {
+    let id = port
+        .number("vlan", problems)
+        .and_then(|id| u16::try_from(id).ok());
+    let device = port.value("device", problems, interface);
+    let carrier = carrier?;
+    let Some(id) = id else {
+        if port.item("vlan", problems).is_some() {
+            return None;
+        }
+        if let Some(item) = port.item("device", problems) {
+            let mistake = Mistake::new("a port that is no VLAN has no other device");
+            let help = "name the VLAN, like `vlan: 100`, or the interface alone";
+            problems.error(item.place, mistake.help(help));
+        }
+        return Some((carrier, None));
+    };
+    let usual = format!("{carrier}.{id}");
+    if device.is_none()
+        && usual.len() > LONGEST_INTERFACE
+        && let Some(item) = port.item("vlan", problems)
+    {
+        let mistake = Mistake::new(format!("`{usual}` is too long for an interface"));
+        let help = "say which interface the kernel has for this VLAN, like `device: vlan100`";
+        problems.error(item.place, mistake.help(help));
+    }
+    let vlan = Vlan { carrier, id };
+    Some((device.unwrap_or(usual), Some(vlan)))
 }
 
 fn check_ports(ports: &[Port], roles_known: bool, place: Place, problems: &mut Problems<'_>) {

@@ -193,7 +193,10 @@ fn diff_dataplane(old: &Config, new: &Config, diff: &mut Diff) {
         dataplane
             .ports
             .iter()
-            .map(|port| (port.name.clone(), port.interface.clone(), port.role))
+            .map(|port| {
+                let vlan = port.vlan.clone();
+                (port.name.clone(), port.interface.clone(), vlan, port.role)
+            })
             .collect()
     };
     let same_wiring = wiring(old) == wiring(new);

@@ -207,7 +207,18 @@ static PORT: Section = Section {
             "The interface's name, as `ip link` shows it.",
         )
         .required()
-        .known_as(&["device", "nic", "name"]),
+        .known_as(&["nic", "name"]),
+        field(
+            "vlan",
+            Kind::Number(1, 4094),
+            "Take the frames of this VLAN of the interface. Several ports may be VLANs of one interface; what has another tag is the kernel's.",
+        )
+        .known_as(&["vlan-id", "vid", "tag"]),
+        field(
+            "device",
+            Kind::Text("eth1.100"),
+            "The kernel's interface for the VLAN, which has its addresses and routes. Without it, the interface and the VLAN with a dot between.",
+        ),
         field(
             "role",
             Kind::Word(&["inside", "outside"]),

@@ -33,7 +33,7 @@ pub use esplanade_ike::config::{Families, Uniqueness};
 pub use files::{Disk, FileContext, Files, NoFiles, SecretFile};
 pub use model::{
     Authentication, Child, Config, Dataplane, Df, Engine, Fragment, Identity, Ike, Lifetime, Mode,
-    Polling, Pool, Port, Role, Start, Tfc, TfcSize, Tunnel,
+    Polling, Pool, Port, Role, Start, Tfc, TfcSize, Tunnel, Vlan,
 };
 pub use problem::{Place, Problem, Severity};
 pub use schema::schema;

@@ -102,8 +102,10 @@ impl fmt::Display for Engine {
 pub struct Port {
     /// Its name in the configuration.
     pub name: String,
-    /// The interface's name.
+    /// The interface's name; of a VLAN, that of the kernel's interface for it.
     pub interface: String,
+    /// The VLAN that it is, if it is one.
+    pub vlan: Option<Vlan>,
     /// Which side of the gateway it is on.
     pub role: Role,
     /// Is the MSS of TCP connections through it lowered to what fits into a tunnel?
@@ -112,6 +114,15 @@ pub struct Port {
     pub udp_checksum: bool,
     /// Are transport checksums finished of packets that come from it with the pseudo-header's sum only?
     pub partial_checksums: bool,
+}
+
+/// A VLAN on an interface (IEEE 802.1Q).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vlan {
+    /// The name of the interface that carries it.
+    pub carrier: String,
+    /// Its identifier, 1 to 4094.
+    pub id: u16,
 }
 
 /// Which side of the gateway a port is on.

@@ -632,6 +632,34 @@ fn ports_and_workers() {
         "of its own",
     );
     expect(
+        "interface: eth2",
+        "interface: enp65s0f0np0, vlan: 4000",
+        (4, 43),
+        "too long for an interface",
+        "device: vlan100",
+    );
+    expect(
+        "interface: eth2",
+        "interface: eth2, vlan: 4095",
+        (4, 35),
+        "too large",
+        "4094",
+    );
+    expect(
+        "interface: eth2",
+        "interface: eth2, device: eth3",
+        (4, 37),
+        "no VLAN has no other device",
+        "vlan: 100",
+    );
+    expect(
+        "interface: eth2",
+        "interface: eth2, vlan: 7, device: eth1",
+        (4, 23),
+        "the interface eth1 is the port `lan` already",
+        "a VLAN of one",
+    );
+    expect(
         "eth2",
         "a-name-that-is-far-too-long",
         (4, 23),

@@ -9,7 +9,7 @@ use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt, path::Path, time::Dur
 use common::{minimal, parse};
 use esplanade_config::{
     Authentication, Config, Fragment, Identity, Mode, Polling, Role, Start, Tfc, TfcSize,
-    Uniqueness, diff, schema,
+    Uniqueness, Vlan, diff, schema,
 };
 
 #[test]
@@ -101,6 +101,8 @@ dataplane:
   ring-frames: 1024
   ports:
     lan: { interface: eth1, role: inside, mss-clamp: off, checksums: partial }
+    dmz: { interface: eth1, vlan: 100, role: inside }
+    far: { interface: enp65s0f0np0, vlan: 4094, device: vlan4094, role: inside }
     wan: { interface: eth2, role: outside, udp-checksum: off }
 tunnels:
   road:
@@ -132,13 +134,29 @@ tunnels:
     );
     assert!(!config.dataplane.guard && !config.dataplane.ports[0].mss_clamp);
     let checksums = config.dataplane.ports.iter().map(|port| port.udp_checksum);
-    assert!(checksums.eq([true, false]));
+    assert!(checksums.eq([true, true, true, false]));
+    let vlan = |carrier: &str, id| Vlan {
+        carrier: carrier.to_owned(),
+        id,
+    };
+    let vlans = [
+        ("eth1", None),
+        ("eth1.100", Some(vlan("eth1", 100))),
+        ("vlan4094", Some(vlan("enp65s0f0np0", 4094))),
+        ("eth2", None),
+    ];
+    let ports = config.dataplane.ports.iter();
+    assert!(
+        ports
+            .map(|port| (port.interface.as_str(), port.vlan.clone()))
+            .eq(vlans)
+    );
     let partial = config
         .dataplane
         .ports
         .iter()
         .map(|port| port.partial_checksums);
-    assert!(partial.eq([true, false]));
+    assert!(partial.eq([true, false, false, false]));
     let tunnel = &config.tunnels[0];
     assert_eq!(
         (tunnel.remote, tunnel.remote_port, tunnel.ike.dpd_delay),

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use esplanade_channel::{self as channel, PortSetup, Setup, WorkerSetup};
+use esplanade_channel::{self as channel, PortSetup, PortVlan, Setup, WorkerSetup};
 use esplanade_config::{self as config, Config, Start};
 use esplanade_ike::PoolConfig;
 use esplanade_ike::config::{
@@ -29,6 +29,10 @@ pub(super) fn setup(dataplane: &config::Dataplane) -> Setup {
             .iter()
             .map(|port| PortSetup {
                 interface: port.interface.clone(),
+                vlan: port.vlan.as_ref().map(|vlan| PortVlan {
+                    carrier: vlan.carrier.clone(),
+                    id: vlan.id,
+                }),
                 role: role(port.role),
             })
             .collect(),

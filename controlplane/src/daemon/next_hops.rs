@@ -266,6 +266,7 @@ mod tests {
         let port = |interface: &str, role| config::Port {
             name: interface.to_owned(),
             interface: interface.to_owned(),
+            vlan: None,
             role,
             mss_clamp: true,
             udp_checksum: true,

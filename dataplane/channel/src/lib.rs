@@ -53,8 +53,8 @@ pub use sa_record::{Direction, SaRecord, SaState, SaStatistics};
 pub use segment::{Segment, SegmentError};
 pub use setup::{
     CopyMode, Facts, MAX_ENGINE_NAME, MAX_INTERFACE_NAME, MAX_PORTS, MAX_RING_FRAMES,
-    MAX_SA_CAPACITY, MAX_WORKERS, Polling, PortFacts, PortMode, PortSetup, Role, Setup,
-    SetupDifference, SetupError, WorkerSetup,
+    MAX_SA_CAPACITY, MAX_VLAN, MAX_WORKERS, Polling, PortFacts, PortMode, PortSetup, PortVlan,
+    Role, Setup, SetupDifference, SetupError, WorkerSetup,
 };
 pub use undumpable::make_undumpable;
 pub use worker::{

@@ -9,6 +9,8 @@ pub const MAX_WORKERS: usize = 64;
 pub const MAX_PORTS: usize = 16;
 /// The longest name of an interface, as in the kernel (IFNAMSIZ less its NUL).
 pub const MAX_INTERFACE_NAME: usize = 15;
+/// The highest identifier of a VLAN (IEEE 802.1Q 9.6: 4095 is reserved).
+pub const MAX_VLAN: u16 = 4094;
 /// The longest name of a crypto engine.
 pub const MAX_ENGINE_NAME: usize = 31;
 /// The most slots of the SA table, as many as identifiers can name; each takes 256 bytes.
@@ -75,7 +77,21 @@ impl Setup {
                 port.interface.len(),
                 MAX_INTERFACE_NAME,
             )?;
-            let same = |other: &PortSetup| other.interface == port.interface;
+            if let Some(vlan) = &port.vlan {
+                within(
+                    "bytes of an interface's name",
+                    vlan.carrier.len(),
+                    MAX_INTERFACE_NAME,
+                )?;
+                within("as a VLAN", vlan.id.into(), MAX_VLAN.into())?;
+            }
+            let frames = |port: &PortSetup| {
+                let vlan = port.vlan.as_ref().map(|vlan| vlan.id);
+                (port.carrier().to_owned(), vlan)
+            };
+            let same = |other: &PortSetup| {
+                other.interface == port.interface || frames(other) == frames(port)
+            };
             if self.ports.iter().take(i).any(same) {
                 return Err(SetupError::Twice(port.interface.clone()));
             }
@@ -128,7 +144,12 @@ impl Setup {
                 differ(format!("the core of worker {i}"), core(a), core(b))
             })
             .chain(ports.map(|(i, (a, b))| {
-                let port = |port: &PortSetup| format!("{} ({})", port.interface, port.role);
+                let port = |port: &PortSetup| {
+                    let on = port.vlan.as_ref();
+                    let on = on.map(|vlan| format!(", VLAN {} of {}", vlan.id, vlan.carrier));
+                    let on = on.unwrap_or_default();
+                    format!("{} ({}{on})", port.interface, port.role)
+                };
                 differ(format!("port {i}"), port(a), port(b))
             }))
             .find_map(|difference| difference)
@@ -192,10 +213,29 @@ pub struct WorkerSetup {
 /// One port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortSetup {
-    /// The interface by name, 1 to [`MAX_INTERFACE_NAME`] bytes.
+    /// The interface by name, 1 to [`MAX_INTERFACE_NAME`] bytes; of a VLAN, the kernel's interface for it.
     pub interface: String,
+    /// The VLAN that it is, if it is one.
+    pub vlan: Option<PortVlan>,
     /// Which side it is on.
     pub role: Role,
+}
+
+impl PortSetup {
+    /// The interface that its frames come from.
+    pub fn carrier(&self) -> &str {
+        let vlan = self.vlan.as_ref();
+        vlan.map_or(&self.interface, |vlan| &vlan.carrier)
+    }
+}
+
+/// A VLAN on an interface (IEEE 802.1Q).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortVlan {
+    /// The interface that carries it by name, 1 to [`MAX_INTERFACE_NAME`] bytes.
+    pub carrier: String,
+    /// Its identifier, 1 to [`MAX_VLAN`].
+    pub id: u16,
 }
 
 /// Which side of the gateway a port is on.

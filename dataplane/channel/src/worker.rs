@@ -290,6 +290,7 @@ mod tests {
         let setup = Setup {
             workers: vec![WorkerSetup { core: None }],
             ports: vec![PortSetup {
+                vlan: None,
                 interface: "wan0".to_owned(),
                 role: Role::Outside,
             }],

@@ -71,7 +71,7 @@ impl FrameMemory {
         mapping: Box<dyn Send>,
     ) -> Self {
         assert!(frame_size.is_power_of_two() && headroom < frame_size);
-        assert!(u32::try_from(frame_size).is_ok() && frames > 0);
+        assert!(u16::try_from(frame_size).is_ok() && frames > 0);
         let shared = Box::new(Shared {
             balance: AtomicIsize::new(0),
             _mapping: mapping,
@@ -149,7 +149,8 @@ impl FrameMemory {
             data,
             shared: self.shared,
             length: 0,
-            capacity: self.capacity() as u32,
+            capacity: self.capacity() as u16,
+            indent: 0,
         })
     }
 
@@ -177,7 +178,8 @@ impl FrameMemory {
             data,
             shared: self.shared,
             length: length as u32,
-            capacity: capacity as u32,
+            capacity: capacity as u16,
+            indent: 0,
         }))
     }
 
@@ -260,14 +262,58 @@ impl HeapPool {
     }
 }
 
-/// What both kinds of frames are made of. Exclusive access to the bytes from `data` to
+/// What both kinds of frames are made of. Exclusive access to the bytes from `data - indent` to
 /// `data + capacity`; `length <= capacity`.
 pub(super) struct Token {
     data: NonNull<u8>,
     shared: NonNull<Shared>,
     length: u32,
-    capacity: u32,
+    capacity: u16,
+    indent: u16,
 }
+
+impl Token {
+    /// Has the buffer begin `octets` later; `false` when it has not so many.
+    #[inline]
+    fn advance(&mut self, octets: u16) -> bool {
+        let (Some(capacity), Some(indent)) = (
+            self.capacity.checked_sub(octets),
+            self.indent.checked_add(octets),
+        ) else {
+            return false;
+        };
+        // SAFETY: the octets in front of the new beginning are of this token, which has at least so many.
+        self.data = unsafe { self.data.add(octets.into()) };
+        (self.capacity, self.indent) = (capacity, indent);
+        self.length = self.length.saturating_sub(octets.into());
+        true
+    }
+
+    /// Has the buffer begin `octets` earlier, packet included; `false` when it was not advanced so far.
+    #[inline]
+    fn retreat(&mut self, octets: u16) -> bool {
+        let (Some(indent), Some(capacity)) = (
+            self.indent.checked_sub(octets),
+            self.capacity.checked_add(octets),
+        ) else {
+            return false;
+        };
+        // SAFETY: `indent` octets in front of `data` are of this token, and there are at least so many.
+        self.data = unsafe { self.data.sub(octets.into()) };
+        (self.capacity, self.indent) = (capacity, indent);
+        self.length += u32::from(octets);
+        true
+    }
+}
+
+/// The octets of a VLAN tag (IEEE 802.1Q 9.3), and of the addresses in front of it.
+const TAG: usize = 4;
+const ADDRESSES: usize = 12;
+/// Its type.
+const TAG_TYPE: [u8; 2] = [0x81, 0x00];
+const TAG_TYPE_OUTER: [u8; 2] = [0x88, 0xa8];
+/// The bits of its second half that are the VLAN's identifier.
+const TAG_IDENTIFIER: u16 = 0x0fff;
 
 // SAFETY: a token is the only way to its bytes, and `Shared` is touched through its atomic only,
 // or freed by the one thread that brought the balance to zero.
@@ -305,6 +351,26 @@ impl TxFrame {
     #[inline(always)]
     pub fn set_len(&mut self, length: usize) {
         self.0.length = length.min(self.0.capacity as usize) as u32;
+    }
+
+    /// Leaves room for a VLAN tag in front of an empty frame, which then is a little shorter.
+    #[inline]
+    pub fn leave_room_for_tag(&mut self) {
+        self.0.advance(TAG as u16);
+    }
+
+    /// Puts a packet that room was [left](Self::leave_room_for_tag) for into a VLAN. `false` when there is none.
+    #[inline]
+    pub fn tag(&mut self, vlan: u16) -> bool {
+        if !self.0.retreat(TAG as u16) {
+            return false;
+        }
+        self.copy_within(TAG..TAG + ADDRESSES, 0);
+        if let Some(tag) = self.get_mut(ADDRESSES..ADDRESSES + TAG) {
+            let [high, low] = vlan.to_be_bytes();
+            tag.copy_from_slice(&[TAG_TYPE[0], TAG_TYPE[1], high, low]);
+        }
+        true
     }
 
     /// The length of the packet as set, 0 in a fresh frame.
@@ -347,6 +413,26 @@ impl TxFrame {
 }
 
 impl RxFrame {
+    /// The VLAN of a tagged frame; 0 when it is in none.
+    #[inline]
+    pub fn vlan(&self) -> u16 {
+        match self.get(ADDRESSES..ADDRESSES + TAG) {
+            Some(&[a, b, high, low]) if [a, b] == TAG_TYPE || [a, b] == TAG_TYPE_OUTER => {
+                u16::from_be_bytes([high, low]) & TAG_IDENTIFIER
+            }
+            _ => 0,
+        }
+    }
+
+    /// Takes the tag of a tagged frame away.
+    #[inline]
+    pub fn untag(&mut self) {
+        if self.len() >= ADDRESSES + TAG {
+            self.copy_within(..ADDRESSES, TAG);
+            self.0.advance(TAG as u16);
+        }
+    }
+
     /// Takes [`TxFrame::into_received`] back.
     #[inline]
     pub(crate) fn into_built(self) -> TxFrame {
@@ -533,6 +619,36 @@ mod tests {
             assert_eq!(frame.len(), 4096);
             assert_eq!(memory.reclaim(frame), Some(index as u32));
         }
+    }
+
+    #[test]
+    fn tags_come_and_go_within_the_frame() {
+        let mut memory = FrameMemory::on_heap(2, 2048);
+        // SAFETY: each is claimed once.
+        let mut frame = unsafe { memory.claim_empty(1) };
+        assert!(!frame.tag(7), "no room was left");
+        frame.leave_room_for_tag();
+        assert_eq!(frame.len(), 2044);
+        let packet: Vec<u8> = (0..100).collect();
+        frame[..100].copy_from_slice(&packet);
+        frame.set_len(100);
+        assert!(frame.tag(0x123));
+        let mut tagged = packet.clone();
+        tagged.splice(12..12, [0x81, 0, 1, 0x23]);
+        assert_eq!(frame.packet(), tagged);
+        assert_eq!(frame.len(), 2048);
+        assert!(!frame.tag(0x124), "nor for a second");
+        let mut received = frame.into_received();
+        assert_eq!(received.vlan(), 0x123);
+        received.untag();
+        assert_eq!(received[..], packet);
+        assert_eq!(received.vlan(), 0);
+        assert_eq!(memory.reclaim(received), Some(1));
+        // SAFETY: claimed once.
+        let mut short = unsafe { memory.claim_received(0, 15) }.unwrap();
+        short.untag();
+        assert_eq!((short.len(), short.vlan()), (15, 0));
+        assert_eq!(memory.reclaim(short), Some(0));
     }
 
     #[test]

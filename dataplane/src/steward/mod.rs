@@ -222,6 +222,7 @@ impl Plant {
         let Opened {
             steering,
             ports,
+            links,
             facts,
         } = opening::open(setup)?;
         let facts = Facts {
@@ -259,6 +260,7 @@ impl Plant {
             let settings = Settings {
                 id: WorkerId(number as u16),
                 roles: setup.ports.iter().map(|port| port.role).collect(),
+                links: links.clone(),
                 polling: setup.polling,
                 engine,
                 sa_capacity: setup.sa_capacity,

@@ -6,15 +6,18 @@ use crate::port::{
     tap::{TapError, TapPort},
     xdp::XdpPort,
 };
-use esplanade_bpf::{Mode, SteerError, Steering};
+use crate::worker::Link;
+use esplanade_bpf::{Mode, SteerError, Steering, Vlan};
 use esplanade_channel as channel;
 
 /// Everything that needs privileges, open.
 pub(super) struct Opened {
     /// The XDP program on its interfaces; dropping it detaches.
     pub steering: Steering,
-    /// The ports of each worker, in the setup's order.
+    /// The queues of each worker.
     pub ports: Vec<Vec<RealPort>>,
+    /// Which of them each port is, in the setup's order.
+    pub links: Vec<Link>,
     /// How each port came up, in the setup's order.
     pub facts: Vec<channel::PortFacts>,
 }
@@ -59,7 +62,9 @@ pub(super) fn open(setup: &channel::Setup) -> Result<Opened, OpeningError> {
     let interfaces = interfaces(setup)?;
     let mut steering = Steering::load()?;
     let mut ports: Vec<Vec<RealPort>> = setup.workers.iter().map(|_| Vec::new()).collect();
-    let mut facts = Vec::with_capacity(interfaces.len());
+    let mut facts: Vec<channel::PortFacts> = Vec::with_capacity(interfaces.len());
+    let mut links: Vec<Link> = Vec::with_capacity(interfaces.len());
+    let mut queues = 0;
     for (index, (interface, asked)) in interfaces.iter().zip(&setup.ports).enumerate() {
         let port = index as u8;
         let role = match asked.role {
@@ -67,11 +72,39 @@ pub(super) fn open(setup: &channel::Setup) -> Result<Opened, OpeningError> {
             channel::Role::Outside => esplanade_bpf::Role::Outside,
             channel::Role::Host => {
                 facts.push(open_tap(&asked.interface, &mut ports)?);
+                links.push(Link {
+                    queue: queues,
+                    vlan: 0,
+                });
+                queues += 1;
                 continue;
             }
         };
         let Some(interface) = interface else { continue };
-        let attached = steering.attach(interface.index, &interface.name, port, role)?;
+        let vlan = asked.vlan.as_ref().map_or(0, |vlan| vlan.id);
+        let tags = Vlan {
+            outer: vlan,
+            inner: 0,
+        };
+        let earlier = interfaces.iter().zip(&facts).zip(&links);
+        let earlier = earlier
+            .filter(|((other, _), _)| other.as_ref() == Some(interface))
+            .map(|((_, facts), link)| (*facts, *link))
+            .next();
+        if let Some((fact, link)) = earlier {
+            // The sockets of the interface's queues are there.
+            steering.set_port(interface.index, port, role, tags)?;
+            for (queue, worker) in (0..).zip(&ports) {
+                if let Some(RealPort::Xdp(socket)) = worker.get(usize::from(link.queue)) {
+                    steering.set_socket(port, queue, socket.socket())?;
+                }
+            }
+            facts.push(fact);
+            links.push(Link { vlan, ..link });
+            continue;
+        }
+        let attached =
+            steering.attach_in_vlan(interface.index, &interface.name, port, role, tags)?;
         let generic = warn_if_generic(&interface.name, &attached.mode);
         let mut copy = channel::CopyMode::ZeroCopy;
         for (queue, worker) in (0..).zip(&mut ports) {
@@ -96,10 +129,16 @@ pub(super) fn open(setup: &channel::Setup) -> Result<Opened, OpeningError> {
             copy,
             queues: interface.receive_queues as u16,
         });
+        links.push(Link {
+            queue: queues,
+            vlan,
+        });
+        queues += 1;
     }
     Ok(Opened {
         steering,
         ports,
+        links,
         facts,
     })
 }
@@ -126,7 +165,7 @@ fn interfaces(setup: &channel::Setup) -> Result<Vec<Option<Interface>>, OpeningE
             if port.role == channel::Role::Host {
                 return Ok(None);
             }
-            let interface = Interface::find(&port.interface)?;
+            let interface = Interface::find(port.carrier())?;
             if interface.receive_queues as usize == workers {
                 Ok(Some(interface))
             } else {

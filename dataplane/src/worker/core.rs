@@ -5,6 +5,7 @@ use super::{
     handoff::{Handoff, Lent},
     held::{Held, Neighbor, Packet},
     limit::TokenBucket,
+    links::{Link, Links},
     moving::Moved,
     packet::{self, ETHERNET, Ip},
     reassembly::Reassembly,
@@ -142,8 +143,10 @@ pub struct Admitted {
 pub struct Core<P, E> {
     /// What decisions are made by.
     pub tables: Tables,
-    /// By number.
+    /// The queues.
     pub ports: Vec<P>,
+    /// Which port is what on which queue.
+    pub links: Links,
     /// Which side each port is on.
     pub roles: Vec<Role>,
     /// What was counted since the last burst.
@@ -188,7 +191,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
     pub fn new(
         tables: Tables,
         ports: Vec<P>,
-        roles: Vec<Role>,
+        (roles, links): (Vec<Role>, &[Link]),
         events: E,
         handoff: Handoff,
         ivs: IvGenerator,
@@ -197,7 +200,8 @@ impl<P: Port, E: EventSink> Core<P, E> {
         // Workers share addresses, and fragments are told apart by addresses and this: each has its own range of IPv6's 32 bits.
         let identification = u32::from(tables.worker()) << 24;
         Self {
-            tally: Tally::new(ports.len()),
+            tally: Tally::new(roles.len()),
+            links: Links::new(links, roles.len()),
             tables,
             ports,
             roles,
@@ -244,7 +248,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
     /// Gives a frame of ours back to its port.
     #[inline(always)]
     pub fn take_home(&mut self, lent: Lent) {
-        if let Some(port) = self.ports.get_mut(usize::from(lent.port)) {
+        if let Some(port) = self.queue_of(lent.port) {
             if lent.origin != Origin::Wire {
                 port.discard(lent.frame.into_built());
             } else {
@@ -293,11 +297,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
     /// An empty frame of a port with room for a packet of `length` bytes; counts why there is none.
     #[inline(always)]
     pub fn allocate(&mut self, port: u8, length: usize) -> Option<TxFrame> {
-        let frame = self
-            .ports
-            .get_mut(usize::from(port))
-            .and_then(Port::allocate);
-        match frame {
+        match self.take_frame(port) {
             Some(frame) if frame.len() >= length => Some(frame),
             Some(frame) => {
                 self.refuse_room(port, frame);
@@ -311,6 +311,24 @@ impl<P: Port, E: EventSink> Core<P, E> {
         }
     }
 
+    /// An empty frame of a port, if there is one.
+    #[inline(always)]
+    pub fn take_frame(&mut self, port: u8) -> Option<TxFrame> {
+        let link = self.links.of(port);
+        let mut frame = self.ports.get_mut(usize::from(link.queue))?.allocate()?;
+        if link.vlan != 0 {
+            frame.leave_room_for_tag();
+        }
+        Some(frame)
+    }
+
+    /// The queue of a port.
+    #[inline(always)]
+    fn queue_of(&mut self, port: u8) -> Option<&mut P> {
+        let queue = self.links.of(port).queue;
+        self.ports.get_mut(usize::from(queue))
+    }
+
     #[cold]
     fn refuse_room(&mut self, port: u8, frame: TxFrame) {
         self.discard(port, frame);
@@ -321,17 +339,23 @@ impl<P: Port, E: EventSink> Core<P, E> {
     /// Gives an allocated frame back unsent.
     #[inline]
     pub fn discard(&mut self, port: u8, frame: TxFrame) {
-        if let Some(port) = self.ports.get_mut(usize::from(port)) {
+        if let Some(port) = self.queue_of(port) {
             port.discard(frame);
         }
     }
 
     /// Sends a frame of this port. `false`, and counted, when the port has no room even after a kick.
     #[inline(always)]
-    pub fn transmit(&mut self, number: u8, frame: TxFrame) -> bool {
+    pub fn transmit(&mut self, number: u8, mut frame: TxFrame) -> bool {
         let length = frame.packet_len() as u64;
         self.see(number, Heading::Out, frame.packet());
-        let Some(port) = self.ports.get_mut(usize::from(number)) else {
+        let link = self.links.of(number);
+        if link.vlan != 0 && !frame.tag(link.vlan) {
+            // It would leave in another VLAN.
+            self.refuse_room(number, frame);
+            return false;
+        }
+        let Some(port) = self.ports.get_mut(usize::from(link.queue)) else {
             return false;
         };
         if let Err(frame) = port.transmit(frame)
@@ -345,7 +369,7 @@ impl<P: Port, E: EventSink> Core<P, E> {
 
     #[cold]
     fn transmit_again(&mut self, number: u8, frame: TxFrame) -> bool {
-        let Some(port) = self.ports.get_mut(usize::from(number)) else {
+        let Some(port) = self.queue_of(number) else {
             return false;
         };
         port.flush();

@@ -13,6 +13,7 @@ mod inbound;
 mod leave;
 mod ledger;
 mod limit;
+mod links;
 mod moving;
 mod outbound;
 mod packet;
@@ -52,6 +53,7 @@ use std::{
 };
 
 pub use handoff::{Handoff, MAX_LENT};
+pub use links::Link;
 pub use stopwatch::{Stage, Stopwatch};
 
 /// Commands obeyed between two bursts.
@@ -66,6 +68,8 @@ pub struct Settings {
     pub id: WorkerId,
     /// The side of each port, by port number.
     pub roles: Vec<Role>,
+    /// What each port is, by number; nothing when each has a queue of its own.
+    pub links: Vec<Link>,
     /// How it waits for packets.
     pub polling: Polling,
     /// What seals and opens packets.
@@ -109,7 +113,7 @@ fn now() -> Duration {
 }
 
 impl<P: Port> Worker<P> {
-    /// A worker with its queue of each port, by port number, and a generator of IVs that is its own.
+    /// A worker with its queues, of which [`Settings::links`] says which ports they are, and a generator of IVs that is its own.
     pub fn new(
         settings: Settings,
         ports: Vec<P>,
@@ -121,7 +125,7 @@ impl<P: Port> Worker<P> {
         let tables = Tables::new(
             settings.id.0,
             settings.engine,
-            ports.len(),
+            settings.roles.len(),
             settings.sa_capacity,
             // Only to spread flows over the cache; no secret.
             now.as_nanos() as u64,
@@ -129,7 +133,7 @@ impl<P: Port> Worker<P> {
         let mut core = Core::new(
             tables,
             ports,
-            settings.roles,
+            (settings.roles, &settings.links),
             end.events,
             handoff,
             ivs,
@@ -154,7 +158,7 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// Its ports, by number: for those that are served by hand, between two rounds.
+    /// Its queues: for those that are served by hand, between two rounds.
     pub fn ports_mut(&mut self) -> &mut [P] {
         &mut self.core.ports
     }
@@ -264,16 +268,19 @@ impl<P: Port> Worker<P> {
     /// A burst from each port.
     fn receive(&mut self) -> usize {
         let mut packets = 0;
-        for number in 0..self.core.ports.len() {
+        for queue in 0..self.core.ports.len() {
             let mut burst = ArrayVec::new();
-            if let Some(port) = self.core.ports.get_mut(number) {
+            if let Some(port) = self.core.ports.get_mut(queue) {
                 port.receive(&mut burst);
             }
             if burst.is_empty() {
                 continue;
             }
             packets += burst.len();
-            let port = number as u8;
+            let Some(port) = self.core.links.sole(queue) else {
+                self.receive_tagged(queue as u8, burst);
+                continue;
+            };
             let bytes: usize = burst.iter().map(|frame| frame.len()).sum();
             let tally = &mut self.core.tally;
             tally.on_port(
@@ -305,6 +312,36 @@ impl<P: Port> Worker<P> {
             self.finish_burst();
         }
         packets
+    }
+
+    /// A burst of an interface that is several ports, or a VLAN.
+    fn receive_tagged(&mut self, queue: u8, burst: ArrayVec<RxFrame, BURST>) {
+        use esplanade_channel::PortCounter::{RxBytes, RxPackets};
+        self.core.stopwatch.was(Stage::Receive);
+        for mut frame in burst {
+            let Some(port) = self.core.links.sort(queue, &mut frame) else {
+                // XDP takes no others; a reload may have come between.
+                self.core.tally.one(Counter::InNotOurs);
+                if let Some(port) = self.core.ports.get_mut(usize::from(queue)) {
+                    port.release(Some(frame));
+                }
+                continue;
+            };
+            self.core.tally.on_port(port, RxPackets, 1);
+            self.core.tally.on_port(port, RxBytes, frame.len() as u64);
+            let facts = self.core.tables.fib.port(port);
+            if facts.is_some_and(|port| port.partial_checksums) {
+                self.finish_checksums(std::slice::from_mut(&mut frame));
+            }
+            self.core.see(port, Heading::In, &frame);
+            let from = Via {
+                port,
+                lender: None,
+                origin: Origin::Wire,
+            };
+            self.enter(frame, from);
+        }
+        self.finish_burst();
     }
 
     /// Finishes what a virtual link left of transport checksums, which AF_XDP cannot see.

@@ -252,11 +252,7 @@ fn begin<P: Port, E: EventSink>(
     if let Some(late) = late {
         end(core, late, Counter::InFragmentLimit);
     }
-    let frame = core
-        .ports
-        .get_mut(usize::from(port))
-        .and_then(Port::allocate);
-    let frame = frame.ok_or(Counter::NoTxFrame)?;
+    let frame = core.take_frame(port).ok_or(Counter::NoTxFrame)?;
     core.reassembly.0.push(Making {
         name,
         since_ms: core.now_ms,

@@ -130,7 +130,7 @@ pub fn answer<P: Port, E: EventSink>(
         return;
     };
     let mut written = None;
-    for ours in 0..core.ports.len() {
+    for ours in 0..core.links.len() {
         let facts = core.tables.fib.port(ours as u8);
         let space = frame.get_mut(ETHERNET..).unwrap_or_default();
         let length = facts

@@ -1,8 +1,8 @@
 //! The two messages of the handshake, each with the version and the layout hash of who sends it, and each bounded.
 
 use crate::{
-    MAX_ENGINE_NAME, MAX_INTERFACE_NAME, MAX_PORTS, MAX_WORKERS, Polling, PortSetup, Role, Setup,
-    WorkerSetup,
+    MAX_ENGINE_NAME, MAX_INTERFACE_NAME, MAX_PORTS, MAX_WORKERS, Polling, PortSetup, PortVlan,
+    Role, Setup, WorkerSetup,
     layout::{LAYOUT_HASH, MAGIC, VERSION},
 };
 
@@ -12,7 +12,7 @@ pub const MAX_MESSAGE: usize = 2048;
 const MAX_SENTENCE: usize = 1024;
 
 const _: () = assert!(
-    64 + MAX_WORKERS * 3 + MAX_PORTS * (MAX_INTERFACE_NAME + 2) + MAX_ENGINE_NAME < MAX_MESSAGE
+    64 + MAX_WORKERS * 3 + MAX_PORTS * (2 * MAX_INTERFACE_NAME + 5) + MAX_ENGINE_NAME < MAX_MESSAGE
 );
 
 /// Why a message is none.
@@ -70,6 +70,9 @@ pub fn encode_setup_as(setup: &Setup, version: u32, hash: u64) -> Vec<u8> {
     for port in &setup.ports {
         message.push(port.role as u8);
         push_text(&mut message, &port.interface);
+        let vlan = port.vlan.as_ref();
+        message.extend(vlan.map_or(0, |vlan| vlan.id).to_le_bytes());
+        push_text(&mut message, vlan.map_or("", |vlan| &vlan.carrier));
     }
     message.push(setup.polling as u8);
     message.extend(setup.sa_capacity.to_le_bytes());
@@ -172,7 +175,14 @@ impl<'a> Reader<'a> {
             let roles = [Role::Inside, Role::Outside, Role::Host];
             let role = self.one_of(roles, |role| role as u8)?;
             let interface = self.text(MAX_INTERFACE_NAME)?;
-            ports.push(PortSetup { interface, role });
+            let id = u16::from_le_bytes(self.array()?);
+            let carrier = self.text(MAX_INTERFACE_NAME)?;
+            let vlan = (id != 0).then_some(PortVlan { carrier, id });
+            ports.push(PortSetup {
+                interface,
+                vlan,
+                role,
+            });
         }
         let polling = self.one_of([Polling::Busy, Polling::Adaptive], |polling| polling as u8)?;
         let sa_capacity = u32::from_le_bytes(self.array()?);

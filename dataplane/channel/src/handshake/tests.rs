@@ -8,8 +8,8 @@ use super::{
 use crate::{
     Command, CommandError, ControlChannel, CopyMode, Counter, Epoch, Event, EventError, Facts,
     InboundSa, KeyMaterial, LAYOUT_HASH, Label, Lifetime, MapError, Mode, PolicyId, Polling,
-    PortCounter, PortFacts, PortId, PortMode, PortSetup, Role, SaId, Segment, Sequence, Setup,
-    SetupError, Transform, VERSION, WorkerEnd, WorkerId, WorkerSetup, layout::Layout,
+    PortCounter, PortFacts, PortId, PortMode, PortSetup, PortVlan, Role, SaId, Segment, Sequence,
+    Setup, SetupError, Transform, VERSION, WorkerEnd, WorkerId, WorkerSetup, layout::Layout,
     mapping::Mapping, words::Words,
 };
 use proptest::prelude::*;
@@ -26,6 +26,7 @@ const STEWARD: WorkerId = WorkerId(2);
 
 fn setup() -> Setup {
     let port = |interface: &str, role| PortSetup {
+        vlan: None,
         interface: interface.to_owned(),
         role,
     };
@@ -37,6 +38,49 @@ fn setup() -> Setup {
         engine: None,
         ring_frames: 2048,
     }
+}
+
+fn vlan() -> impl Strategy<Value = Option<PortVlan>> {
+    let vlan = ("[a-z0-9.]{1,15}", 1..=crate::MAX_VLAN);
+    prop::option::of(vlan.prop_map(|(carrier, id)| PortVlan { carrier, id }))
+}
+
+/// The ports of one interface have VLANs of their own.
+#[test]
+fn no_frames_are_two_ports() {
+    let port = |interface: &str, vlan| PortSetup {
+        interface: interface.to_owned(),
+        vlan,
+        role: Role::Inside,
+    };
+    let on = |carrier: &str, id| {
+        let carrier = carrier.to_owned();
+        Some(PortVlan { carrier, id })
+    };
+    let check = |ports| Setup { ports, ..setup() }.check();
+    let good = vec![
+        port("lan", None),
+        port("lan.5", on("lan", 5)),
+        port("lan.6", on("lan", 6)),
+        port("other", on("lan2", 5)),
+    ];
+    assert_eq!(check(good.clone()), Ok(()));
+    for bad in [
+        port("another", on("lan", 5)),
+        port("lan.5", on("lan2", 7)),
+        port("zero", on("lan", 0)),
+        port("beyond", on("lan", 4095)),
+        port("nowhere", on("", 5)),
+    ] {
+        let ports = good.iter().cloned().chain([bad.clone()]).collect();
+        assert!(check(ports).is_err(), "{bad:?}");
+    }
+    let renumbered = |id| Setup {
+        ports: vec![port("lan.5", on("lan", id))],
+        ..setup()
+    };
+    let difference = renumbered(5).difference(&renumbered(6)).unwrap();
+    assert_eq!(difference.running, "lan.5 (inside, VLAN 5 of lan)");
 }
 
 fn facts() -> Facts {
@@ -487,7 +531,7 @@ proptest! {
     #[test]
     fn a_setup_is_read_as_it_was_written(
         cores in prop::collection::vec(any::<Option<u16>>(), 1..=64),
-        names in prop::collection::vec(("[a-z0-9.]{1,15}", 0..3usize), 1..=16),
+        names in prop::collection::vec(("[a-z0-9.]{1,15}", 0..3usize, vlan()), 1..=16),
         sizes in any::<(u32, u32)>(),
         busy in any::<bool>(),
         engine in prop::option::of("[a-z-]{1,31}"),
@@ -496,7 +540,8 @@ proptest! {
             workers: cores.into_iter().map(|core| WorkerSetup { core }).collect(),
             ports: names
                 .into_iter()
-                .map(|(interface, role)| PortSetup {
+                .map(|(interface, role, vlan)| PortSetup {
+                    vlan,
                     interface,
                     role: [Role::Inside, Role::Outside, Role::Host][role],
                 })

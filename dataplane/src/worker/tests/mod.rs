@@ -20,6 +20,7 @@ mod relay;
 mod shares;
 mod sizes;
 mod tunnel;
+mod vlan;
 
 use super::*;
 use crate::port::memory::{self, MemoryPort};
@@ -196,13 +197,22 @@ pub fn protect(site: u8, peer: u8) -> Policy {
 impl Gateway {
     /// A gateway that knows its ports, routes and neighbours, and nothing of tunnels.
     pub fn new(site: u8, workers: u16) -> Self {
+        Self::with_links(site, workers, &[Role::Inside, Role::Outside], &[])
+    }
+
+    /// As [`Gateway::new`], with these ports on its two interfaces.
+    pub fn with_links(site: u8, workers: u16, roles: &[Role], links: &[Link]) -> Self {
         let port = |name: &str, role| PortSetup {
+            vlan: None,
             interface: name.to_owned(),
             role,
         };
         let setup = Setup {
             workers: vec![WorkerSetup { core: None }; workers.into()],
-            ports: vec![port("in", Role::Inside), port("out", Role::Outside)],
+            ports: (0..)
+                .zip(roles)
+                .map(|(number, role): (u8, _)| port(&format!("port-{number}"), *role))
+                .collect(),
             polling: Polling::Adaptive,
             sa_capacity: 64,
             engine: None,
@@ -216,7 +226,7 @@ impl Gateway {
         let facts = Facts {
             epoch: Epoch(9),
             engine: "portable".to_owned(),
-            ports: vec![fact; 2],
+            ports: vec![fact; roles.len()],
         };
         let (segment, _) = Segment::create(&setup, &facts).unwrap();
         let (channel, connection) = segment.connect_locally().unwrap();
@@ -235,7 +245,8 @@ impl Gateway {
             let (near_outside, outside) = memory::pair(FRAMES);
             let settings = Settings {
                 id: WorkerId(number),
-                roles: vec![Role::Inside, Role::Outside],
+                roles: roles.to_vec(),
+                links: links.to_vec(),
                 polling: Polling::Adaptive,
                 engine: EngineKind::Portable,
                 sa_capacity: 64,
