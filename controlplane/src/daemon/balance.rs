@@ -73,10 +73,15 @@ impl Balance {
         }
     }
 
-    /// The worker for a new pair: that which has least to do, and of those that which has the fewest SAs. `replaces` are both
-    /// halves of the pair whose traffic it takes over; of another nothing is known.
-    pub(super) fn choose(&mut self, replaces: &[SaId]) -> WorkerId {
-        let expected: u64 = replaces.iter().map(|sa| self.rate(*sa)).sum();
+    /// The worker for a new pair: that which has least to do, and of those that which has the fewest SAs. Of the pair whose
+    /// traffic it takes over, if there is one, `replaces` are the owner and both halves.
+    pub(super) fn choose(&mut self, replaces: Option<(WorkerId, &[SaId])>) -> WorkerId {
+        let halves = replaces.map_or(&[][..], |(_, halves)| halves);
+        let expected: u64 = halves.iter().map(|sa| self.rate(*sa)).sum();
+        let before = replaces.and_then(|(owner, _)| self.load.get_mut(usize::from(owner.0)));
+        if let Some(load) = before {
+            *load = load.saturating_sub(expected);
+        }
         let loads = self.load.iter().zip(&self.sas).enumerate();
         let least = loads.min_by_key(|(_, (load, sas))| (**load, **sas));
         let worker = least.map_or(0, |(worker, _)| worker);
@@ -103,7 +108,9 @@ impl Balance {
             let work = work(record);
             let last = before.get(&record.sa.value());
             let fresh = last.map_or(0, |last| work.saturating_sub(last.work));
-            let a_second = (fresh.saturating_mul(1000)).checked_div(millis).unwrap_or(0);
+            let a_second = (fresh.saturating_mul(1000))
+                .checked_div(millis)
+                .unwrap_or(0);
             self.carried
                 .insert(record.sa.value(), Carried { work, a_second });
             if let Some(load) = self.load.get_mut(usize::from(record.owner.0)) {
@@ -139,7 +146,6 @@ impl Balance {
         let lighter = rated.filter(|(rate, _)| *rate > 0 && *rate < difference);
         let (_, best) = lighter.min_by_key(|(rate, _)| (difference / 2).abs_diff(*rate))?;
         self.moving.insert(best.value(), now + STAY);
-        self.moved += 1;
         Some(best)
     }
 

@@ -18,6 +18,7 @@ use esplanade_ike::{
 
 use super::{
     agreements::Agreed,
+    balance::Balance,
     policies::{self, ChildName, Narrowed, Selectors},
     slots::Slots,
 };
@@ -53,6 +54,13 @@ impl Pair {
     }
 }
 
+impl Pair {
+    /// The inbound half, and the outbound one.
+    fn halves(&self) -> impl Iterator<Item = SaId> + use<> {
+        std::iter::once(self.inbound).chain(self.outbound)
+    }
+}
+
 /// Why an SA cannot be installed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum InstallError {
@@ -81,8 +89,8 @@ pub(super) struct Children {
     by_name: BTreeMap<ChildName, BTreeSet<u32>>,
     /// The same, by the group of their policies.
     by_group: BTreeSet<(u64, u32)>,
-    /// SAs owned by each worker.
-    load: Vec<usize>,
+    /// What each worker has to do.
+    pub(super) balance: Balance,
     /// How many pairs a peer narrowed, or are of an instance.
     narrowed: usize,
 }
@@ -90,8 +98,10 @@ pub(super) struct Children {
 impl Children {
     /// Prepares for a dataplane of so many workers that holds nothing.
     pub(super) fn reset(&mut self, workers: usize) {
+        let mut balance = std::mem::take(&mut self.balance);
+        balance.reset(workers);
         *self = Self {
-            load: vec![0; workers],
+            balance,
             ..Self::default()
         };
     }
@@ -150,7 +160,7 @@ impl Children {
             self.refuse_alike(policy, &name, groups)?;
         }
         let outbound = slots.take_partner(inbound, now).ok_or(InstallError::Full)?;
-        let owner = self.least_loaded();
+        let owner = self.owner_for(sa.replaces, inbound, now);
         let label = Label::new(&policies::label(&sa.peer, &sa.child));
         let encapsulation = sa.encapsulation.map(ports);
         let commands = [
@@ -213,7 +223,7 @@ impl Children {
     /// The commands that have both halves of a pair send to and expect a peer elsewhere.
     pub(super) fn move_to(&self, inbound: u32, remote: SocketAddr) -> Vec<Command> {
         let pair = self.pairs.get(&inbound);
-        let halves = pair.map(|pair| std::iter::once(pair.inbound).chain(pair.outbound));
+        let halves = pair.map(Pair::halves);
         let command = |sa| Command::MovePeer {
             sa,
             remote: remote.ip(),
@@ -245,9 +255,7 @@ impl Children {
 
     fn insert(&mut self, pair: Pair) {
         let halves = 1 + usize::from(pair.outbound.is_some());
-        if let Some(load) = self.load.get_mut(usize::from(pair.owner.0)) {
-            *load += halves;
-        }
+        self.balance.add(pair.owner, halves);
         let inbound = pair.inbound.value();
         self.narrowed += usize::from(pair.is_of_note());
         self.by_group.insert((pair.policy.group(), inbound));
@@ -256,19 +264,32 @@ impl Children {
         self.pairs.insert(inbound, pair);
     }
 
-    fn least_loaded(&self) -> WorkerId {
-        let least = self.load.iter().enumerate().min_by_key(|(_, load)| **load);
-        // A dataplane has 64 workers at most.
-        WorkerId(least.map_or(0, |(worker, _)| worker as u16))
+    /// The worker for a new pair, perhaps in the place of another.
+    fn owner_for(&mut self, replaces: Option<u32>, inbound: SaId, now: Instant) -> WorkerId {
+        let before = replaces.and_then(|before| self.pairs.get(&before));
+        let before = before.map(|pair| (pair.owner, pair.halves().collect::<Vec<_>>()));
+        let replaced = before.as_ref();
+        let owner = self
+            .balance
+            .choose(replaced.map(|(owner, halves)| (*owner, halves.as_slice())));
+        if let Some(before) = replaces {
+            self.balance.replaced(before, inbound, now);
+        }
+        owner
+    }
+
+    /// The pair whose successor is to be another worker's, where one has much more to do than another.
+    pub(super) fn choose_to_move(&mut self, now: Instant) -> Option<SaId> {
+        let pairs = self.pairs.values();
+        let pairs = pairs.map(|pair| (pair.inbound, pair.outbound, pair.owner));
+        self.balance.even_out(pairs, now)
     }
 
     /// Forgets a pair; the commands remove it from the dataplane.
     pub(super) fn remove(&mut self, inbound: u32) -> Option<(Pair, Vec<Command>)> {
         let pair = self.pairs.remove(&inbound)?;
-        let halves: Vec<SaId> = std::iter::once(pair.inbound).chain(pair.outbound).collect();
-        if let Some(load) = self.load.get_mut(usize::from(pair.owner.0)) {
-            *load = load.saturating_sub(halves.len());
-        }
+        let halves: Vec<SaId> = pair.halves().collect();
+        self.balance.take(pair.owner, halves.len());
         self.narrowed -= usize::from(pair.is_of_note());
         self.by_group.remove(&(pair.policy.group(), inbound));
         if let Some(alike) = self.by_name.get_mut(&pair.name) {

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 mod agreements;
 mod api;
+mod balance;
 mod captures;
 mod children;
 mod concern;

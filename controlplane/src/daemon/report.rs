@@ -406,6 +406,31 @@ pub(super) fn counters(gateway: &mut Gateway) -> Vec<CounterRow> {
                 meaning: counter.sentence().to_owned(),
             }),
     );
+    let balance = &gateway.children.balance;
+    let of_owners = [
+        (
+            "OwnersUneven",
+            Severity::Notice,
+            balance.uneven,
+            "Looks at the workers, one every five seconds, that found one with more than twice the traffic of another.",
+        ),
+        (
+            "OwnersMoved",
+            Severity::Info,
+            balance.moved,
+            "Child SAs rekeyed so that a worker with less to do gets them.",
+        ),
+    ];
+    rows.extend(
+        of_owners.map(|(name, severity, value, meaning)| CounterRow {
+            name: name.to_owned(),
+            plane: "controlplane".to_owned(),
+            severity,
+            unit: "times".to_owned(),
+            value,
+            meaning: meaning.to_owned(),
+        }),
+    );
     rows
 }
 

@@ -225,6 +225,8 @@ pub struct Scribe {
     segment: Segment,
     connection: Option<Connection>,
     pub worker: WorkerEnd,
+    /// Workers beyond the first, which shows what all of them have.
+    others: Vec<WorkerEnd>,
     pub steward: WorkerEnd,
 }
 
@@ -244,12 +246,17 @@ impl Scribe {
         };
         let (segment, _) = Segment::create(&setup, &facts).unwrap();
         let worker = segment.worker(WorkerId(0)).unwrap();
+        let others = (1..setup.workers.len() as u16).map(WorkerId);
+        let others = others
+            .map(|worker| segment.worker(worker).unwrap())
+            .collect();
         let steward = segment.worker(setup.steward()).unwrap();
         let connection = Some(pending.grant(&segment).unwrap());
         Self {
             segment,
             connection,
             worker,
+            others,
             steward,
         }
     }
@@ -278,6 +285,11 @@ impl Scribe {
         while let Some(received) = self.steward.commands.receive() {
             self.steward.commands.applied();
             steward.push(received.command.unwrap());
+        }
+        for other in &mut self.others {
+            while other.commands.receive().is_some() {
+                other.commands.applied();
+            }
         }
         let mut worker = Vec::new();
         while let Some(received) = self.worker.commands.receive() {
