@@ -22,9 +22,11 @@
 //! no port.
 //!
 //! *The gateway's own.* With a TAP, a table 4302 leads what the gateway itself sends to a protected remote prefix there, from an
-//! address of its own within the local one; rules of preference 4300 consult it for packets that come from no interface.
-//! The TAP and its routes go with the dataplane, and what is left is the guard. Sockets with our mark, which are IKE's, skip
-//! both.
+//! address of its own within the local one; rules of preference 4300 consult it for packets that come from no interface. A
+//! socket without an address is to get one of these, which for IPv4 a rule `from 0.0.0.0` sees to. In IPv6 no rule with a source
+//! fits a lookup without one, so one for all sources does it (4299), and two before it, for half of all sources each, have
+//! everything else go on at 4300 (4298). The TAP and its routes go with the dataplane, and behind each stands an unreachable one.
+//! Sockets with our mark, which are IKE's, skip both tables.
 //!
 //! The guard outlives both planes and is adopted at the next start. Nothing outside that table, and no rule that is not
 //! of that preference and for that table, is touched. The kernel goes through rules one by one wherever it looks a route
@@ -56,6 +58,9 @@ pub const TABLE: u32 = 4301;
 /// The table of the gateway's own traffic, and the preference of its rules, which come before the guard's.
 pub const OWN_TABLE: u32 = 4302;
 const OWN_PREFERENCE: u32 = 4300;
+/// The rule for what the gateway sends over IPv6 without a source address, and those before it that spare what has one.
+const UNCHOSEN_PREFERENCE: u32 = 4299;
+const CHOSEN_PREFERENCE: u32 = 4298;
 /// The bit of a socket's mark that skips both tables: IKE must not go into its own tunnel.
 pub const MARK: u32 = 0x0400_0000;
 

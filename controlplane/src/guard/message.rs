@@ -12,11 +12,18 @@ use rtnetlink::packet_route::{
     rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
 };
 
-use super::{MARK, OWN_PREFERENCE, OWN_TABLE, TABLE, part::Part};
+use super::{
+    CHOSEN_PREFERENCE, MARK, OWN_PREFERENCE, OWN_TABLE, TABLE, UNCHOSEN_PREFERENCE, part::Part,
+};
 
-/// Table and preference of the guard, and of the gateway's own traffic.
+/// Table and preference of the guard, and of the gateway's own traffic: with a source address that it has chosen or without.
 const GUARD: (u32, u32) = (TABLE, TABLE);
 const OWN: (u32, u32) = (OWN_TABLE, OWN_PREFERENCE);
+const CHOSEN: (u32, u32) = (OWN_TABLE, CHOSEN_PREFERENCE);
+const UNCHOSEN: (u32, u32) = (OWN_TABLE, UNCHOSEN_PREFERENCE);
+const PLACES: [(u32, u32); 4] = [GUARD, OWN, CHOSEN, UNCHOSEN];
+/// The metric of what holds while no better route is there.
+const LAST: u32 = OWN_TABLE;
 /// Where the kernel has packets come from that the gateway itself sends.
 const LOOPBACK: &str = "lo";
 
@@ -35,6 +42,9 @@ impl Message {
         match part {
             Part::Throw(prefix) => Self::Route(route(*prefix, RouteType::Throw, TABLE)),
             Part::Unreachable(prefix) => Self::Route(route(*prefix, RouteType::Unreachable, TABLE)),
+            Part::OwnUnreachable(prefix) => {
+                Self::Route(route_of(*prefix, RouteType::Unreachable, OWN_TABLE, LAST))
+            }
             Part::OwnThrow(prefix) => Self::Route(route(*prefix, RouteType::Throw, OWN_TABLE)),
             Part::Own {
                 remote,
@@ -56,14 +66,13 @@ impl Message {
                 rule.attributes.push(RuleAttribute::FwMask(MARK));
                 Self::Rule(rule)
             }
-            Part::OwnOutgoing(prefix) => {
-                let mut rule = rule(RuleAction::ToTable, *prefix, OWN);
-                rule.attributes.extend([
-                    RuleAttribute::Iifname(LOOPBACK.to_owned()),
-                    RuleAttribute::FwMask(MARK),
-                ]);
+            Part::OwnOutgoing(prefix) => Self::Rule(unmarked_of_the_gateway(*prefix, OWN)),
+            Part::OwnChosen(half) => {
+                let mut rule = rule(RuleAction::Goto, *half, CHOSEN);
+                rule.attributes.push(RuleAttribute::Goto(OWN_PREFERENCE));
                 Self::Rule(rule)
             }
+            Part::OwnUnchosen(all) => Self::Rule(unmarked_of_the_gateway(*all, UNCHOSEN)),
             Part::Incoming {
                 interface,
                 remote,
@@ -91,6 +100,10 @@ impl Message {
 }
 
 fn route(prefix: Prefix, kind: RouteType, table: u32) -> RouteMessage {
+    route_of(prefix, kind, table, metric(prefix.address()))
+}
+
+fn route_of(prefix: Prefix, kind: RouteType, table: u32, metric: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(prefix);
     message.header.destination_prefix_length = prefix.length();
@@ -101,7 +114,7 @@ fn route(prefix: Prefix, kind: RouteType, table: u32) -> RouteMessage {
     message.attributes = vec![
         RouteAttribute::Destination(route_address(prefix.address())),
         RouteAttribute::Table(table),
-        RouteAttribute::Priority(metric(prefix.address())),
+        RouteAttribute::Priority(metric),
     ];
     message
 }
@@ -148,8 +161,18 @@ fn unspecified(family: AddressFamily) -> Option<IpAddr> {
     }
 }
 
-/// A rule for what comes from a prefix. That of a blackhole looks nothing up in our table: it is named there to say whose
-/// the rule is.
+/// A rule for what the gateway itself sends from a prefix.
+fn unmarked_of_the_gateway(from: Prefix, place: (u32, u32)) -> RuleMessage {
+    let mut rule = rule(RuleAction::ToTable, from, place);
+    rule.attributes.extend([
+        RuleAttribute::Iifname(LOOPBACK.to_owned()),
+        RuleAttribute::FwMask(MARK),
+    ]);
+    rule
+}
+
+/// A rule for what comes from a prefix. A blackhole, and one that goes on at another, look nothing up in our table: it is named
+/// there to say whose the rule is.
 fn rule(action: RuleAction, from: Prefix, (table, preference): (u32, u32)) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = family(from);
@@ -177,8 +200,11 @@ fn route_part(route: &RouteMessage) -> Option<Part> {
             _ => {}
         }
     }
-    let is_narrower = route.header.tos != 0 || route.header.source_prefix_length != 0;
-    if is_narrower || found_metric != metric(destination) {
+    if route.header.tos != 0 || route.header.source_prefix_length != 0 {
+        return None;
+    }
+    let last = table(route) == OWN_TABLE && route.header.kind == RouteType::Unreachable;
+    if found_metric != if last { LAST } else { metric(destination) } {
         return None;
     }
     let prefix = Prefix::containing(destination, route.header.destination_prefix_length)?;
@@ -186,6 +212,7 @@ fn route_part(route: &RouteMessage) -> Option<Part> {
         (TABLE, RouteType::Throw, _) => Some(Part::Throw(prefix)),
         (TABLE, RouteType::Unreachable, _) => Some(Part::Unreachable(prefix)),
         (OWN_TABLE, RouteType::Throw, _) => Some(Part::OwnThrow(prefix)),
+        (OWN_TABLE, RouteType::Unreachable, _) => Some(Part::OwnUnreachable(prefix)),
         (OWN_TABLE, RouteType::Unicast, Some(tap)) => Some(Part::Own {
             remote: prefix,
             tap,
@@ -199,13 +226,14 @@ fn rule_part(rule: &RuleMessage) -> Option<Part> {
     let any = unspecified(rule.header.family)?;
     let (mut source, mut destination) = (any, any);
     let mut interface = None;
-    let mut unmarked = false;
+    let (mut unmarked, mut target) = (false, None);
     for attribute in &rule.attributes {
         match attribute {
             RuleAttribute::Source(address) => source = *address,
             RuleAttribute::Destination(address) => destination = *address,
             RuleAttribute::Iifname(name) => interface = Some(name.clone()),
             RuleAttribute::FwMask(MARK) => unmarked = true,
+            RuleAttribute::Goto(preference) => target = Some(*preference),
             RuleAttribute::Priority(_)
             | RuleAttribute::Table(_)
             | RuleAttribute::Protocol(_)
@@ -216,20 +244,29 @@ fn rule_part(rule: &RuleMessage) -> Option<Part> {
         }
     }
     let header = &rule.header;
-    // A rule for an interface that is not there waits for it.
-    let waits = RuleFlags::IifDetached;
+    // A rule for an interface that is not there waits for it, and one that goes on at another for that.
+    let waits = RuleFlags::IifDetached | RuleFlags::Unresolved;
     if header.tos != 0 || !header.flags.difference(waits).is_empty() {
         return None;
     }
     let from = Prefix::containing(source, header.src_len)?;
     let to = Prefix::containing(destination, header.dst_len)?;
-    let own = is_of(rule, OWN);
+    if is_of(rule, CHOSEN) {
+        let goes_on = header.action == RuleAction::Goto && target == Some(OWN_PREFERENCE);
+        let is_all = interface.is_none() && !unmarked && to.length() == 0;
+        return (goes_on && is_all).then_some(Part::OwnChosen(from));
+    }
+    let part_of_own = match (is_of(rule, OWN), is_of(rule, UNCHOSEN)) {
+        (true, _) => Some(Part::OwnOutgoing(from)),
+        (_, true) => Some(Part::OwnUnchosen(from)),
+        _ => None,
+    };
     match (header.action, interface) {
         (RuleAction::ToTable, Some(interface)) => {
-            let ours = own && unmarked && interface == LOOPBACK && to.length() == 0;
-            ours.then_some(Part::OwnOutgoing(from))
+            let ours = unmarked && interface == LOOPBACK && to.length() == 0;
+            part_of_own.filter(|_| ours)
         }
-        _ if own => None,
+        _ if part_of_own.is_some() => None,
         (RuleAction::ToTable, None) if to.length() == 0 => Some(if unmarked {
             Part::OutgoingUnmarked(from)
         } else {
@@ -263,16 +300,13 @@ pub(super) fn table(route: &RouteMessage) -> u32 {
 
 /// Whether a rule is of a preference of ours, and to its table.
 pub(super) fn is_our_rule(rule: &RuleMessage) -> bool {
-    is_of(rule, GUARD) || is_of(rule, OWN)
+    PLACES.iter().any(|place| is_of(rule, *place))
 }
 
 /// The preference of a rule of ours.
 pub(super) fn preference(rule: &RuleMessage) -> u32 {
-    if is_of(rule, OWN) {
-        OWN_PREFERENCE
-    } else {
-        TABLE
-    }
+    let place = PLACES.iter().find(|place| is_of(rule, **place));
+    place.map_or(TABLE, |(_, preference)| *preference)
 }
 
 fn is_of(rule: &RuleMessage, (table, preference): (u32, u32)) -> bool {
@@ -301,6 +335,9 @@ mod tests {
                 Part::OutgoingUnmarked(near),
                 Part::OwnOutgoing(near),
                 Part::OwnThrow(near),
+                Part::OwnUnreachable(far),
+                Part::OwnChosen(near),
+                Part::OwnUnchosen(near),
                 Part::Own {
                     remote: far,
                     tap: 9,

@@ -8,7 +8,7 @@ use std::{
 
 use esplanade_config::Prefix;
 
-use super::{MARK, OWN_TABLE, Own, TABLE, Wanted};
+use super::{MARK, OWN_PREFERENCE, OWN_TABLE, Own, TABLE, Wanted};
 
 /// One thing that the guard puts into the kernel. In the order in which they are put there: no rule leads to a table
 /// that is not complete yet, and no network is let through before its parts are kept.
@@ -26,6 +26,8 @@ pub(super) enum Part {
         tap: u32,
         source: IpAddr,
     },
+    /// A route of the gateway's own traffic that ends the lookup while there is no TAP.
+    OwnUnreachable(Prefix),
     /// A rule that has what comes from a local prefix looked up in our table.
     Outgoing(Prefix),
     /// The same, but not for marked packets.
@@ -33,6 +35,11 @@ pub(super) enum Part {
     /// A rule that has what the gateway sends from a local prefix looked up in the table of its own traffic, but not marked
     /// packets.
     OwnOutgoing(Prefix),
+    /// A rule for half of IPv6 that spares who has a source address there the next one.
+    OwnChosen(Prefix),
+    /// A rule that has what the gateway sends over IPv6, which is all of this prefix, looked up in the table of its own traffic, but
+    /// not marked packets.
+    OwnUnchosen(Prefix),
     /// A rule that drops what comes in by an outside interface as if from a remote prefix to a local one.
     Incoming {
         interface: String,
@@ -95,37 +102,44 @@ impl Part {
 const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0);
 const LINK_LOCAL_LENGTH: u8 = 10;
 
-/// The routes and rules of the gateway's own traffic, while there is a TAP.
+/// The routes and rules of the gateway's own traffic. Those through the TAP are there while it is.
 fn own_parts(own: &Own, attached: &BTreeSet<Prefix>) -> BTreeSet<Part> {
-    let Some(tap) = own.tap else {
-        return BTreeSet::new();
-    };
     let mut routes = BTreeMap::new();
     let mut parts = BTreeSet::new();
     for (local, remote, source) in &own.traffic {
         routes.entry(*remote).or_insert(*source);
         let locals = rule_prefixes(*local);
         parts.extend(locals.into_iter().map(Part::OwnOutgoing));
+        parts.extend(unchosen(remote.is_ipv4()));
         let covered = attached.iter().filter(|attached| {
             remote.length() < attached.length() && remote.contains(attached.address())
         });
         parts.extend(covered.map(|attached| Part::OwnThrow(*attached)));
     }
-    parts.extend(routes.into_iter().map(|(remote, source)| Part::Own {
-        remote,
-        tap,
-        source,
-    }));
-    // Who has not chosen a source address yet gets the route's.
-    let unchosen = own
-        .traffic
-        .iter()
-        .filter_map(|(_, remote, _)| match remote.address() {
-            IpAddr::V4(_) => Prefix::containing(Ipv4Addr::UNSPECIFIED, 32),
-            IpAddr::V6(_) => Prefix::containing(Ipv6Addr::UNSPECIFIED, 128),
-        });
-    parts.extend(unchosen.map(Part::OwnOutgoing));
+    for (remote, source) in routes {
+        parts.insert(Part::OwnUnreachable(remote));
+        parts.extend(own.tap.map(|tap| Part::Own {
+            remote,
+            tap,
+            source,
+        }));
+    }
     parts
+}
+
+/// The rules for who has not chosen a source address yet, and gets the route's. IPv4's looks routes up from 0.0.0.0. IPv6's looks
+/// them up without one, and then no rule with a source fits: one without is left for it by those who have one.
+fn unchosen(ipv4: bool) -> Vec<Part> {
+    if ipv4 {
+        let unspecified = Prefix::host(Ipv4Addr::UNSPECIFIED.into());
+        return vec![Part::OwnOutgoing(unspecified)];
+    }
+    let all = Prefix::containing(Ipv6Addr::UNSPECIFIED, 0);
+    let halves = all.into_iter().flat_map(rule_prefixes);
+    halves
+        .map(Part::OwnChosen)
+        .chain(all.map(Part::OwnUnchosen))
+        .collect()
 }
 
 /// What the rules for a prefix are for. The kernel takes a rule for 0.0.0.0/0 or ::/0 for the same as any other of its
@@ -161,16 +175,20 @@ impl fmt::Display for Part {
                 tap,
                 source,
             } => write!(f, "{remote} dev {tap} src {source} table {OWN_TABLE}"),
+            Self::OwnUnreachable(prefix) => {
+                write!(f, "unreachable {prefix} table {OWN_TABLE}")
+            }
             Self::Outgoing(prefix) => write!(f, "from {prefix} lookup {TABLE}"),
             Self::OutgoingUnmarked(prefix) => {
                 write!(f, "from {prefix} fwmark 0/{MARK:#x} lookup {TABLE}")
             }
-            Self::OwnOutgoing(prefix) => {
+            Self::OwnOutgoing(prefix) | Self::OwnUnchosen(prefix) => {
                 write!(
                     f,
                     "from {prefix} iif lo fwmark 0/{MARK:#x} lookup {OWN_TABLE}"
                 )
             }
+            Self::OwnChosen(half) => write!(f, "from {half} goto {OWN_PREFERENCE}"),
             Self::Incoming {
                 interface,
                 remote,
@@ -325,11 +343,14 @@ mod tests {
             "from 10.1.0.0/16 fwmark 0/0x4000000 lookup 4301",
             "from 192.0.2.1/32 fwmark 0/0x4000000 lookup 4301",
         ];
-        assert_eq!(words(None), [&guard[..], &unmarked].concat());
+        let thrown = ["throw 10.1.0.0/16 table 4302"];
         let routes = [
-            "throw 10.1.0.0/16 table 4302",
             "0.0.0.0/0 dev 7 src 10.1.0.1 table 4302",
             "192.0.2.2/32 dev 7 src 192.0.2.1 table 4302",
+        ];
+        let held = [
+            "unreachable 0.0.0.0/0 table 4302",
+            "unreachable 192.0.2.2/32 table 4302",
         ];
         let rules = [
             "from 0.0.0.0/32 iif lo fwmark 0/0x4000000 lookup 4302",
@@ -338,7 +359,35 @@ mod tests {
         ];
         assert_eq!(
             words(Some(7)),
-            [&guard[..], &routes, &unmarked, &rules].concat()
+            [&guard[..], &thrown, &routes, &held, &unmarked, &rules].concat()
+        );
+        // Without the TAP none of it leaves in the clear, whether it has a source address or not.
+        assert_eq!(
+            words(None),
+            [&guard[..], &thrown, &held, &unmarked, &rules].concat()
+        );
+    }
+
+    #[test]
+    fn who_has_no_source_address_of_ipv6_has_a_rule_of_its_own() {
+        let (near, far) = (prefix6("2001:db8:1::", 48), prefix6("2001:db8:2::", 48));
+        let source = "2001:db8:1::1".parse().unwrap();
+        let own = Own {
+            tap: Some(7),
+            traffic: [(near, far, source)].into(),
+        };
+        let parts = own_parts(&own, &BTreeSet::new());
+        let words: Vec<String> = parts.iter().map(Part::to_string).collect();
+        assert_eq!(
+            words,
+            [
+                "2001:db8:2::/48 dev 7 src 2001:db8:1::1 table 4302",
+                "unreachable 2001:db8:2::/48 table 4302",
+                "from 2001:db8:1::/48 iif lo fwmark 0/0x4000000 lookup 4302",
+                "from ::/1 goto 4300",
+                "from 8000::/1 goto 4300",
+                "from ::/0 iif lo fwmark 0/0x4000000 lookup 4302",
+            ]
         );
     }
 

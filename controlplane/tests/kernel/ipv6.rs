@@ -3,7 +3,7 @@
 use crate::{Namespace, address, joined, link, prefix, until};
 use esplanade_config::Prefix;
 use esplanade_controlplane::{
-    guard::{Guard, Standing, Wanted},
+    guard::{Guard, MARK, Own, Standing, Wanted},
     netlink::Monitor,
 };
 use std::process::Command;
@@ -180,5 +180,82 @@ fn the_guard_holds_prefixes_of_both_families() {
         assert_eq!(a.ip("-6 rule show pref 4301"), "");
         assert!(!a.ip("-6 route show table all").contains("4301"));
         assert!(leaves() && passes_by());
+    });
+}
+
+#[test]
+fn what_the_gateway_itself_sends_goes_by_the_tap_or_nowhere() {
+    let Some((a, _b)) = joined6() else { return };
+    a.ip("link add esp0 type veth peer name other");
+    a.ip("link set other up");
+    a.ip("link set esp0 up");
+    a.ip("addr add 10.9.0.1/32 dev lo");
+    a.ip("addr add 2001:db8:9::1/128 dev lo nodad");
+    let way = |words: String| {
+        let words: Vec<&str> = words.split(' ').collect();
+        let get = ["-n", &a.name, "route", "get"];
+        let output = Command::new("ip").args(get).args(words).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        if text.starts_with("unreachable") || !output.status.success() {
+            return "none";
+        }
+        let there = ["esp0", "near"];
+        let found = there
+            .into_iter()
+            .find(|name| text.contains(&format!("dev {name} ")));
+        found.unwrap_or_else(|| panic!("{text}"))
+    };
+    // Without a source address, from a protected one, from another, and marked.
+    let ways = |remote: &str, own: &str, other: &str| {
+        [
+            way(remote.to_owned()),
+            way(format!("{remote} from {own}")),
+            way(format!("{remote} from {other}")),
+            way(format!("{remote} mark {MARK:#x}")),
+        ]
+    };
+    let both = || {
+        let v4 = ways("192.0.2.2", "192.0.2.1", "10.9.0.1");
+        assert_eq!(v4, ways("2001:db8::2", "2001:db8::1", "2001:db8:9::1"));
+        v4
+    };
+    let pairs = [
+        (prefix([192, 0, 2, 1], 32), prefix([192, 0, 2, 2], 32)),
+        (net("2001:db8::1", 128), net("2001:db8::2", 128)),
+    ];
+    let wanted = |tap| {
+        let traffic = pairs.map(|(local, remote)| (local, remote, local.address()));
+        Wanted {
+            pairs: pairs.into(),
+            own: Some(Own {
+                tap,
+                traffic: traffic.into(),
+            }),
+            ..Wanted::default()
+        }
+    };
+    a.run(async || {
+        let mut monitor = Monitor::start().await.unwrap();
+        until(&mut monitor, |tables| link(tables, "esp0").is_some()).await;
+        let tap = link(monitor.tables(), "esp0");
+        let guard = Guard::open().unwrap();
+        assert_eq!(both(), ["near"; 4]);
+        for _ in 0..2 {
+            let there = wanted(tap);
+            guard.apply(&there).await.unwrap();
+            assert_eq!(guard.look(&there).await.unwrap(), Standing::default());
+            assert_eq!(both(), ["esp0", "esp0", "near", "near"]);
+        }
+        // Its routes go with it, before anyone is told.
+        a.ip("link del esp0");
+        assert_eq!(both(), ["none", "none", "near", "near"]);
+        guard.apply(&wanted(None)).await.unwrap();
+        assert_eq!(both(), ["none", "none", "near", "near"]);
+        guard.clear().await.unwrap();
+        assert_eq!(both(), ["near"; 4]);
+        for family in ["-4", "-6"] {
+            let rules = a.ip(&format!("{family} rule show"));
+            assert!(!rules.contains("430") && !rules.contains("429"), "{rules}");
+        }
     });
 }
