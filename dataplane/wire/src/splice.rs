@@ -45,7 +45,7 @@ impl Place {
         }
     }
 
-    /// Where the header goes in an IPv6 packet.
+    /// Where the header goes in an IPv6 packet, whose end may be missing.
     ///
     /// RFC 4303 3.1.1: "ESP is viewed as an end-to-end payload, and thus should appear after hop-by-hop, routing, and
     /// fragmentation extension headers. Destination options extension header(s) could appear before, after, or both before
@@ -53,9 +53,9 @@ impl Place {
     ///
     /// # Errors
     ///
-    /// The packet or one of its extension headers is cut short.
+    /// It is not IPv6, or its header or one of its extension headers is cut short.
     pub fn in_ipv6(bytes: &[u8]) -> Result<Self, Malformed> {
-        let packet = ipv6::Packet::new_checked(bytes)?;
+        let packet = ipv6::Packet::new_quoted(bytes)?;
         let mut place = Self {
             at: ipv6::HEADER_LEN as u16,
             next_at: V6_NEXT_HEADER,
@@ -250,6 +250,8 @@ mod tests {
         bytes.extend([1, 2, 3, 4]);
         bytes[5] += 4;
         let place = Place::in_ipv6(&bytes).unwrap();
+        // Its end may be missing.
+        assert_eq!(Place::of(&bytes[..48]).unwrap(), place);
         place.rewrite(&mut bytes, Protocol::AH, 80).unwrap();
         assert_eq!((bytes[6], bytes[40], bytes[5]), (0, 51, 40));
         assert!(Place::in_ipv6(&v6(0, &[6])).is_err());

@@ -3,7 +3,7 @@
 use super::*;
 use crate::worker::reassembly::PATIENCE_MS;
 use esplanade_crypto::{AesKey, Hmac};
-use esplanade_wire::splice::fix_checksum;
+use esplanade_wire::{ipv6, splice::fix_checksum};
 
 const SHA256: Integrity = Integrity::Hmac(Hmac::Sha2_256);
 
@@ -15,15 +15,15 @@ fn ah(integrity: Integrity) -> Tunnel {
 }
 
 /// A policy for what the two gateways themselves have to say to each other.
-fn between(site: u8, peer: u8) -> Policy {
-    let host = |address: Ipv4Addr| Selector {
-        first: address.into(),
-        last: address.into(),
+fn between(family: Family, site: u8, peer: u8) -> Policy {
+    let host = |address: IpAddr| Selector {
+        first: address,
+        last: address,
         ports: (0, u16::MAX),
     };
     Policy {
-        local: host(outer(site)),
-        remote: host(outer(peer)),
+        local: host(outer_of(family, site)),
+        remote: host(outer_of(family, peer)),
         ..protect(site, peer)
     }
 }
@@ -39,10 +39,11 @@ pub fn hosts(tunnel: &Tunnel) -> (Gateway, Gateway) {
         let site = gateway.site;
         gateway.workers[0].core.roles[usize::from(INSIDE)] = Role::Host;
         let mut commands = gateway.tunnel(peer, &tunnel, 0);
-        commands[0] = Command::SetPolicy(between(site, peer));
+        commands[0] = Command::SetPolicy(between(tunnel.outer, site, peer));
+        let own = outer_of(tunnel.outer, site);
         commands.extend([
             Command::SetRoute {
-                prefix: Prefix::new(outer(site).into(), 32).unwrap(),
+                prefix: Prefix::new(own, if own.is_ipv4() { 32 } else { 128 }).unwrap(),
                 port: Some(PortId(INSIDE)),
                 gateway: None,
                 mtu: 0,
@@ -50,7 +51,7 @@ pub fn hosts(tunnel: &Tunnel) -> (Gateway, Gateway) {
             },
             Command::SetNeighbor {
                 port: PortId(INSIDE),
-                address: outer(site).into(),
+                address: own,
                 mac: host_mac(site).0,
             },
         ]);
@@ -79,6 +80,42 @@ pub fn own(from: u8, to: u8, length: usize) -> Vec<u8> {
     let sum = sum.add_bytes(&payload).complement();
     payload[6..8].copy_from_slice(&sum.to_be_bytes());
     packet(own_header(from, to), &payload)
+}
+
+#[test]
+fn transport_mode_takes_ipv6_as_well_in_udp_and_not() {
+    let outer = families::over(Family::V6);
+    let udp = Tunnel {
+        udp: true,
+        ..outer.clone()
+    };
+    let ah = Tunnel {
+        ah: Some(SHA256),
+        ..outer.clone()
+    };
+    for kind in [outer, udp, ah] {
+        let (mut a, mut b) = hosts(&kind);
+        for length in [0, 1, 8, 64, 700] {
+            let (IpAddr::V6(from), IpAddr::V6(to)) =
+                (outer_of(Family::V6, A), outer_of(Family::V6, B))
+            else {
+                panic!("IPv4");
+            };
+            let header = ipv6::Repr::new(from, to, Protocol::UDP, 0);
+            let sent = families::packet_v6(header, &datagram(length));
+            let frames = a.protect(std::slice::from_ref(&sent));
+            assert_eq!(frames.len(), 1, "{kind:?}");
+            let received = b.unprotect(&frames);
+            assert_eq!(received.len(), 1, "{length} bytes, {kind:?}");
+            assert_eq!(
+                families::v6(&received[0]).payload(),
+                &sent[40..],
+                "{kind:?}"
+            );
+        }
+        a.audit();
+        b.audit();
+    }
 }
 
 #[test]
@@ -238,18 +275,18 @@ fn transport_mode_is_for_whole_packets_of_its_own_two_ends() {
     // 108 bytes are no multiple of 8.
     assert!(a.protect(&[part]).is_empty());
     assert_eq!(a.count(Counter::InFragment), 1);
-    let mut wide = between(A, B);
+    let mut wide = between(Family::V4, A, B);
     wide.remote.last = outer(9).into();
     a.tell_all(&[Command::SetPolicy(wide)]);
     assert!(a.protect(&[own(A, 9, 100)]).is_empty());
     assert_eq!(a.count(Counter::OutStateModeError), 1);
     a.now += Duration::from_millis(PATIENCE_MS + 1);
-    a.tell_all(&[Command::SetPolicy(between(A, B))]);
+    a.tell_all(&[Command::SetPolicy(between(Family::V4, A, B))]);
     let large = packet(own_header(A, B), &datagram(1480));
     assert!(a.protect(&[large]).is_empty());
     assert_eq!(a.count(Counter::OutTooBig), 1);
     // What a selector of ports does not cover is not let in.
-    let mut narrow = between(B, A);
+    let mut narrow = between(Family::V4, B, A);
     narrow.local.ports = (1, 1);
     b.tell_all(&[Command::SetPolicy(narrow)]);
     let frames = a.protect(&[own(A, B, 100)]);
