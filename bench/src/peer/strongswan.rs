@@ -75,6 +75,19 @@ pub enum Proof {
     Key(String),
     /// By certificates; ours is the one of this name among the [`Credentials`].
     Certificate(String),
+    /// We by EAP-MSCHAPv2, the peer by a certificate; we ask for an address of its pool.
+    Eap(User),
+    /// We by the certificate of this name, the peer by EAP-MSCHAPv2; it gets an address of this pool.
+    Pool(String, User, String),
+}
+
+/// Who proves by EAP who it is.
+#[derive(Debug, Clone)]
+pub struct User {
+    /// Its name.
+    pub name: String,
+    /// Its password.
+    pub password: String,
 }
 
 /// Files of certificates in PEM, each with the name that its file gets.
@@ -407,7 +420,7 @@ fn daemon_configuration(dir: &Path, version: Version) -> Result<String> {
     // kernel-libipsec comes before kernel-netlink: the first to offer ESP gives it.
     let plugins = "random nonce x509 revocation constraints pubkey pkcs1 pkcs8 pem openssl aes sha1 \
                    sha2 hmac kdf gcm curve25519 kernel-libipsec kernel-netlink socket-default vici \
-                   updown";
+                   updown eap-identity eap-mschapv2";
     let esp = match version {
         Version::Five => "allow_peer_ts = yes",
         Version::Six => "allow_peer_ts = yes\n      raw_esp = yes",
@@ -451,8 +464,26 @@ fn connection_configuration(connections: &[Connection]) -> Result<String> {
     for connection in connections {
         write_connection(&mut text, connection)?;
     }
+    text.push_str("}\npools {\n");
+    for connection in connections {
+        if let Proof::Pool(_, _, pool) = &connection.proof {
+            writeln!(
+                text,
+                "  pool-{} {{\n    addrs = {pool}\n  }}",
+                connection.name
+            )?;
+        }
+    }
     text.push_str("}\nsecrets {\n");
     for connection in connections {
+        if let Proof::Eap(user) | Proof::Pool(_, user, _) = &connection.proof {
+            let User { name, password } = user;
+            let of = &connection.name;
+            write!(
+                text,
+                "  eap-{of} {{\n    id = {name}\n    secret = \"{password}\"\n  }}\n"
+            )?;
+        }
         if let Proof::Key(secret) = &connection.proof {
             let Connection {
                 name,
@@ -488,9 +519,19 @@ fn write_connection(text: &mut String, connection: &Connection) -> Result<()> {
         ike,
         esp,
     } = connection;
-    let (method, certificate) = match proof {
-        Proof::Key(_) => ("psk", String::new()),
-        Proof::Certificate(name) => ("pubkey", format!("\n      certs = {name}.pem")),
+    let certs = |name: &str| format!("pubkey\n      certs = {name}.pem");
+    let eap = |name: &str| format!("eap-mschapv2\n      eap_id = {name}");
+    let (method, theirs, addresses) = match proof {
+        Proof::Key(_) => ("psk".to_owned(), "psk".to_owned(), String::new()),
+        Proof::Certificate(name) => (certs(name), "pubkey".to_owned(), String::new()),
+        Proof::Eap(user) => {
+            let vips = "\n    vips = 0.0.0.0".to_owned();
+            (eap(&user.name), "pubkey".to_owned(), vips)
+        }
+        Proof::Pool(certificate, ..) => {
+            let pools = format!("\n    pools = pool-{name}");
+            (certs(certificate), eap("%any"), pools)
+        }
     };
     write!(
         text,
@@ -500,13 +541,13 @@ fn write_connection(text: &mut String, connection: &Connection) -> Result<()> {
     remote_addrs = {remote}
     proposals = {ike}
     rekey_time = 0
-    dpd_delay = 0
+    dpd_delay = 0{addresses}
     local {{
-      auth = {method}{certificate}
+      auth = {method}
       id = {local_id}
     }}
     remote {{
-      auth = {method}
+      auth = {theirs}
       id = {remote_id}
     }}
     children {{

@@ -1,5 +1,8 @@
 //! Certificates for two gateways: a root, the intermediate authorities below it, and what they issue.
 
+// Each test binary uses its own part.
+#![allow(dead_code)]
+
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
     KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, RevocationReason,

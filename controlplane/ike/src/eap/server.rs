@@ -16,8 +16,10 @@ pub(crate) enum Outcome {
     Request(Vec<u8>),
     /// This Success, and what has come of it.
     Success(Vec<u8>, Authenticated),
-    /// This Failure.
-    Failure(Vec<u8>, EapError),
+    /// This request, which says that it has failed, and why it has.
+    Failing(Vec<u8>, EapError),
+    /// This Failure, and why, unless that has been told.
+    Failure(Vec<u8>, Option<EapError>),
 }
 
 #[derive(Debug)]
@@ -29,7 +31,7 @@ enum Stage {
     /// It is to say that it is content with our response.
     Succeeding(Authenticated),
     /// It is to say that it has heard of its failure.
-    Failing(EapError),
+    Failing,
     /// All is said.
     Over,
 }
@@ -90,13 +92,18 @@ impl Server {
 
     fn failure(&mut self, why: EapError) -> Outcome {
         self.stage = Stage::Over;
-        Outcome::Failure(Packet::end(FAILURE, self.identifier), why)
+        Outcome::Failure(Packet::end(FAILURE, self.identifier), Some(why))
     }
 
     /// Ends it, whatever it has come to.
     pub(crate) fn refuse(&mut self, why: EapError) -> (Vec<u8>, EapError) {
         self.stage = Stage::Over;
         (Packet::end(FAILURE, self.identifier), why)
+    }
+
+    /// Whether the client has been told that it failed.
+    pub(crate) const fn is_failing(&self) -> bool {
+        matches!(self.stage, Stage::Failing)
     }
 
     /// Takes what the client says.
@@ -122,7 +129,7 @@ impl Server {
                 Outcome::Success(Packet::end(SUCCESS, self.identifier), authenticated)
             }
             (Stage::Succeeding(_), _) => self.failure(EapError::WrongServer),
-            (Stage::Failing(why), _) => self.failure(why),
+            (Stage::Failing, _) => Outcome::Failure(Packet::end(FAILURE, self.identifier), None),
             _ => self.failure(malformed("it answers something else")),
         }
     }
@@ -161,11 +168,12 @@ impl Server {
                 Outcome::Request(self.request(&ServerMessage::Success { id, response }))
             }
             None => {
-                self.stage = Stage::Failing(match password {
+                self.stage = Stage::Failing;
+                let why = match password {
                     Some(_) => EapError::WrongPassword,
                     None => EapError::UnknownUser,
-                });
-                Outcome::Request(self.request(&ServerMessage::Failure { id }))
+                };
+                Outcome::Failing(self.request(&ServerMessage::Failure { id }), why)
             }
         }
     }

@@ -28,7 +28,7 @@ fn talk(
 ) {
     let (mut server, mut packet) = server(claimed);
     let mut client = Client::new(name.to_owned(), Secret::from(password.as_bytes()));
-    let mut packets = 1;
+    let (mut packets, mut told) = (1, None);
     loop {
         let response = match client.handle(&packet, [9; 16]).unwrap() {
             Answer::Response(response) => response,
@@ -40,8 +40,12 @@ fn talk(
                 packet = request;
                 continue;
             }
+            Outcome::Failing(request, why) => {
+                (packet, told) = (request, Some(why));
+                continue;
+            }
             Outcome::Success(last, authenticated) => (last, Ok(authenticated)),
-            Outcome::Failure(last, why) => (last, Err(why)),
+            Outcome::Failure(last, why) => (last, Err(why.or(told).unwrap())),
         };
         let client = client.handle(&last, [9; 16]).map(|answer| match answer {
             Answer::Success(msk) => msk,
@@ -113,7 +117,7 @@ fn another_method_is_declined_and_said_so() {
     let refused = server.handle(&nak);
     assert!(matches!(
         refused,
-        Outcome::Failure(_, EapError::OtherMethod { method: 13 })
+        Outcome::Failure(_, Some(EapError::OtherMethod { method: 13 }))
     ));
     // It answers a request that never ends only so often.
     let endless = (0..100).find_map(|_| client.handle(&[REQUEST, 3, 0, 5, 1], [0; 16]).err());
@@ -134,7 +138,7 @@ proptest! {
                 (*code, *id, *high, *low) = (RESPONSE, identifier, 0, len as u8);
             }
             match server.handle(&packet) {
-                Outcome::Request(request) => identifier = request[1],
+                Outcome::Request(request) | Outcome::Failing(request, _) => identifier = request[1],
                 Outcome::Success(..) => panic!("without a password"),
                 Outcome::Failure(..) => break,
             }

@@ -366,7 +366,7 @@ impl IkeSa {
                 self.accept_auth(gw, now, path, &peer, &proof, payloads);
             }
             Err((peer, refusal)) => {
-                self.refuse_client(gw, now, path, peer.as_deref(), refusal, &[]);
+                self.refuse_client(gw, now, path, peer.as_deref(), refusal);
             }
         }
     }

@@ -77,7 +77,7 @@ impl IkeSa {
         let (ours, certificates, auth) = match proof.ours(gw, keys, &peer, End::Responder) {
             Ok(ours) => ours,
             Err(refusal) => {
-                self.refuse_client(gw, now, path, Some(&peer), refusal, &[]);
+                self.refuse_client(gw, now, path, Some(&peer), refusal);
                 return None;
             }
         };
@@ -113,9 +113,13 @@ impl IkeSa {
             return self.finish_eap(gw, now, path, &proof, *serving, payloads);
         }
         let Some(packet) = payloads.eap() else {
+            if serving.server.is_failing() {
+                // It has heard that it failed, and leaves it at that.
+                return self.finish(gw, now, CloseReason::Refused);
+            }
             let what = "it has no EAP payload";
             let refusal = Refusal::Malformed { what };
-            return self.refuse_client(gw, now, path, Some(&serving.peer), refusal, &[]);
+            return self.refuse_client(gw, now, path, Some(&serving.peer), refusal);
         };
         let outcome = match serving.server.handle(packet) {
             Outcome::Success(success, who) => {
@@ -129,11 +133,18 @@ impl IkeSa {
                     }
                     None => {
                         let (failure, why) = serving.server.refuse(EapError::NotAuthorised);
-                        Err((failure, why, who.identity))
+                        Err((failure, Some(why), who.identity))
                     }
                 }
             }
             Outcome::Request(request) => Ok(request),
+            Outcome::Failing(request, error) => {
+                // Whether an answer comes, or the client leaves at once: why is known.
+                let theirs = serving.id.identity.clone();
+                let refusal = Refusal::Eap { theirs, error };
+                self.tell_failure(gw, now, path, Some(&serving.peer), refusal);
+                Ok(request)
+            }
             Outcome::Failure(failure, why) => Err((failure, why, serving.id.identity.clone())),
         };
         match outcome {
@@ -143,9 +154,12 @@ impl IkeSa {
                 self.respond(gw, path, ExchangeType::IkeAuth, &[Payload::Eap(packet)]);
             }
             Err((failure, error, theirs)) => {
-                let refusal = Refusal::Eap { theirs, error };
-                let last = [Payload::Eap(failure)];
-                self.refuse_client(gw, now, path, Some(&serving.peer), refusal, &last);
+                if let Some(error) = error {
+                    let refusal = Refusal::Eap { theirs, error };
+                    self.tell_failure(gw, now, path, Some(&serving.peer), refusal);
+                }
+                self.respond(gw, path, ExchangeType::IkeAuth, &[Payload::Eap(failure)]);
+                self.finish(gw, now, CloseReason::Refused);
             }
         }
     }
@@ -181,7 +195,7 @@ impl IkeSa {
         let instance = match admitted {
             Ok(instance) => instance,
             Err(refusal) => {
-                return self.refuse_client(gw, now, path, Some(&peer), refusal, &[]);
+                return self.refuse_client(gw, now, path, Some(&peer), refusal);
             }
         };
         let Some(keys) = &self.keys else { return };
@@ -197,6 +211,22 @@ impl IkeSa {
         self.complete_auth(gw, now, &instance, proof, vec![auth], asked);
     }
 
+    /// Counts a client that is not let in, and tells the operator why.
+    fn tell_failure(
+        &self,
+        gw: &mut Gateway,
+        now: Instant,
+        path: Path,
+        peer: Option<&PeerConfig>,
+        refusal: Refusal,
+    ) {
+        gw.count(Counter::AuthenticationFailed);
+        // Anybody can get this far: the events are as few as those about strangers.
+        if gw.admit_stranger(now) {
+            gw.refused(peer.map(|peer| &*peer.name), path, refusal);
+        }
+    }
+
     /// Tells the client no more than that it failed, and the operator why.
     pub(super) fn refuse_client(
         &mut self,
@@ -205,17 +235,11 @@ impl IkeSa {
         path: Path,
         peer: Option<&PeerConfig>,
         refusal: Refusal,
-        last: &[Payload],
     ) {
-        gw.count(Counter::AuthenticationFailed);
-        // Anybody can get this far: the events are as few as those about strangers.
-        if gw.admit_stranger(now) {
-            gw.refused(peer.map(|peer| &*peer.name), path, refusal);
-        }
+        self.tell_failure(gw, now, path, peer, refusal);
         // RFC 7296 2.21.2: the peer is not told what was wrong
         let failed = [Payload::notify(notify::AUTHENTICATION_FAILED, &[])];
-        let told = if last.is_empty() { &failed } else { last };
-        self.respond(gw, path, ExchangeType::IkeAuth, told);
+        self.respond(gw, path, ExchangeType::IkeAuth, &failed);
         self.finish(gw, now, CloseReason::Refused);
     }
 
