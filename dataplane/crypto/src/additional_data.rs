@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Aad {
     /// With zeros behind it, as GHASH takes it: put together here, long before a kernel loads it in one piece.
-    bytes: [u8; 16],
+    words: [[u8; 8]; 2],
     extended: bool,
 }
 
@@ -14,13 +14,13 @@ impl Aad {
     #[inline(always)]
     pub const fn new(spi: u32, sequence: u64, extended: bool) -> Self {
         // Whichever it is, both are words of a register.
-        let number = if extended {
-            (sequence as u128) << 32
+        let (high, low) = if extended {
+            (sequence >> 32, sequence << 32)
         } else {
-            (sequence as u32 as u128) << 64
+            (sequence as u32 as u64, 0)
         };
         Self {
-            bytes: ((spi as u128) << 96 | number).to_be_bytes(),
+            words: [((spi as u64) << 32 | high).to_be_bytes(), low.to_be_bytes()],
             extended,
         }
     }
@@ -40,27 +40,19 @@ impl Aad {
     /// The 8 or 12 bytes.
     #[inline]
     pub const fn as_bytes(&self) -> &[u8] {
-        let (bytes, _) = self.bytes.split_at(if self.extended { 12 } else { 8 });
+        let bytes = self.words.as_flattened();
+        let (bytes, _) = bytes.split_at(if self.extended { 12 } else { 8 });
         bytes
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 impl Aad {
-    /// With zeros behind it, as GHASH takes it.
-    #[inline]
-    pub(crate) const fn padded(&self) -> &[u8; 16] {
-        &self.bytes
-    }
-
-    /// The same in two words.
+    /// With zeros behind it, as GHASH takes it, in two words as they lie in memory.
     #[inline]
     pub(crate) const fn words(&self) -> [u64; 2] {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.bytes;
-        [
-            u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
-            u64::from_ne_bytes([i, j, k, l, m, n, o, p]),
-        ]
+        let [first, second] = self.words;
+        [u64::from_ne_bytes(first), u64::from_ne_bytes(second)]
     }
 }
 

@@ -6,14 +6,17 @@ pub const MAX_TRAILER: usize = 18;
 /// What is encrypted after the plaintext.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trailer {
-    bytes: [u8; MAX_TRAILER],
+    /// With zeros behind it. In words, so that it can be put together and moved in registers.
+    words: [[u8; 8]; 3],
     length: u8,
 }
+
+const _: () = assert!(MAX_TRAILER <= size_of::<[[u8; 8]; 3]>());
 
 impl Trailer {
     /// No trailer.
     pub const NONE: Self = Self {
-        bytes: [0; MAX_TRAILER],
+        words: [[0; 8]; 3],
         length: 0,
     };
 
@@ -21,7 +24,11 @@ impl Trailer {
     #[inline]
     pub fn new(bytes: &[u8]) -> Option<Self> {
         let mut trailer = Self::NONE;
-        trailer.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        let space = trailer.words.as_flattened_mut().get_mut(..bytes.len())?;
+        if bytes.len() > MAX_TRAILER {
+            return None;
+        }
+        space.copy_from_slice(bytes);
         trailer.length = bytes.len() as u8;
         Some(trailer)
     }
@@ -47,14 +54,15 @@ impl Trailer {
         let end = 8 * padding as u32;
         let before = NUMBERED & ((1 << end) - 1);
         let tail = (next_header as u128) << 8 | padding as u128;
-        let mut bytes = [0; MAX_TRAILER];
-        if let Some(first) = bytes.first_chunk_mut() {
-            *first = (before | tail << end).to_le_bytes();
-        }
+        let whole = before | tail << end;
         // The last byte of the longest lies beyond 16.
-        bytes[16] = if padding == 15 { next_header } else { 0 };
+        let last = if padding == 15 { next_header } else { 0 };
         Self {
-            bytes,
+            words: [
+                (whole as u64).to_le_bytes(),
+                ((whole >> 64) as u64).to_le_bytes(),
+                (last as u64).to_le_bytes(),
+            ],
             length: padding as u8 + 2,
         }
     }
@@ -69,14 +77,25 @@ impl Trailer {
     /// Its bytes.
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..self.len()).unwrap_or_default()
+        let bytes = self.words.as_flattened();
+        bytes.get(..self.len()).unwrap_or_default()
+    }
+
+    /// The same, put together from its words: whoever goes on with this one may have it in memory, and the first need not.
+    #[inline(always)]
+    pub(crate) const fn apart(&self) -> Self {
+        let [first, second, third] = self.words;
+        Self {
+            words: [first, second, third],
+            length: self.length,
+        }
     }
 
     /// Its bytes and zeros behind them.
     #[cfg(target_arch = "x86_64")]
     #[inline]
-    pub(crate) const fn padded(&self) -> &[u8; MAX_TRAILER] {
-        &self.bytes
+    pub(crate) const fn padded(&self) -> &[u8] {
+        self.words.as_flattened()
     }
 }
 

@@ -381,7 +381,7 @@ fn open(
         let sa = inbound.records.get(packet.place);
         let key = inbound.keys.get(packet.place).and_then(Opener::esp);
         if let (Some(sa), Some(key), Some(of)) = (sa, key, sealed.get(packet.packet))
-            && open_job(sa, key, of, packet, |job| jobs.push(job)).is_some()
+            && open_job(&mut jobs, sa, key, of, packet).is_some()
         {
             continue;
         }
@@ -399,14 +399,14 @@ fn open(
     verdicts
 }
 
-/// Gives to `take` the job that decrypts a packet into its frame. `None` when the lengths are not those of the SA's packets.
+/// Adds the job that decrypts a packet into its frame. `None` when the lengths are not those of the SA's packets.
 #[inline(always)]
 fn open_job<'a>(
+    jobs: &mut Batch<OpenJob<'a>>,
     sa: &InboundSa,
     key: &'a OpeningKey,
     sealed: &'a Sealed,
     packet: &'a mut Opening,
-    take: impl FnOnce(OpenJob<'a>),
 ) -> Option<()> {
     let frame = &sealed.arrived.as_ref()?.frame;
     let carried = frame.get(sealed.esp.payload.clone())?;
@@ -418,7 +418,8 @@ fn open_job<'a>(
         .target
         .as_mut()?
         .get_mut(ETHERNET..ETHERNET + packet.plaintext)?;
-    OpenJob::with(key, iv, aad, ciphertext, out, take).ok()
+    let add = |job| jobs.push(job);
+    OpenJob::with(key, iv, aad, ciphertext, out, add).ok()
 }
 
 /// Moves verdicts to the packets that they are of, around those of which there was no job.

@@ -546,7 +546,7 @@ fn seal<P: Port, E: EventSink>(core: &mut Core<P, E>, plain: &[Plain], ready: &m
         if let (Some(plaintext), Some(total)) = (plaintext, total)
             && let Some(space) = target.get_mut(..total)
             && let text = (plaintext, family)
-            && seal_job(sa, key, ivs, number, text, space, |job| jobs.push(job)).is_some()
+            && seal_job(&mut jobs, sa, key, ivs, number, text, space).is_some()
         {
             packet.sealed = total as u32;
         } else {
@@ -614,16 +614,16 @@ fn announce_near_end(events: &mut impl EventSink, sa: &mut OutboundSa) {
     }
 }
 
-/// Writes the IV behind the headers of a frame, and gives to `take` the job that writes what follows it.
+/// Writes the IV behind the headers of a frame, and adds the job that writes what follows it.
 #[inline(always)]
 fn seal_job<'a>(
+    jobs: &mut Batch<SealJob<'a>>,
     sa: &OutboundSa,
     key: &'a SealingKey,
     ivs: &mut IvGenerator,
     number: SequenceNumber,
     (plaintext, family): (&'a [u8], Family),
     frame: &'a mut [u8],
-    take: impl FnOnce(SealJob<'a>),
 ) -> Option<()> {
     let shape = sa.shape;
     let algorithm = key.algorithm();
@@ -634,14 +634,16 @@ fn seal_job<'a>(
     if algorithm.has_unpredictable_iv() {
         let iv = draw_iv(ivs);
         packet::write_iv(space, &iv, algorithm);
-        return SealJob::with(key, iv, aad, plaintext, trailer, out, take).ok();
+        jobs.push(SealJob::new(key, iv, aad, plaintext, trailer, out).ok()?);
+        return Some(());
     }
     let iv = number.into_iv();
     // An implicit one (RFC 8750) has no space.
     if let Ok(space) = <&mut [u8; 8]>::try_from(space) {
         *space = iv.explicit();
     }
-    SealJob::with(key, iv, aad, plaintext, trailer, out, take).ok()
+    let add = |job| jobs.push(job);
+    SealJob::with(key, iv, aad, plaintext, trailer, out, add).ok()
 }
 
 /// An IV that nobody foresees. The generator stays out of the way of the AEADs, whose IV costs nothing.

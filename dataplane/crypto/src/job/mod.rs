@@ -231,7 +231,7 @@ impl<'a> SealJob<'a> {
             }
             _ => text,
         };
-        Self::other(key, iv, aad, Buffers::Whole(text), trailer).map(take)
+        Self::other(key, iv, aad, Buffers::Whole(text), trailer.apart()).map(take)
     }
 
     #[inline(never)]

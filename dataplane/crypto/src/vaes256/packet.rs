@@ -1,7 +1,7 @@
 //! A job as the kernels see it.
 
 use super::{ghash, schedule::Schedule};
-use crate::{AdditionalData, MAX_TRAILER, Trailer, algorithm::ICV_LEN, engine::Text};
+use crate::{AdditionalData, Trailer, algorithm::ICV_LEN, engine::Text};
 use core::{arch::x86_64::*, marker::PhantomData};
 
 /// One packet to seal or to open.
@@ -15,7 +15,7 @@ pub(crate) struct Packet<'a> {
     pub(super) iv: u64,
     pub(super) source: *const u8,
     pub(super) body: usize,
-    pub(super) trailer: &'a [u8; MAX_TRAILER],
+    pub(super) trailer: &'a [u8],
     pub(super) length: usize,
     pub(super) out: *mut u8,
     /// The additional data, or what stands for it, as one block.
@@ -88,7 +88,7 @@ impl<'a> Packet<'a> {
             iv: u64::from_ne_bytes(iv),
             source,
             body: length,
-            trailer: &[0; MAX_TRAILER],
+            trailer: Trailer::NONE.padded(),
             length,
             out,
             additional,

