@@ -2,6 +2,8 @@
 //! encapsulation that both know.
 
 mod common;
+#[path = "common/guest_sa.rs"]
+mod guest_sa;
 #[path = "common/plan.rs"]
 mod plan;
 
@@ -9,11 +11,12 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
 
-use common::{UP, bed, number, ready, tell};
+use common::{UP, bed, eventually, number, ready, tell};
 use esplanade_bench::gateway::{Gateway, write_config};
 use esplanade_bench::peer::guest::Guest;
-use esplanade_bench::testbed::{HOST, HOST_A, INSIDE, OUTSIDE, Testbed};
+use esplanade_bench::testbed::{HOST, HOST_A, INSIDE, Namespace, OUTSIDE, Testbed};
 use esplanade_bench::traffic::echo::exchange;
+use esplanade_bench::traffic::stream::Stream;
 use esplanade_bench::traffic::transfer::{noise, transfer};
 use esplanade_controlplane::api::{Sa, Severity};
 use plan::{Child, SECRET, SUITES, Tunnel, between, outer, tunnel};
@@ -45,6 +48,11 @@ fn plan() -> Vec<Tunnel> {
         udp(tunnel(4, false, few)),
         udp(tunnel(5, true, few)),
     ];
+    for tunnel in &mut tunnels[..2] {
+        // This one's packets are cut once they are sealed, as the kernel's are.
+        let lines = ["df: clear", "fragment: after"];
+        tunnel.children[1].lines.0 = lines.map(str::to_owned).to_vec();
+    }
     // Of every kind of algorithm one, by families in turns, in UDP and not.
     for (number, index) in (100..).zip([0, 2, 3, 5, 12, 14]) {
         for (number, six) in [(number, false), (number + 50, true)] {
@@ -75,11 +83,8 @@ fn with_networks(bed: &Testbed, tunnels: &[Tunnel]) {
     }
     let forwarding = bed.gateway_a.sysctl("net.ipv6.conf.all.forwarding", "1");
     forwarding.expect("forwarding");
-    for host in [&bed.host_a, &bed.host_b] {
-        // What the hosts send may be fragmented on its way.
-        let may = host.sysctl("net.ipv4.ip_no_pmtu_disc", "1");
-        may.expect("a setting");
-    }
+    // What the hosts send may be fragmented on its way.
+    learn_sizes(bed, false);
     let children = tunnels.iter().flat_map(|tunnel| &tunnel.children);
     for host in children.flat_map(|child| &child.hosts) {
         let line = match host {
@@ -87,6 +92,15 @@ fn with_networks(bed: &Testbed, tunnels: &[Tunnel]) {
             IpAddr::V6(host) => format!("addr add {host}/64 dev {HOST} nodad\n"),
         };
         bed.host_b.ip(&line).expect("an address");
+    }
+}
+
+/// Whether the hosts learn what size a path takes.
+fn learn_sizes(bed: &Testbed, learn: bool) {
+    let value = if learn { "0" } else { "1" };
+    for host in [&bed.host_a, &bed.host_b] {
+        let set = host.sysctl("net.ipv4.ip_no_pmtu_disc", value);
+        set.expect("a setting");
     }
 }
 
@@ -208,12 +222,106 @@ fn carries_between(bed: &Testbed, gateway: &Gateway<'_>, guest: &Guest<'_>, tunn
     assert!(came_back == bytes, "{}", what());
 }
 
-/// Both ends have the SAs that were asked for, have used each, and neither has anything to complain about.
-fn nothing_is_wrong(gateway: &Gateway<'_>, guest: &Guest<'_>, tunnels: &[Tunnel]) {
+/// Both ends tell hosts the same of the size that a tunnel takes, and take it.
+fn sizes_agree(bed: &Testbed, child: &Child) {
+    let far = child.hosts[0].to_string();
+    let near = HOST_A.to_string();
+    let told = |host: &Namespace, from: &str, to: &str, length: u16| {
+        let flush = host.run(&["ip", "route", "flush", "cache"]);
+        flush.and_then(|said| said.ok()).expect("a fresh start");
+        let length = length.to_string();
+        let ping = [
+            "ping", "-n", "-c", "1", "-W", "2", "-M", "do", "-s", &length,
+        ];
+        let ends = ["-I", from, to];
+        let line: Vec<&str> = ping.into_iter().chain(ends).collect();
+        host.run(&line).expect("ping").stdout
+    };
+    let mut found = Vec::new();
+    for (host, from, to) in [(&bed.host_a, &near, &far), (&bed.host_b, &far, &near)] {
+        let said = told(host, from, to, 1472);
+        let mtu = said
+            .split("(mtu = ")
+            .nth(1)
+            .and_then(|rest| rest.split(')').next());
+        let mtu = mtu
+            .and_then(|mtu| mtu.parse::<u16>().ok())
+            .filter(|mtu| *mtu > 1000);
+        let mtu = mtu.unwrap_or_else(|| panic!("{child:#?}\n{said}"));
+        let said = told(host, from, to, mtu - 28);
+        assert!(said.contains(" 1 received"), "{child:#?}\n{said}");
+        found.push(mtu);
+    }
+    assert_eq!(found[0], found[1], "{child:#?}");
+}
+
+/// Nothing is lost while each end makes new SAs for a child.
+fn is_rekeyed_without_loss(bed: &Testbed, gateway: &Gateway<'_>, guest: &Guest<'_>, child: &Child) {
+    let IpAddr::V4(far) = child.hosts[0] else {
+        panic!("{child:#?}");
+    };
+    let spis = || {
+        let sas = gateway.sas().expect("sas");
+        let of_child = sas.iter().filter(|sa| sa.label.ends_with(&child.name));
+        let selected = of_child.filter(|sa| sa.selected).map(|sa| sa.spi.clone());
+        selected.collect::<Vec<_>>()
+    };
+    let there = Stream::start(&bed.host_a, (&bed.host_b, far), 400, 500).expect("a stream");
+    let back = Stream::start(&bed.host_b, (&bed.host_a, HOST_A), 400, 500).expect("a stream");
+    let tunnel_and_child = |sa: &Sa| sa.label.ends_with(&child.name).then(|| sa.label.clone());
+    let sas = gateway.sas().expect("sas");
+    let label = sas.iter().find_map(tunnel_and_child).expect("a label");
+    for ours in [true, false] {
+        let before = spis();
+        if ours {
+            tell(gateway, &["rekey", "--child", &label]);
+        } else {
+            let rekey = format!("--rekey --child {}", child.name);
+            guest.swanctl(&rekey).expect("a rekey");
+        }
+        eventually("another outbound SA", || {
+            let now = spis();
+            now.len() == 1 && now != before
+        });
+    }
+    for stream in [there, back] {
+        let outcome = stream.stop().expect("an outcome");
+        let bad = (outcome.lost(), outcome.repeated, outcome.reordered);
+        assert!(
+            bad == (0, 0, 0) && outcome.sent > 100,
+            "{child:#?}\n{outcome:?}"
+        );
+    }
+}
+
+/// The kernel's sequence numbers pass 2^32, of which the upper half is not sent (RFC 4303 2.2.1).
+fn passes_four_billion(bed: &Testbed, gateway: &Gateway<'_>, guest: &Guest<'_>, child: &Child) {
+    let inbound = || {
+        let sas = gateway.sas().expect("sas");
+        let mut of_child = sas.into_iter().filter(|sa| sa.label.ends_with(&child.name));
+        of_child.find(|sa| sa.direction == "in").expect("an SA")
+    };
+    let spi = inbound().spi;
+    for last in [0x7fff_0000, u32::MAX - 3] {
+        guest_sa::has_sent(guest, &spi, last);
+        let answered = bed.host_a.ping(child.hosts[0], 8).expect("ping");
+        assert_eq!(answered, 8, "{last}: {child:#?}");
+    }
+    let sa = inbound();
+    assert!(sa.esn && sa.sequence > 1 << 32, "{sa:#?}");
+}
+
+/// Neither end has anything to complain about.
+fn no_errors(gateway: &Gateway<'_>, guest: &Guest<'_>) {
     let mut losses = gateway.losses().expect("counters");
     losses.retain(|row| row.severity < Severity::Notice);
     assert_eq!(losses, []);
     assert_eq!(guest.errors().expect("xfrm_stat"), [""; 0]);
+}
+
+/// Both ends have the SAs that were asked for, have used each, and neither has anything to complain about.
+fn nothing_is_wrong(gateway: &Gateway<'_>, guest: &Guest<'_>, tunnels: &[Tunnel]) {
+    no_errors(gateway, guest);
     let sas = gateway.sas().expect("sas");
     let states = guest.states().expect("states");
     let mut expected = 0;
@@ -291,10 +399,25 @@ fn a_kernel_and_we_open_what_the_other_seals() {
             carries_between(&bed, &gateway, &guest, tunnel);
         } else {
             for child in &tunnel.children {
+                let cut = || gateway.counter("OutFragmented").expect("a counter");
+                let before = cut();
                 carries(&bed, child);
+                let is_cut_sealed = !child.lines.0.is_empty();
+                assert_eq!(cut() > before, is_cut_sealed, "{child:#?}");
             }
         }
     }
     nothing_is_wrong(&gateway, &guest, &tunnels);
+    learn_sizes(&bed, true);
+    let children = &tunnels[0].children;
+    for child in children {
+        sizes_agree(&bed, child);
+    }
+    // One of each way in which the half that is not sent is authenticated.
+    for index in [0, 2, 4, 14] {
+        passes_four_billion(&bed, &gateway, &guest, &children[index]);
+    }
+    is_rekeyed_without_loss(&bed, &gateway, &guest, &children[1]);
+    no_errors(&gateway, &guest);
     gateway.stop().expect("an orderly end");
 }
