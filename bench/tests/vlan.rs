@@ -175,4 +175,8 @@ fn hosts_in_a_vlan_go_through_the_tunnel_and_others_are_the_kernels() {
     let ended = tap.wait(UP).expect("ten frames at the kernel");
     assert!(ended.success(), "{}", tap.said());
     assert_eq!(a.counter("OutPackets").expect("a counter"), sealed);
+    eventually("the steward to count them", || {
+        a.counter("SteerPassNotOurs").expect("a counter") >= 10
+            && a.counter("SteerTakeProtect").expect("a counter") >= 10
+    });
 }

@@ -352,13 +352,12 @@ impl Gateway {
         let select = Command::SelectOutbound {
             policy,
             sa: sending,
-            share: Share::ALL,
+            share: Share {
+                worker: self.size.shared.then_some(owner),
+                ..Share::ALL
+            },
         };
-        if self.size.shared {
-            self.tell(owner, &[select])
-        } else {
-            self.tell_all(&[select])
-        }
+        self.tell_all(&[select])
     }
 
     fn tell_all(&mut self, commands: &[Command]) -> Result<()> {

@@ -236,6 +236,10 @@ counters! {
     SteerTakeEspInUdp Info Packets "Taken by XDP: ESP in UDP 4500 to our addresses.",
     SteerTakeProtect Info Packets "Taken by XDP: plain packets on inside ports, to be protected.",
     SteerTakeUnprotected Warning Packets "Taken by XDP: plain packets of protected prefixes on outside ports, to be dropped.",
+    SteerPassInside Info Packets "Passed to the kernel by XDP: covered by a protect selector, but from inside and for inside.",
+    SteerPassIcmpError Info Packets "Passed to the kernel by XDP: ICMP errors about IKE, or about our ESP while no dataplane listens.",
+    SteerTakeIcmpError Info Packets "Taken by XDP: ICMP errors about our ESP and AH.",
+    SteerPassNeighbor Info Packets "Passed to the kernel by XDP: neighbour discovery and multicast listener discovery.",
     SteerDropNoSocket Error Packets "Dropped by XDP: ours, but no dataplane listens on the queue.",
 }
 

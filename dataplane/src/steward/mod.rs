@@ -34,7 +34,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use steering::SteeringTable;
 
@@ -109,6 +109,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         if let Some(plant) = &mut plant {
             plant.obey();
             plant.look_after_workers()?;
+            plant.count();
         }
     }
 }
@@ -198,6 +199,8 @@ struct Plant {
     segment: Segment,
     end: WorkerEnd,
     steering: SteeringTable<Steering>,
+    /// When it was last told what the XDP program has counted.
+    counted: Option<Instant>,
     /// Held open: its end tells the control plane that we are gone.
     connection: Option<Connection>,
 }
@@ -253,6 +256,7 @@ impl Plant {
             segment,
             end,
             steering: SteeringTable::new(steering),
+            counted: None,
             connection: None,
         };
         let shares = ports.into_iter().zip(ends).zip(handoffs).zip(ivs);
@@ -308,6 +312,14 @@ impl Plant {
     fn held_by(&self) -> Option<Peer> {
         let connection = self.connection.as_ref()?;
         connection.is_open().then(|| connection.peer())
+    }
+
+    /// Tells what the XDP program has counted, a while after the last time.
+    fn count(&mut self) {
+        if self.counted.is_none_or(|last| last.elapsed() >= LOOK_EVERY) {
+            self.counted = Some(Instant::now());
+            self.steering.count(&self.end.counters);
+        }
     }
 
     fn look_after_workers(&self) -> Result<(), Error> {

@@ -1,7 +1,7 @@
 //! Keeps the XDP program's maps as the control plane wants them, through the commands of the steward's ring.
 
-use esplanade_bpf::{Prefix, SteerError, Steering};
-use esplanade_channel::{self as channel, Command, CommandError};
+use esplanade_bpf::{Prefix, SteerError, Steering, Verdict};
+use esplanade_channel::{self as channel, Command, CommandError, Counter, CounterWriter};
 use std::{collections::HashMap, net::IpAddr};
 
 /// The maps' entries with, for each, whether it was set since the last `BeginSync`.
@@ -11,6 +11,35 @@ pub(super) struct SteeringTable<M = Steering> {
     local: HashMap<IpAddr, bool>,
     protected: HashMap<(Prefix, Prefix), bool>,
     inside: HashMap<Prefix, bool>,
+}
+
+/// What the XDP program decided, and under which name that is counted.
+const fn counter(verdict: Verdict) -> Counter {
+    match verdict {
+        Verdict::PassNotOurs => Counter::SteerPassNotOurs,
+        Verdict::PassFragment => Counter::SteerPassFragment,
+        Verdict::PassIke => Counter::SteerPassIke,
+        Verdict::PassMalformed => Counter::SteerPassMalformed,
+        Verdict::TakeEsp => Counter::SteerTakeEsp,
+        Verdict::TakeAh => Counter::SteerTakeAh,
+        Verdict::TakeEspInUdp => Counter::SteerTakeEspInUdp,
+        Verdict::TakeProtect => Counter::SteerTakeProtect,
+        Verdict::TakeUnprotected => Counter::SteerTakeUnprotected,
+        Verdict::DropNoSocket => Counter::SteerDropNoSocket,
+        Verdict::PassInside => Counter::SteerPassInside,
+        Verdict::PassIcmpError => Counter::SteerPassIcmpError,
+        Verdict::TakeIcmpError => Counter::SteerTakeIcmpError,
+        Verdict::PassNeighbor => Counter::SteerPassNeighbor,
+    }
+}
+
+impl SteeringTable<Steering> {
+    /// Copies what the XDP program has counted. What the kernel does not let us read stays as it was.
+    pub(super) fn count(&self, counters: &CounterWriter) {
+        for (verdict, total) in self.maps.counters().into_iter().flatten() {
+            counters.set(counter(verdict), total);
+        }
+    }
 }
 
 /// The part of [`Steering`] that this table drives.
@@ -241,6 +270,18 @@ mod tests {
         let address = Ipv4Addr::new(10, 1, third, 0).into();
         let prefix = channel::Prefix::new(address, 24).unwrap();
         Command::SetInside { prefix }
+    }
+
+    #[test]
+    fn each_verdict_has_a_counter_of_its_name() {
+        for verdict in Verdict::ALL {
+            let words: String = verdict
+                .name()
+                .split('_')
+                .map(|word| format!("{}{}", word[..1].to_uppercase(), &word[1..]))
+                .collect();
+            assert_eq!(counter(verdict).name(), words);
+        }
     }
 
     #[test]
