@@ -34,13 +34,14 @@ const OF_CERTIFICATES: [&str; 6] = [
 pub(crate) fn read(
     section: &Reader<'_>,
     context: &FileContext<'_>,
+    anyone: bool,
     problems: &mut Problems<'_>,
 ) -> Option<Authentication> {
     let other = OF_CERTIFICATES
         .into_iter()
         .find_map(|key| Some((key, section.place(key)?)));
     if section.place("eap").is_some() {
-        return read_eap(section, context, problems);
+        return read_eap(section, context, anyone, problems);
     }
     match (section.place("psk"), other) {
         (Some(_), None) => {
@@ -90,7 +91,7 @@ fn read_certificates(
 }
 
 /// Reads our certificate and its key, and warns of what peers will not like about it.
-fn read_ours(
+pub(crate) fn read_ours(
     section: &Reader<'_>,
     context: &FileContext<'_>,
     problems: &mut Problems<'_>,
@@ -123,6 +124,7 @@ fn read_ours(
 fn read_eap(
     section: &Reader<'_>,
     context: &FileContext<'_>,
+    anyone: bool,
     problems: &mut Problems<'_>,
 ) -> Option<Authentication> {
     if let Some(place) = section.place("psk") {
@@ -132,13 +134,12 @@ fn read_eap(
         return None;
     }
     let inner = section.section("eap", problems)?;
-    eap::read(section, &inner, context, problems, |serves, problems| {
-        if serves {
-            (read_ours(section, context, problems), None)
-        } else {
-            (None, read_trust(section, context, problems))
-        }
-    })
+    let certificates = eap::Certificates {
+        anyone,
+        section,
+        context,
+    };
+    eap::read(section, &inner, context, problems, certificates)
 }
 
 /// A file that holds nothing secret.
@@ -183,7 +184,7 @@ fn own(
     })
 }
 
-fn read_trust(
+pub(crate) fn read_trust(
     section: &Reader<'_>,
     context: &FileContext<'_>,
     problems: &mut Problems<'_>,

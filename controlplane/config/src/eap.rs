@@ -1,9 +1,9 @@
-//! Reads how clients prove by EAP who they are: the users that a gateway knows, or the name and the password of a client. The
-//! other end proves itself by a certificate in either case.
+//! Reads how clients prove by EAP who they are: the users that a gateway knows, or the name and the password of a client; or
+//! certificates. The gateway proves itself by a certificate in either case.
 
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
-use esplanade_ike::config::{Secret as IkeSecret, Users};
+use esplanade_ike::config::{EapClients, EapProof, Secret as IkeSecret, Users};
 use esplanade_pki::{OwnCertificate, Trust};
 
 use crate::{
@@ -23,8 +23,11 @@ pub(crate) fn read(
     eap: &Reader<'_>,
     context: &FileContext<'_>,
     problems: &mut Problems<'_>,
-    certificates: impl FnOnce(bool, &mut Problems<'_>) -> (Option<OwnCertificate>, Option<Trust>),
+    certificates: Certificates<'_>,
 ) -> Option<Authentication> {
+    if eap.word("method", problems) == Some(1) {
+        return read_tls(outer, eap, problems, certificates);
+    }
     let mut refuse = |place, what: String, help: String| {
         problems.error(place, Mistake::new(what).help(help));
         None
@@ -68,11 +71,12 @@ pub(crate) fn read(
         let what = format!("`{key}` is for certificates, and {who} by EAP");
         return refuse(place, what, format!("leave it out: {all} are all"));
     }
-    let (ours, trust) = certificates(serves, problems);
+    let (ours, trust) = certificates.read(serves, !serves, problems);
     if serves {
         let users = eap.value("users", problems, |written| users(context, written));
         let (ours, users) = (Arc::new(ours?), Arc::new(users?));
-        return Some(Authentication::EapServer { ours, users });
+        let clients = EapClients::Passwords(users);
+        return Some(Authentication::EapServer { ours, clients });
     }
     let name = eap.value("identity", problems, |words| Ok(words.to_owned()));
     let section = eap.section("password", problems)?;
@@ -80,8 +84,71 @@ pub(crate) fn read(
     Some(Authentication::EapClient {
         trust: Arc::new(trust?),
         name,
-        password: password?,
+        by: EapProof::Password(IkeSecret::from(password?.expose())),
     })
+}
+
+/// With TLS both ends have certificates; which of them we are, the peer's address tells.
+fn read_tls(
+    outer: &Reader<'_>,
+    eap: &Reader<'_>,
+    problems: &mut Problems<'_>,
+    certificates: Certificates<'_>,
+) -> Option<Authentication> {
+    let all = "`certificate`, `key`, `ca` and `eap: { method: tls }`";
+    let missing = ["certificate", "key", "ca"]
+        .into_iter()
+        .find(|key| outer.place(key).is_none());
+    let foreign = ["users", "password"]
+        .into_iter()
+        .find_map(|key| Some((key, eap.place(key)?)));
+    if let Some((key, place)) = foreign {
+        let what = format!("`{key}` is for MSCHAPv2, and with TLS certificates say who is who");
+        problems.error(
+            place,
+            Mistake::new(what).help(format!("leave it out: {all} are all")),
+        );
+        return None;
+    }
+    if let Some(key) = missing {
+        let what =
+            format!("`{key}` is missing: with TLS both ends prove themselves by certificates");
+        problems.error(outer.here, Mistake::new(what).help(format!("write {all}")));
+        return None;
+    }
+    let name = eap.value("identity", problems, |words| Ok(words.to_owned()));
+    let serves = certificates.anyone;
+    let (ours, trust) = certificates.read(true, true, problems);
+    let (ours, trust) = (Arc::new(ours?), Arc::new(trust?));
+    Some(if serves {
+        let clients = EapClients::Certificates(trust);
+        Authentication::EapServer { ours, clients }
+    } else {
+        let by = EapProof::Certificate(ours);
+        Authentication::EapClient { trust, name, by }
+    })
+}
+
+/// What reads the certificates of an authentication.
+pub(crate) struct Certificates<'c> {
+    /// The peer comes from anywhere: it calls us.
+    pub anyone: bool,
+    pub section: &'c Reader<'c>,
+    pub context: &'c FileContext<'c>,
+}
+
+impl Certificates<'_> {
+    fn read(
+        &self,
+        ours: bool,
+        trust: bool,
+        problems: &mut Problems<'_>,
+    ) -> (Option<OwnCertificate>, Option<Trust>) {
+        let (section, context) = (self.section, self.context);
+        let ours = ours.then(|| authentication::read_ours(section, context, problems));
+        let trust = trust.then(|| authentication::read_trust(section, context, problems));
+        (ours.flatten(), trust.flatten())
+    }
 }
 
 fn secret_file(context: &FileContext<'_>, written: &str, what: &str) -> Result<Secret, Mistake> {

@@ -377,7 +377,7 @@ static AUTHENTICATION: Section = Section {
         field(
             "eap",
             Kind::Section(&EAP),
-            "Clients prove by EAP who they are (MSCHAPv2), and the gateway by its certificate: a gateway has `users`, a client `identity` and `password`.",
+            "Clients prove by EAP who they are, and the gateway by its certificate: a gateway has `users`, a client `identity` and `password`; with `method: tls` both have certificates.",
         )
         .known_as(&["leftauth", "rightauth"]),
         field(
@@ -392,6 +392,13 @@ static AUTHENTICATION: Section = Section {
 static EAP: Section = Section {
     what: "EAP",
     fields: &[
+        field(
+            "method",
+            Kind::Word(&["mschapv2", "tls"]),
+            "`mschapv2` proves by a password, `tls` by a certificate: then both ends have `certificate`, `key` and `ca`.",
+        )
+        .default("mschapv2")
+        .known_as(&["auth", "type"]),
         field(
             "users",
             Kind::Text("clients.users"),

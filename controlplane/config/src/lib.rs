@@ -29,7 +29,7 @@ mod tunnel;
 use std::path::Path;
 
 pub use diff::{ChangedTunnel, Diff, diff};
-pub use esplanade_ike::config::{Families, Uniqueness};
+pub use esplanade_ike::config::{EapClients, EapProof, Families, Uniqueness};
 pub use files::{Disk, FileContext, Files, NoFiles, SecretFile};
 pub use model::{
     Authentication, Child, Config, Dataplane, Df, Engine, Fragment, Identity, Ike, Lifetime, Mode,

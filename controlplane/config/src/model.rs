@@ -2,7 +2,9 @@
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
-use esplanade_ike::config::{ChildProposal, Families, IkeProposal, Uniqueness, Users};
+use esplanade_ike::config::{
+    ChildProposal, EapClients, EapProof, Families, IkeProposal, Uniqueness,
+};
 use esplanade_pki::{DistinguishedName, OwnCertificate, Trust};
 
 use crate::{Prefix, Problem, Secret, Selector};
@@ -192,8 +194,8 @@ pub enum Authentication {
     EapServer {
         /// Ours, with its private key.
         ours: Arc<OwnCertificate>,
-        /// Whom we know.
-        users: Arc<Users>,
+        /// How clients prove who they are.
+        clients: EapClients,
     },
     /// The peer by a certificate, and we by EAP.
     EapClient {
@@ -201,8 +203,8 @@ pub enum Authentication {
         trust: Arc<Trust>,
         /// Our name there; `None` is our identity.
         name: Option<String>,
-        /// Our password.
-        password: Secret,
+        /// How we prove it.
+        by: EapProof,
     },
 }
 

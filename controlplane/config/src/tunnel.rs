@@ -56,16 +56,16 @@ pub(crate) fn read(
     let remote = section
         .section("remote", problems)
         .and_then(|remote| read_remote(&remote, problems));
+    let anyone = remote
+        .as_ref()
+        .is_some_and(|remote| remote.address.is_none());
     let authentication = section
         .section("authentication", problems)
-        .and_then(|section| authentication::read(&section, context, problems));
+        .and_then(|section| authentication::read(&section, context, anyone, problems));
     let ike = match section.section("ike", problems) {
         Some(ike) => read_ike(&ike, problems),
         None => default_ike(),
     };
-    let anyone = remote
-        .as_ref()
-        .is_some_and(|remote| remote.address.is_none());
     let start = read_start(section, anyone, problems).unwrap_or(if anyone {
         Start::Wait
     } else {

@@ -8,8 +8,8 @@ use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt, path::Path, time::Dur
 
 use common::{minimal, parse};
 use esplanade_config::{
-    Authentication, Config, Fragment, Identity, Mode, Polling, Role, Start, Tfc, TfcSize,
-    Uniqueness, Vlan, diff, schema,
+    Authentication, Config, EapClients, EapProof, Fragment, Identity, Mode, Polling, Role, Start,
+    Tfc, TfcSize, Uniqueness, Vlan, diff, schema,
 };
 
 #[test]
@@ -253,6 +253,45 @@ fn the_examples_are_two_ends_of_one_tunnel() {
     );
 }
 
+/// Who is called serves, and who calls is a client.
+#[test]
+fn with_tls_both_ends_have_certificates() {
+    let tls =
+        "authentication: { certificate: gw.pem, key: gw.key, ca: ca.pem, eap: { method: tls } }";
+    let text = minimal()
+        .replace("authentication: { psk: { file: good.psk } }", tls)
+        .replace(
+            "local: { address: 192.0.2.1 }",
+            "local: { address: 192.0.2.1, identity: gw-a.example.org }",
+        );
+    let client = parse(&text).unwrap().tunnels.remove(0).authentication;
+    assert!(matches!(
+        client,
+        Authentication::EapClient {
+            by: EapProof::Certificate(_),
+            ..
+        }
+    ));
+    let called = text.replace("address: 192.0.2.2", "address: any, identity: any");
+    let server = parse(&called).unwrap().tunnels.remove(0).authentication;
+    assert!(matches!(
+        server,
+        Authentication::EapServer {
+            clients: EapClients::Certificates(_),
+            ..
+        }
+    ));
+    let wrong = |from: &str, to: &str| {
+        parse(&called.replace(from, to)).unwrap_err()[0]
+            .what
+            .clone()
+    };
+    assert!(wrong(", ca: ca.pem", "").contains("`ca` is missing: with TLS both ends"));
+    assert!(
+        wrong("method: tls", "method: tls, users: good.users").contains("`users` is for MSCHAPv2")
+    );
+}
+
 /// The gateway for clients loads once its certificate and its users exist.
 #[test]
 fn the_example_for_road_warriors_is_valid() {
@@ -270,10 +309,10 @@ fn the_example_for_road_warriors_is_valid() {
     }
     let config = Config::load(&path("road-warriors.yaml")).unwrap();
     let tunnel = &config.tunnels[0];
-    let Authentication::EapServer { users, .. } = &tunnel.authentication else {
+    let Authentication::EapServer { clients, .. } = &tunnel.authentication else {
         panic!("{:?}", tunnel.authentication);
     };
-    assert_eq!(users.len(), 1);
+    assert!(matches!(clients, EapClients::Passwords(users) if users.len() == 1));
     assert!(!format!("{config:?}").contains("correct horse"));
     assert!(tunnel.admits_many());
     assert_eq!(tunnel.uniqueness, Uniqueness::Limit(2));

@@ -262,8 +262,8 @@ pub enum Authentication {
     EapServer {
         /// What we prove with.
         ours: Arc<OwnCertificate>,
-        /// Whom we know.
-        users: Arc<Users>,
+        /// How clients prove who they are.
+        clients: EapClients,
     },
     /// The peer proves by a certificate, and we by EAP.
     EapClient {
@@ -271,9 +271,27 @@ pub enum Authentication {
         trust: Arc<Trust>,
         /// Our name there.
         name: String,
-        /// Our password.
-        password: Secret,
+        /// How we prove it.
+        by: EapProof,
     },
+}
+
+/// How the clients of an EAP server prove who they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EapClients {
+    /// By a password (MSCHAPv2, RFC 2759).
+    Passwords(Arc<Users>),
+    /// By a certificate that is checked by this (EAP-TLS, RFC 5216 and RFC 9190).
+    Certificates(Arc<Trust>),
+}
+
+/// How a client proves by EAP who it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EapProof {
+    /// By a password.
+    Password(Secret),
+    /// By a certificate.
+    Certificate(Arc<OwnCertificate>),
 }
 
 impl Authentication {

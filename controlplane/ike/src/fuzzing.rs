@@ -1,5 +1,7 @@
-//! The parser of what an Encrypted payload holds, for the fuzz targets: who has authenticated may still write anything.
+//! The parsers of what an Encrypted payload holds, for the fuzz targets: who has authenticated may still write anything, and
+//! who speaks EAP has not even done that.
 
+use crate::wire::configuration::{Given, Wish};
 use crate::wire::payload::{emit_chain, parse_chain};
 
 /// Reads octets as the payloads of an Encrypted payload; the first octet is the type of the first one (RFC 7296 3.2,
@@ -21,6 +23,35 @@ pub fn read_decrypted(octets: &[u8]) {
         again.is_ok_and(|again| again.payloads == chain.payloads),
         "what was written reads otherwise"
     );
+}
+
+/// Reads octets as a packet of EAP, of which either end makes what it can, and as the messages of MSCHAPv2.
+///
+/// # Panics
+///
+/// When anybody succeeds without the password, or what was read, once written, does not read the same.
+pub fn read_eap(octets: &[u8]) {
+    crate::eap::read_anything(octets);
+}
+
+/// Reads octets as attributes of a Configuration payload, of whatever kind.
+pub fn read_configuration(octets: &[u8]) {
+    for kind in 0..=4 {
+        let body = [&[kind, 0, 0, 0], octets].concat();
+        let Ok(chain) = parse_chain(47, &[&header(body.len()), body.as_slice()].concat()) else {
+            return;
+        };
+        for payload in &chain.payloads {
+            let _ = Wish::read(payload);
+            let _ = Given::read(payload);
+        }
+    }
+}
+
+/// The generic header of the only payload, with a body of so many octets (RFC 7296 3.2).
+fn header(body: usize) -> [u8; 4] {
+    let [high, low] = u16::try_from(4 + body).unwrap_or(u16::MAX).to_be_bytes();
+    [0, 0, high, low]
 }
 
 #[cfg(test)]
@@ -49,6 +80,12 @@ mod tests {
         #[test]
         fn any_octets_are_survived(octets in vec(any::<u8>(), 0..400)) {
             read_decrypted(&octets);
+        }
+
+        #[test]
+        fn any_configuration_and_any_eap_is_survived(octets in vec(any::<u8>(), 0..200)) {
+            read_configuration(&octets);
+            read_eap(&octets);
         }
 
         #[test]

@@ -8,7 +8,10 @@ mod pki;
 use std::sync::Arc;
 use std::time::Duration;
 
-use esplanade_ike::config::{Authentication, Families, OwnCertificate, RsaPadding, Secret, Users};
+use esplanade_ike::config::{
+    Authentication, EapClients, EapProof, Families, Identity, OwnCertificate, RsaPadding, Secret,
+    Users,
+};
 use esplanade_ike::{ChildConfig, Counter, PeerConfig, PoolConfig};
 use link::*;
 use pki::{Authority, Leaf, NOW, authority, trust};
@@ -24,7 +27,7 @@ fn client(name: &str, password: &str, root: &Authority) -> PeerConfig {
     client.authentication = Authentication::EapClient {
         trust: Arc::new(trust(&[root])),
         name: name.to_owned(),
-        password: Secret::from(password.as_bytes()),
+        by: EapProof::Password(Secret::from(password.as_bytes())),
     };
     client.request = Some(Families::V4);
     client.keep_trying = false;
@@ -53,7 +56,7 @@ fn gateway(root: &Authority) -> PeerConfig {
     gateway.remote_id = "*@example.org".parse().unwrap();
     gateway.authentication = Authentication::EapServer {
         ours: Arc::new(ours.unwrap()),
-        users: Arc::new(users),
+        clients: EapClients::Passwords(Arc::new(users)),
     };
     gateway.ike_proposals = vec!["aes256gcm16-sha384-x25519-ke1_mlkem768".parse().unwrap()];
     gateway.pool = Some("staff".into());
@@ -216,4 +219,91 @@ fn a_client_that_stops_in_the_middle_is_forgotten() {
     assert_eq!(link.ike_sas(B), 0);
     assert_eq!(link.count(B, Counter::HalfOpenExpired), 1);
     assert_eq!(link.sides[B].spis.taken(), 0);
+}
+
+/// A client on side A that proves by a certificate of this name, and by EAP-TLS.
+fn tls_client(name: &'static str, root: &Authority, believes: &Authority) -> PeerConfig {
+    let mut client = client(name, "", root);
+    let (pem, key) = Leaf::new(name).issue(root);
+    let ours = OwnCertificate::from_pem(pem.as_bytes(), key.as_bytes(), RsaPadding::Pss);
+    client.authentication = Authentication::EapClient {
+        trust: Arc::new(trust(&[believes])),
+        name: name.to_owned(),
+        by: EapProof::Certificate(Arc::new(ours.unwrap())),
+    };
+    client.local_id = name.parse().unwrap();
+    client
+}
+
+fn tls_gateway(root: &Authority) -> PeerConfig {
+    let mut gateway = gateway(root);
+    let Authentication::EapServer { clients, .. } = &mut gateway.authentication else {
+        panic!("no server");
+    };
+    *clients = EapClients::Certificates(Arc::new(trust(&[root])));
+    gateway.remote_id = "*.example.org".parse().unwrap();
+    gateway
+}
+
+#[test]
+fn clients_prove_by_tls_who_they_are() {
+    let root = authority("root", None);
+    for seed in 0..5 {
+        let clients = [
+            tls_client("carol.example.org", &root, &root),
+            tls_client("dave.example.org", &root, &root),
+        ];
+        let link = connect(seed, Weather::foul(), &clients, tls_gateway(&root));
+        link.agree(2);
+        let sas = link.sides[B].dataplane.installed.values();
+        let mut who: Vec<_> = sas
+            .map(|sa| sa.identity.clone().unwrap().to_string())
+            .collect();
+        who.sort();
+        assert_eq!(who, ["carol.example.org", "dave.example.org"]);
+    }
+    // What IDi says and the certificate does not, is not believed: the subject of the certificate is who it is.
+    let mut liar = tls_client("carol.example.org", &root, &root);
+    liar.local_id = "dave.example.org".parse().unwrap();
+    let mut anybody = tls_gateway(&root);
+    anybody.remote_id = "*".parse().unwrap();
+    let link = connect(1, Weather::fair(), &[liar.clone()], anybody);
+    link.agree(1);
+    let sa = link.sides[B].dataplane.installed.values().next().unwrap();
+    assert!(
+        matches!(sa.identity, Some(Identity::Dn(_))),
+        "{:?}",
+        sa.identity
+    );
+    let [_, theirs] = refused(liar, tls_gateway(&root));
+    assert!(theirs.contains("this identity may not be"), "{theirs}");
+}
+
+#[test]
+fn a_certificate_of_another_authority_is_refused_by_name() {
+    let (root, other) = (authority("root", None), authority("other", None));
+    let [_, theirs] = refused(
+        tls_client("carol.example.org", &other, &root),
+        tls_gateway(&root),
+    );
+    assert!(
+        theirs.contains("TLS has failed") && theirs.contains("carol"),
+        "{theirs}"
+    );
+    let [ours, theirs] = refused(
+        client("carol@example.org", "secret", &root),
+        tls_gateway(&root),
+    );
+    assert!(
+        !ours.is_empty() && theirs.contains("wants method 26"),
+        "{theirs}"
+    );
+    let [ours, theirs] = refused(
+        tls_client("carol.example.org", &root, &root),
+        gateway(&root),
+    );
+    assert!(
+        !ours.is_empty() && theirs.contains("wants method 13"),
+        "{theirs}"
+    );
 }

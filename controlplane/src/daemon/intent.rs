@@ -125,21 +125,18 @@ fn authentication(tunnel: &config::Tunnel) -> Authentication {
             ours: ours.clone(),
             trust: trust.clone(),
         },
-        config::Authentication::EapServer { ours, users } => Authentication::EapServer {
+        config::Authentication::EapServer { ours, clients } => Authentication::EapServer {
             ours: ours.clone(),
-            users: users.clone(),
+            clients: clients.clone(),
         },
-        config::Authentication::EapClient {
-            trust,
-            name,
-            password,
-        } => Authentication::EapClient {
-            trust: trust.clone(),
-            name: name
-                .clone()
-                .unwrap_or_else(|| tunnel.local_identity.to_string()),
-            password: Secret::from(password.expose()),
-        },
+        config::Authentication::EapClient { trust, name, by } => {
+            let ours = || tunnel.local_identity.to_string();
+            Authentication::EapClient {
+                trust: trust.clone(),
+                name: name.clone().unwrap_or_else(ours),
+                by: by.clone(),
+            }
+        }
     }
 }
 

@@ -112,7 +112,7 @@ pub(super) fn remedy(refusal: &Refusal) -> Option<String> {
             EapError::NotAuthorised => {
                 "write a `remote: { identity: ... }` that this name matches, or `any`"
             }
-            EapError::OtherMethod { .. } => "have the other end use EAP-MSCHAPv2",
+            EapError::OtherMethod { .. } => "write the same `eap: { method: ... }` on both sides",
             EapError::ServerUnproven => {
                 "have the server prove itself by a certificate before EAP (strongSwan: `auth = pubkey` in its `local`)"
             }

@@ -1,11 +1,10 @@
-//! The client's end: it says who it is, answers the challenge, and sees whether the server knows its password.
+//! The client's end: it says who it is, answers the challenge, and sees whether the server knows its password; or it has
+//! TLS do so.
 
 use super::mschapv2::{ClientMessage, Exchange, ServerMessage};
-use super::{EapError, FAILURE, Packet, REQUEST, RESPONSE, SUCCESS, kind};
+use super::tls::{Tls, Took};
+use super::{EapError, FAILURE, MOST, Packet, REQUEST, RESPONSE, SUCCESS, kind};
 use crate::secret::Secret;
-
-/// Requests that we answer at most.
-const MOST: u32 = 16;
 
 /// What comes next.
 pub(crate) enum Answer {
@@ -31,17 +30,29 @@ enum Stage {
 #[derive(Debug)]
 pub(crate) struct Client {
     name: String,
-    password: Secret,
-    stage: Stage,
+    method: Method,
     answered: u32,
 }
 
+#[derive(Debug)]
+enum Method {
+    Password(Secret, Stage),
+    Certificate(Box<Tls>),
+}
+
 impl Client {
-    pub(crate) fn new(name: String, password: Secret) -> Self {
+    pub(crate) const fn with_password(name: String, password: Secret) -> Self {
         Self {
             name,
-            password,
-            stage: Stage::Waiting,
+            method: Method::Password(password, Stage::Waiting),
+            answered: 0,
+        }
+    }
+
+    pub(crate) fn with_certificate(name: String, tls: Tls) -> Self {
+        Self {
+            name,
+            method: Method::Certificate(Box::new(tls)),
             answered: 0,
         }
     }
@@ -69,65 +80,88 @@ impl Client {
         match (packet.code, packet.kind) {
             (REQUEST, kind::IDENTITY) => respond(kind::IDENTITY, self.name.as_bytes()),
             (REQUEST, kind::NOTIFICATION) => respond(kind::NOTIFICATION, &[]),
-            (REQUEST, kind::MSCHAPV2) => {
-                let answer = self.answer(packet.data, challenge)?;
-                respond(kind::MSCHAPV2, &answer.write())
-            }
-            // RFC 3748 5.3.1: we say what we would take instead
-            (REQUEST, _) => respond(kind::NAK, &[kind::MSCHAPV2]),
-            // A success that comes too early is none: the server has not shown that it knows the password.
-            (SUCCESS, _) => match &self.stage {
-                Stage::Proven(msk) => Ok(Answer::Success(msk.clone())),
+            (REQUEST, kind) => match (&mut self.method, kind) {
+                (Method::Password(password, stage), kind::MSCHAPV2) => {
+                    let answer = answer(&self.name, password, stage, packet.data, challenge)?;
+                    respond(kind, &answer.write())
+                }
+                (Method::Certificate(tls), kind::TLS) => respond(kind, &records(tls, packet.data)?),
+                // RFC 3748 5.3.1: we say what we would take instead
+                (Method::Password(..), _) => respond(kind::NAK, &[kind::MSCHAPV2]),
+                (Method::Certificate(_), _) => respond(kind::NAK, &[kind::TLS]),
+            },
+            // A success that comes too early is none: the server has not shown that it knows what it should.
+            (SUCCESS, _) => match &self.method {
+                Method::Password(_, Stage::Proven(msk)) => Ok(Answer::Success(msk.clone())),
+                Method::Certificate(tls) if tls.is_done() && tls.is_committed() => {
+                    tls.msk().map(Answer::Success).ok_or(EapError::WrongServer)
+                }
                 _ => Err(EapError::WrongServer),
             },
             (FAILURE, _) => Err(EapError::RefusedByServer),
             _ => Err(malformed("it is no request")),
         }
     }
+}
 
-    fn answer(&mut self, data: &[u8], challenge: [u8; 16]) -> Result<ClientMessage, EapError> {
-        let message = ServerMessage::read(data).ok_or(EapError::Malformed {
-            what: "it is no message of MSCHAPv2",
-        })?;
-        match (message, &self.stage) {
-            (
-                ServerMessage::Challenge {
-                    id,
-                    challenge: server,
-                },
-                Stage::Waiting,
-            ) => {
-                let exchange = Exchange {
-                    server,
-                    client: challenge,
-                    name: &self.name,
-                };
-                let response = exchange.nt_response(&self.password);
-                self.stage = Stage::Answered {
-                    server: exchange.server_response(&self.password, &response),
-                    msk: Exchange::msk(&self.password, &response),
-                };
-                Ok(ClientMessage::Response {
-                    id,
-                    challenge,
-                    response,
-                    name: self.name.clone(),
-                })
-            }
-            (ServerMessage::Success { response, .. }, Stage::Answered { server, msk }) => {
-                if response != *server {
-                    return Err(EapError::WrongServer);
-                }
-                self.stage = Stage::Proven(msk.clone());
-                Ok(ClientMessage::Success)
-            }
-            (ServerMessage::Failure { .. }, _) => {
-                self.stage = Stage::Refused;
-                Ok(ClientMessage::Failure)
-            }
-            _ => Err(EapError::Malformed {
-                what: "it comes out of turn",
-            }),
+fn answer(
+    name: &str,
+    password: &Secret,
+    stage: &mut Stage,
+    data: &[u8],
+    challenge: [u8; 16],
+) -> Result<ClientMessage, EapError> {
+    let message = ServerMessage::read(data).ok_or(EapError::Malformed {
+        what: "it is no message of MSCHAPv2",
+    })?;
+    match (message, &*stage) {
+        (
+            ServerMessage::Challenge {
+                id,
+                challenge: server,
+            },
+            Stage::Waiting,
+        ) => {
+            let exchange = Exchange {
+                server,
+                client: challenge,
+                name,
+            };
+            let response = exchange.nt_response(password);
+            *stage = Stage::Answered {
+                server: exchange.server_response(password, &response),
+                msk: Exchange::msk(password, &response),
+            };
+            Ok(ClientMessage::Response {
+                id,
+                challenge,
+                response,
+                name: name.to_owned(),
+            })
         }
+        (ServerMessage::Success { response, .. }, Stage::Answered { server, msk }) => {
+            if response != *server {
+                return Err(EapError::WrongServer);
+            }
+            *stage = Stage::Proven(msk.clone());
+            Ok(ClientMessage::Success)
+        }
+        (ServerMessage::Failure { .. }, _) => {
+            *stage = Stage::Refused;
+            Ok(ClientMessage::Failure)
+        }
+        _ => Err(EapError::Malformed {
+            what: "it comes out of turn",
+        }),
     }
+}
+
+/// What we say to a packet of EAP-TLS: the next of our records, or that we have got it.
+fn records(tls: &mut Tls, data: &[u8]) -> Result<Vec<u8>, EapError> {
+    let took = tls.take(data).map_err(|what| EapError::Tls { what })?;
+    let next = match took {
+        Took::Fragment => None,
+        Took::Start | Took::Message | Took::Acknowledgement => tls.next(),
+    };
+    Ok(next.unwrap_or_else(|| vec![0]))
 }

@@ -4,6 +4,7 @@
 mod client;
 pub(crate) mod mschapv2;
 mod server;
+pub(crate) mod tls;
 mod users;
 
 use std::fmt;
@@ -12,7 +13,8 @@ use crate::identity::Identity;
 use crate::secret::Secret;
 
 pub(crate) use client::{Answer, Client};
-pub(crate) use server::{Outcome, Server};
+pub(crate) use server::{Certificates, Outcome, Passwords, Server};
+pub(crate) use tls::Tls;
 pub use users::Users;
 
 const REQUEST: u8 = 1;
@@ -25,8 +27,12 @@ mod kind {
     pub(super) const IDENTITY: u8 = 1;
     pub(super) const NOTIFICATION: u8 = 2;
     pub(super) const NAK: u8 = 3;
+    pub(super) const TLS: u8 = 13;
     pub(super) const MSCHAPV2: u8 = 26;
 }
+
+/// Packets that we answer at most: chains of certificates come in many.
+const MOST: u32 = 200;
 
 /// Octets of a packet that we read at most; none of our methods needs more.
 const LONGEST: usize = 2048;
@@ -100,6 +106,11 @@ pub enum EapError {
     NotAuthorised,
     /// The server wants EAP before it has proved who it is.
     ServerUnproven,
+    /// TLS has failed.
+    Tls {
+        /// What it says.
+        what: String,
+    },
     /// It goes on without end.
     Unending,
     /// A packet makes no sense.
@@ -119,12 +130,13 @@ impl fmt::Display for EapError {
                 f.write_str("the server refuses us: see whether name and password are right")
             }
             Self::OtherMethod { method } => {
-                write!(f, "the other end wants method {method} and takes no MSCHAPv2 (26)")
+                write!(f, "the other end wants method {method}, and we take another (MSCHAPv2 is 26, TLS 13)")
             }
             Self::NotAuthorised => f.write_str("this identity may not be the peer of any tunnel"),
             Self::ServerUnproven => f.write_str(
                 "the server has not proved who it is, and with MSCHAPv2 it has to do so before (RFC 5998 4)",
             ),
+            Self::Tls { what } => write!(f, "TLS has failed: {what}"),
             Self::Unending => f.write_str("it goes on without end"),
             Self::Malformed { what } => write!(f, "a packet makes no sense: {what}"),
         }
@@ -136,6 +148,36 @@ impl fmt::Display for EapError {
 pub(crate) struct Authenticated {
     pub(crate) identity: Identity,
     pub(crate) msk: Secret,
+}
+
+/// For the fuzz targets: see [`read_eap`](crate::fuzzing::read_eap).
+pub(crate) fn read_anything(octets: &[u8]) {
+    use mschapv2::{ClientMessage, ServerMessage};
+
+    if let Some(message) = ServerMessage::read(octets) {
+        let again = ServerMessage::read(&message.write("gw"));
+        assert_eq!(again, Some(message), "what was written reads otherwise");
+    }
+    if let Some(message) = ClientMessage::read(octets) {
+        let again = ClientMessage::read(&message.write());
+        assert_eq!(again, Some(message), "what was written reads otherwise");
+    }
+    let user = ("carol".to_owned(), Secret::from(&b"no such password"[..]));
+    let users = std::sync::Arc::new(Users::from_iter([user.clone()]));
+    for claimed in ["", "carol"] {
+        let (mut server, _) = Passwords::start(users.clone(), "gw".to_owned(), [0; 16], claimed);
+        let outcome = server.handle(octets);
+        assert!(
+            !matches!(outcome, Outcome::Success(..)),
+            "without the password"
+        );
+    }
+    let (name, password) = user;
+    let answer = Client::with_password(name, password).handle(octets, [0; 16]);
+    assert!(
+        !matches!(answer, Ok(Answer::Success(_))),
+        "a server that shows nothing"
+    );
 }
 
 /// A name of EAP as an identity of IKE; it never fails.

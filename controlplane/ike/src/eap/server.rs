@@ -1,13 +1,16 @@
-//! The server's end: it asks who calls, challenges, and judges.
+//! The server's end: it asks who calls, challenges, and judges; or it has TLS do so.
 
 use std::sync::Arc;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 
 use super::mschapv2::{ClientMessage, Exchange, ServerMessage};
+use super::tls::{self, Took};
 use super::{
-    Authenticated, EapError, FAILURE, Packet, REQUEST, RESPONSE, SUCCESS, Users, identity, kind,
+    Authenticated, EapError, FAILURE, MOST, Packet, REQUEST, RESPONSE, SUCCESS, Users, identity,
+    kind,
 };
+use crate::identity::Identity;
 use crate::secret::Secret;
 
 /// What comes next.
@@ -38,7 +41,146 @@ enum Stage {
 
 /// One conversation.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub(crate) enum Server {
+    /// With a name and a password.
+    Passwords(Passwords),
+    /// With a certificate.
+    Certificates(Box<Certificates>),
+}
+
+impl Server {
+    /// Takes what the client says.
+    pub(crate) fn handle(&mut self, octets: &[u8]) -> Outcome {
+        match self {
+            Self::Passwords(server) => server.handle(octets),
+            Self::Certificates(server) => server.handle(octets),
+        }
+    }
+
+    /// Ends it, whatever it has come to.
+    pub(crate) fn refuse(&self, why: EapError) -> (Vec<u8>, EapError) {
+        let identifier = match self {
+            Self::Passwords(server) => server.identifier,
+            Self::Certificates(server) => server.identifier,
+        };
+        (Packet::end(FAILURE, identifier), why)
+    }
+
+    /// Whether the client has been told that it failed.
+    pub(crate) fn is_failing(&self) -> bool {
+        match self {
+            Self::Passwords(server) => matches!(server.stage, Stage::Failing),
+            Self::Certificates(server) => server.failing,
+        }
+    }
+}
+
+/// EAP-TLS.
+#[derive(Debug)]
+pub(crate) struct Certificates {
+    tls: tls::Tls,
+    /// Who IDi says it is.
+    claimed: Identity,
+    identifier: u8,
+    handled: u32,
+    failing: bool,
+}
+
+impl Certificates {
+    /// Begins; the identifier is random.
+    pub(crate) fn start(tls: tls::Tls, claimed: Identity, identifier: u8) -> (Self, Vec<u8>) {
+        let first = Packet::write(REQUEST, identifier, kind::TLS, &tls::start());
+        let server = Self {
+            tls,
+            claimed,
+            identifier,
+            handled: 0,
+            failing: false,
+        };
+        (server, first)
+    }
+
+    fn request(&mut self, data: &[u8]) -> Vec<u8> {
+        self.identifier = self.identifier.wrapping_add(1);
+        Packet::write(REQUEST, self.identifier, kind::TLS, data)
+    }
+
+    fn failure(&self, why: Option<EapError>) -> Outcome {
+        Outcome::Failure(Packet::end(FAILURE, self.identifier), why)
+    }
+
+    fn handle(&mut self, octets: &[u8]) -> Outcome {
+        let malformed = |what| Some(EapError::Malformed { what });
+        let packet = Packet::read(octets).filter(|packet| packet.code == RESPONSE);
+        let Some(packet) = packet.filter(|packet| packet.identifier == self.identifier) else {
+            return self.failure(malformed("it is no response to our request"));
+        };
+        self.handled += 1;
+        if self.failing {
+            return self.failure(None);
+        }
+        if self.handled > MOST {
+            return self.failure(Some(EapError::Unending));
+        }
+        if packet.kind != kind::TLS {
+            let wanted = packet
+                .data
+                .first()
+                .copied()
+                .filter(|_| packet.kind == kind::NAK);
+            let method = wanted.unwrap_or(packet.kind);
+            return self.failure(Some(EapError::OtherMethod { method }));
+        }
+        match self.tls.take(packet.data) {
+            Ok(Took::Start) => self.failure(malformed("a client does not start TLS")),
+            Ok(Took::Fragment) => Outcome::Request(self.request(&[0])),
+            Ok(Took::Message | Took::Acknowledgement) => self.go_on(),
+            Err(what) => {
+                let why = EapError::Tls { what };
+                match self.tls.next() {
+                    // RFC 5216 2.1.3: the alert is sent, and its acknowledgement waited for
+                    Some(alert) => {
+                        self.failing = true;
+                        Outcome::Failing(self.request(&alert), why)
+                    }
+                    None => self.failure(Some(why)),
+                }
+            }
+        }
+    }
+
+    fn go_on(&mut self) -> Outcome {
+        if self.tls.is_done() {
+            self.tls.commit();
+        }
+        if let Some(data) = self.tls.next() {
+            return Outcome::Request(self.request(&data));
+        }
+        let done = self.tls.is_done().then(|| self.authenticated()).flatten();
+        match done {
+            Some(who) => Outcome::Success(Packet::end(SUCCESS, self.identifier), who),
+            None => self.failure(Some(EapError::Malformed {
+                what: "it says nothing",
+            })),
+        }
+    }
+
+    /// Who IDi says it is, if its certificate says so, too; otherwise the subject of that (RFC 5216 5.2).
+    fn authenticated(&self) -> Option<Authenticated> {
+        let certificate = self.tls.certificate()?;
+        let identity = if self.claimed.is_in(&certificate) {
+            self.claimed.clone()
+        } else {
+            Identity::Dn(certificate.subject().clone())
+        };
+        let msk = self.tls.msk()?;
+        Some(Authenticated { identity, msk })
+    }
+}
+
+/// MSCHAPv2.
+#[derive(Debug)]
+pub(crate) struct Passwords {
     users: Arc<Users>,
     /// What we call ourselves.
     name: String,
@@ -48,7 +190,7 @@ pub(crate) struct Server {
     stage: Stage,
 }
 
-impl Server {
+impl Passwords {
     /// Begins, with a random challenge, which also gives the first identifier. RFC 7296 2.16: "the responder should not send
     /// EAP Identity requests", for IDi says it; but that is often just an address, so who is no user by IDi is asked.
     pub(crate) fn start(
@@ -95,19 +237,8 @@ impl Server {
         Outcome::Failure(Packet::end(FAILURE, self.identifier), Some(why))
     }
 
-    /// Ends it, whatever it has come to.
-    pub(crate) fn refuse(&mut self, why: EapError) -> (Vec<u8>, EapError) {
-        self.stage = Stage::Over;
-        (Packet::end(FAILURE, self.identifier), why)
-    }
-
-    /// Whether the client has been told that it failed.
-    pub(crate) const fn is_failing(&self) -> bool {
-        matches!(self.stage, Stage::Failing)
-    }
-
     /// Takes what the client says.
-    pub(crate) fn handle(&mut self, octets: &[u8]) -> Outcome {
+    pub(super) fn handle(&mut self, octets: &[u8]) -> Outcome {
         let malformed = |what| EapError::Malformed { what };
         let Some(packet) = Packet::read(octets).filter(|packet| packet.code == RESPONSE) else {
             return self.failure(malformed("it is no response"));

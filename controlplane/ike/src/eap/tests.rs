@@ -13,7 +13,8 @@ fn server(claimed: &str) -> (Server, Vec<u8>) {
         .into_iter()
         .map(|(name, password)| (name.to_owned(), Secret::from(password.as_bytes())))
         .collect();
-    Server::start(Arc::new(users), "gw".into(), [7; 16], claimed)
+    let (server, first) = Passwords::start(Arc::new(users), "gw".into(), [7; 16], claimed);
+    (Server::Passwords(server), first)
 }
 
 /// What both ends come to, and how many packets went.
@@ -27,7 +28,7 @@ fn talk(
     usize,
 ) {
     let (mut server, mut packet) = server(claimed);
-    let mut client = Client::new(name.to_owned(), Secret::from(password.as_bytes()));
+    let mut client = Client::with_password(name.to_owned(), Secret::from(password.as_bytes()));
     let (mut packets, mut told) = (1, None);
     loop {
         let response = match client.handle(&packet, [9; 16]).unwrap() {
@@ -82,7 +83,7 @@ fn a_wrong_password_and_an_unknown_name_are_told_apart_here_only() {
 
 #[test]
 fn a_server_that_does_not_know_the_password_is_found_out() {
-    let client = || Client::new("carol".into(), Secret::from(&b"secret"[..]));
+    let client = || Client::with_password("carol".into(), Secret::from(&b"secret"[..]));
     let early = client().handle(&Packet::end(SUCCESS, 1), [9; 16]);
     assert!(matches!(early, Err(EapError::WrongServer)));
     let mut client = client();
@@ -107,7 +108,7 @@ fn a_server_that_does_not_know_the_password_is_found_out() {
 
 #[test]
 fn another_method_is_declined_and_said_so() {
-    let mut client = Client::new("carol".into(), Secret::default());
+    let mut client = Client::with_password("carol".into(), Secret::default());
     let Ok(Answer::Response(nak)) = client.handle(&[REQUEST, 3, 0, 6, 13, 0x20], [0; 16]) else {
         panic!("no answer");
     };
@@ -120,7 +121,7 @@ fn another_method_is_declined_and_said_so() {
         Outcome::Failure(_, Some(EapError::OtherMethod { method: 13 }))
     ));
     // It answers a request that never ends only so often.
-    let endless = (0..100).find_map(|_| client.handle(&[REQUEST, 3, 0, 5, 1], [0; 16]).err());
+    let endless = (0..=MOST).find_map(|_| client.handle(&[REQUEST, 3, 0, 5, 1], [0; 16]).err());
     assert_eq!(endless, Some(EapError::Unending));
 }
 
@@ -130,7 +131,7 @@ proptest! {
     fn no_packets_but_the_right_ones_succeed(packets in vec(vec(any::<u8>(), 0..80), 1..6), known: bool) {
         let (mut server, first) = server(if known { "dave" } else { "" });
         let mut identifier = first[1];
-        let mut client = Client::new("dave".into(), Secret::default());
+        let mut client = Client::with_password("dave".into(), Secret::default());
         for mut packet in packets {
             let _ = client.handle(&packet, [0; 16]);
             let len = packet.len();
@@ -150,5 +151,70 @@ proptest! {
         let written = [Packet::write(REQUEST, identifier, kind, &data), padding].concat();
         let read = Packet::read(&written).unwrap();
         prop_assert_eq!((read.code, read.identifier, read.kind, read.data), (REQUEST, identifier, kind, data.as_slice()));
+    }
+}
+
+#[path = "../../../pki/tests/common/mod.rs"]
+mod pki;
+
+/// Both ends of EAP-TLS.
+fn tls_ends() -> (Server, Vec<u8>, Client) {
+    let root = pki::authority("root", None);
+    let trust = Arc::new(pki::trust(&[&root]));
+    let ours = |name| {
+        let (pem, key) = pki::Leaf::new(name).issue(&root);
+        let padding = esplanade_pki::RsaPadding::Pss;
+        let own = esplanade_pki::OwnCertificate::from_pem(pem.as_bytes(), key.as_bytes(), padding);
+        Arc::new(own.unwrap())
+    };
+    let tls = Tls::server(&ours("gw.example.org"), &trust, pki::NOW).unwrap();
+    let claimed = "carol.example.org".parse().unwrap();
+    let (server, first) = Certificates::start(tls, claimed, 7);
+    let tls = Tls::client(&ours("carol.example.org"), &trust, pki::NOW).unwrap();
+    let client = Client::with_certificate("carol.example.org".into(), tls);
+    (Server::Certificates(Box::new(server)), first, client)
+}
+
+#[test]
+fn tls_comes_to_the_same_key_and_says_when_it_ends() {
+    let (mut server, mut packet, mut client) = tls_ends();
+    let (last, who) = loop {
+        // RFC 9190 2.1.1: before the server has said that it says no more, a success is none.
+        let early = Packet::end(SUCCESS, packet[1]);
+        assert!(client.handle(&early, [0; 16]).is_err());
+        let Ok(Answer::Response(response)) = client.handle(&packet, [0; 16]) else {
+            panic!("no response");
+        };
+        match server.handle(&response) {
+            Outcome::Request(request) => packet = request,
+            Outcome::Success(last, who) => break (last, who),
+            _ => panic!("a failure"),
+        }
+    };
+    let Ok(Answer::Success(msk)) = client.handle(&last, [0; 16]) else {
+        panic!("no success");
+    };
+    assert_eq!(msk, who.msk);
+    assert_eq!(msk.expose().len(), 64);
+    assert_eq!(who.identity, "carol.example.org".parse().unwrap());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// Whatever a client says, it does not get in, and the server holds no more of it than a bound.
+    #[test]
+    fn no_octets_are_a_handshake_of_tls(packets in vec((0..=0xff_u8, vec(any::<u8>(), 0..200)), 1..20)) {
+        let (mut server, first, mut client) = tls_ends();
+        let mut identifier = first[1];
+        for (flags, data) in packets {
+            let data = [&[flags], data.as_slice()].concat();
+            let _ = client.handle(&Packet::write(REQUEST, 1, kind::TLS, &data), [0; 16]);
+            match server.handle(&Packet::write(RESPONSE, identifier, kind::TLS, &data)) {
+                Outcome::Request(request) | Outcome::Failing(request, _) => identifier = request[1],
+                Outcome::Success(..) => panic!("without a certificate"),
+                Outcome::Failure(..) => break,
+            }
+        }
     }
 }

@@ -7,10 +7,12 @@ use std::time::Instant;
 use super::child::ChildOffer;
 use super::exchange::Exchange;
 use super::{IkeSa, Proof, State};
-use crate::config::{Authentication, PeerConfig};
+use crate::config::{Authentication, EapClients, EapProof, PeerConfig};
 use crate::counters::Counter;
 use crate::crypto::keys::End;
-use crate::eap::{Answer, Authenticated, Client, EapError, Outcome, Server};
+use crate::eap::{
+    Answer, Authenticated, Certificates, Client, EapError, Outcome, Passwords, Server, Tls,
+};
 use crate::error::{CloseReason, Refusal, Subject};
 use crate::event::Path;
 use crate::gateway::Gateway;
@@ -49,6 +51,16 @@ fn random<const N: usize>(gw: &mut Gateway) -> [u8; N] {
     gw.random(N).first_chunk().copied().unwrap_or([0; N])
 }
 
+/// An end of TLS that checks certificates at this time of day.
+fn tls(
+    gw: &Gateway,
+    now: Instant,
+    start: impl FnOnce(u64) -> Result<Tls, rustls::Error>,
+) -> Result<Tls, Refusal> {
+    let seconds = gw.wall_clock(now).ok_or(Refusal::NoClock)?;
+    start(seconds).map_err(|_| Refusal::CannotSign)
+}
+
 impl IkeSa {
     /// Answers the first request of a client that sends no AUTH, and so wants EAP, if there is a peer for it;
     /// gives the proof back otherwise.
@@ -71,7 +83,7 @@ impl IkeSa {
         let Some(peer) = gw.peers.of_eap(addresses, ours, keys.suite) else {
             return Some(proof);
         };
-        let Authentication::EapServer { users, .. } = &peer.authentication else {
+        let Authentication::EapServer { ours: own, clients } = &peer.authentication else {
             return Some(proof);
         };
         let (ours, certificates, auth) = match proof.ours(gw, keys, &peer, End::Responder) {
@@ -81,9 +93,28 @@ impl IkeSa {
                 return None;
             }
         };
-        let name = peer.local_id.to_string();
-        let (users, claimed) = (users.clone(), id.identity.to_string());
-        let (server, first) = Server::start(users, name, random(gw), &claimed);
+        let started = match clients {
+            EapClients::Passwords(users) => {
+                let (name, claimed) = (peer.local_id.to_string(), id.identity.to_string());
+                let started = Passwords::start(users.clone(), name, random(gw), &claimed);
+                Ok((Server::Passwords(started.0), started.1))
+            }
+            EapClients::Certificates(trust) => {
+                let [identifier] = random(gw);
+                tls(gw, now, |seconds| Tls::server(own, trust, seconds)).map(|tls| {
+                    let claimed = id.identity.clone();
+                    let (server, first) = Certificates::start(tls, claimed, identifier);
+                    (Server::Certificates(Box::new(server)), first)
+                })
+            }
+        };
+        let (server, first) = match started {
+            Ok(started) => started,
+            Err(refusal) => {
+                self.refuse_client(gw, now, path, Some(&peer), refusal);
+                return None;
+            }
+        };
         let mut answer = vec![Payload::IdResponder(ours)];
         answer.extend(certificates);
         answer.extend([auth, Payload::Eap(first)]);
@@ -352,13 +383,20 @@ impl IkeSa {
             });
         }
         self.check_responder(gw, now, proof, peer, payloads)?;
-        let (Authentication::EapClient { name, password, .. }, Some(id)) =
+        let (Authentication::EapClient { name, by, trust }, Some(id)) =
             (&peer.authentication, payloads.id_responder())
         else {
             return Err(refused(peer, payloads));
         };
+        let client = match by {
+            EapProof::Password(password) => Client::with_password(name.clone(), password.clone()),
+            EapProof::Certificate(ours) => {
+                let tls = tls(gw, now, |seconds| Tls::client(ours, trust, seconds))?;
+                Client::with_certificate(name.clone(), tls)
+            }
+        };
         Ok(Calling {
-            client: Client::new(name.clone(), password.clone()),
+            client,
             id: id.clone(),
             msk: None,
         })
