@@ -65,9 +65,11 @@ fn a_worker_with_too_much_to_do_loses_an_sa_by_a_rekey() {
             break successor.clone();
         }
         sas.extend(fresh);
-        // Two of the first worker's carry much, one more than the other.
+        // Two of the first worker's carry much, one more than the other, and the second worker's little.
         let first = sas.iter().filter(|sa| sa.owner == WorkerId(0));
-        for (sa, rate) in first.zip([200_000, 80_000]).filter(|_| sas.len() >= 3) {
+        let second = sas.iter().filter(|sa| sa.owner == WorkerId(1));
+        let rated = first.chain(second).zip([200_000, 80_000, 20_000]);
+        for (sa, rate) in rated.filter(|_| sas.len() >= 3) {
             let count = packets.entry(sa.sa.value()).or_default();
             *count += rate / 50;
             let statistics = SaStatistics {

@@ -8,6 +8,9 @@ use std::{
 };
 
 use esplanade_channel::{SaId, SaRecord, WorkerId};
+use tracing::info;
+
+use super::{gateway::Gateway, policies};
 
 /// What a packet costs, in the bytes that cost as much: it is found, checked and sent, however short it is.
 const PACKET: u64 = 400;
@@ -144,7 +147,8 @@ impl Balance {
         });
         // One that carries the whole difference would only change which worker is the busiest.
         let lighter = rated.filter(|(rate, _)| *rate > 0 && *rate < difference);
-        let (_, best) = lighter.min_by_key(|(rate, _)| (difference / 2).abs_diff(*rate))?;
+        let (_, best) =
+            lighter.min_by_key(|(rate, _)| ((difference / 2).abs_diff(*rate), *rate))?;
         self.moving.insert(best.value(), now + STAY);
         Some(best)
     }
@@ -153,6 +157,33 @@ impl Balance {
     pub(super) fn replaced(&mut self, before: u32, after: SaId, now: Instant) {
         if self.moving.remove(&before).is_some() {
             self.moving.insert(after.value(), now + STAY);
+        }
+    }
+}
+
+impl Gateway {
+    /// Has a pair of SAs negotiated anew whose worker has much more to do than another, which then gets it.
+    pub(super) fn even_out(&mut self, now: Instant) {
+        let Some(dataplane) = &mut self.dataplane else {
+            return;
+        };
+        if dataplane.courier.workers() < 2 {
+            return;
+        }
+        let records: Vec<_> = dataplane.channel().sa_records().collect();
+        self.children.balance.look(&records, now);
+        let Some(moves) = self.children.choose_to_move(now).map(SaId::value) else {
+            return;
+        };
+        if self.endpoint.rekey_sa(now, moves).is_ok() {
+            self.children.balance.moved += 1;
+            if let Some(pair) = self.children.get(moves) {
+                let label = policies::label(&pair.name.0, &pair.name.1);
+                info!(
+                    "{label}: worker {} has much more to do than another, which gets it by a rekey",
+                    pair.owner.0
+                );
+            }
         }
     }
 }

@@ -616,31 +616,6 @@ impl Gateway {
         }
     }
 
-    /// Has a pair of SAs negotiated anew whose worker has much more to do than another, which then gets it.
-    fn even_out(&mut self, now: Instant) {
-        let Some(dataplane) = &mut self.dataplane else {
-            return;
-        };
-        if dataplane.courier.workers() < 2 {
-            return;
-        }
-        let records: Vec<_> = dataplane.channel().sa_records().collect();
-        self.children.balance.look(&records, now);
-        let Some(moves) = self.children.choose_to_move(now).map(SaId::value) else {
-            return;
-        };
-        if self.endpoint.rekey_sa(now, moves).is_ok() {
-            self.children.balance.moved += 1;
-            if let Some(pair) = self.children.get(moves) {
-                let label = policies::label(&pair.name.0, &pair.name.1);
-                info!(
-                    "{label}: worker {} has much more to do than another, which gets it by a rekey",
-                    pair.owner.0
-                );
-            }
-        }
-    }
-
     fn keep_house(&mut self) {
         self.guard_due = true;
         self.ask_next_hops();

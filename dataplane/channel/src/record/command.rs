@@ -1,10 +1,10 @@
 //! Commands as words: the first says which, the others carry a record.
 
-use super::{RawAddress, RawMove, RawTransform, flag, get, mode, put, raw, sa_id};
+use super::{RawAddress, RawMove, RawTransform, df, flag, get, mode, put, raw, sa_id};
 use crate::{
-    CaptureOrder, Command, CommandError, DfPolicy, InboundSa, KeyMaterial, Label, Lifetime,
-    MAX_SNAP, Original, OutboundSa, Policy, PolicyAction, PolicyId, PortId, Prefix, SaId, Selector,
-    Share, Tfc, UdpPorts, WorkerId,
+    CaptureOrder, Command, CommandError, InboundSa, KeyMaterial, Label, Lifetime, MAX_SNAP,
+    Original, OutboundSa, Policy, PolicyAction, PolicyId, PortId, Prefix, SaId, Selector, Share,
+    Tfc, UdpPorts, WorkerId,
 };
 use std::net::IpAddr;
 use zerocopy::{FromZeros, IntoBytes};
@@ -570,12 +570,6 @@ impl RawSa {
             hard_bytes: self.hard_bytes,
         }
     }
-}
-
-fn df(value: u8) -> Option<DfPolicy> {
-    [DfPolicy::Copy, DfPolicy::Set, DfPolicy::Clear]
-        .into_iter()
-        .find(|df| *df as u8 == value)
 }
 
 fn raw_policy(policy: &Policy) -> RawPolicy {

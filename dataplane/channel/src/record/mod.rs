@@ -14,7 +14,7 @@ pub use sa::{
     encode_statistics, is_selected, with_selected,
 };
 
-use crate::{Mode, Prefix, SaId, Transform};
+use crate::{DfPolicy, Mode, Prefix, SaId, Transform};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
@@ -150,6 +150,12 @@ fn mode(value: u8) -> Option<Mode> {
     [Mode::Tunnel, Mode::Transport]
         .into_iter()
         .find(|mode| *mode as u8 == value)
+}
+
+fn df(value: u8) -> Option<DfPolicy> {
+    [DfPolicy::Copy, DfPolicy::Set, DfPolicy::Clear]
+        .into_iter()
+        .find(|df| *df as u8 == value)
 }
 
 fn flag(value: u8) -> Option<bool> {
