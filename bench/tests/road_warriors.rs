@@ -209,6 +209,78 @@ pools:
 }
 
 #[test]
+fn strongswan_proves_by_tls_who_it_is() {
+    if !ready() {
+        return;
+    }
+    if let Some(reason) = Version::Five.unavailable() {
+        println!("SKIPPED: {reason}");
+        return;
+    }
+    let bed = bed();
+    let root = Authority::new("root.example.org", None, 0);
+    let issue = |name: &str, serial| {
+        root.issue(&Leaf {
+            algorithm: &PKCS_ECDSA_P256_SHA256,
+            name,
+            more_names: 0,
+            serial,
+        })
+    };
+    let ((certificate, key), (theirs, their_key)) =
+        (issue(GATEWAY, 7), issue("carol.example.org", 8));
+    for (name, text) in [
+        ("gw.pem", &certificate),
+        ("gw.key", &key),
+        ("root.pem", &root.pem),
+    ] {
+        write_file(&bed.gateway_a, name, text).expect("a file");
+    }
+    let tunnel = format!(
+        "    local: {{ address: {OUTSIDE_A}, identity: {GATEWAY} }}
+    remote: {{ address: any, identity: \"*.example.org\" }}
+    authentication: {{ certificate: gw.pem, key: gw.key, ca: root.pem, eap: {{ method: tls }} }}
+    pool: staff
+    children:
+      {CHILD}: {{ local: [{PREFIX_A}], remote: [{POOL}], proposals: [aes256gcm16-x25519] }}
+pools:
+  staff: {{ addresses: [{POOL}] }}
+"
+    );
+    let yaml = configuration("", &tunnel);
+    let config = write_config(&bed.gateway_a, &yaml, "none").expect("a configuration");
+    let a = Gateway::run(&bed.gateway_a, &config, false, bed.log_dir()).expect("the gateway");
+    let connection = Connection {
+        local_id: "carol.example.org".to_owned(),
+        ..connection("carol", Proof::Tls("carol".to_owned()))
+    };
+    let credentials = Credentials {
+        certificates: vec![("carol".to_owned(), theirs)],
+        keys: vec![("carol".to_owned(), their_key)],
+        authorities: vec![("root".to_owned(), root.pem.clone())],
+        lists: Vec::new(),
+    };
+    let b = StrongSwan::start_all(
+        Version::Five,
+        &bed.gateway_b,
+        &[connection],
+        &credentials,
+        bed.log_dir(),
+    )
+    .expect("strongSwan");
+    let said = b.initiate_of("carol");
+    said.unwrap_or_else(|error| panic!("{error:#}\n{}", b.log()));
+    let client = (
+        format!("{TUNNEL}#1"),
+        "carol.example.org".to_owned(),
+        "10.9.0.1".to_owned(),
+    );
+    assert_eq!(clients(&a), [client]);
+    eventually("pings", || pings(&bed.gateway_b, "10.9.0.1", HOST_A));
+    a.stop().expect("an orderly end");
+}
+
+#[test]
 fn strongswan_gives_us_an_address() {
     if !ready() {
         return;

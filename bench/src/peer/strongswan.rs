@@ -77,6 +77,8 @@ pub enum Proof {
     Certificate(String),
     /// We by EAP-MSCHAPv2, the peer by a certificate; we ask for an address of its pool.
     Eap(User),
+    /// We by EAP-TLS with the certificate of this name, the peer by a certificate; we ask for an address of its pool.
+    Tls(String),
     /// We by the certificate of this name, the peer by EAP-MSCHAPv2; it gets an address of this pool.
     Pool(String, User, String),
 }
@@ -420,7 +422,8 @@ fn daemon_configuration(dir: &Path, version: Version) -> Result<String> {
     // kernel-libipsec comes before kernel-netlink: the first to offer ESP gives it.
     let plugins = "random nonce x509 revocation constraints pubkey pkcs1 pkcs8 pem openssl aes sha1 \
                    sha2 hmac kdf gcm curve25519 kernel-libipsec kernel-netlink socket-default vici \
-                   updown eap-identity eap-mschapv2";
+                   updown eap-identity eap-mschapv2 \
+                   eap-tls";
     let esp = match version {
         Version::Five => "allow_peer_ts = yes",
         Version::Six => "allow_peer_ts = yes\n      raw_esp = yes",
@@ -527,6 +530,11 @@ fn write_connection(text: &mut String, connection: &Connection) -> Result<()> {
         Proof::Eap(user) => {
             let vips = "\n    vips = 0.0.0.0".to_owned();
             (eap(&user.name), "pubkey".to_owned(), vips)
+        }
+        Proof::Tls(certificate) => {
+            let method = format!("eap-tls\n      certs = {certificate}.pem");
+            let vips = "\n    vips = 0.0.0.0".to_owned();
+            (method, "pubkey".to_owned(), vips)
         }
         Proof::Pool(certificate, ..) => {
             let pools = format!("\n    pools = pool-{name}");
