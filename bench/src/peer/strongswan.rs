@@ -422,18 +422,18 @@ fn daemon_configuration(dir: &Path, version: Version) -> Result<String> {
     // kernel-libipsec comes before kernel-netlink: the first to offer ESP gives it.
     let plugins = "random nonce x509 revocation constraints pubkey pkcs1 pkcs8 pem openssl aes sha1 \
                    sha2 hmac kdf gcm curve25519 kernel-libipsec kernel-netlink socket-default vici \
-                   updown eap-identity eap-mschapv2 \
-                   eap-tls";
-    let esp = match version {
-        Version::Five => "allow_peer_ts = yes",
-        Version::Six => "allow_peer_ts = yes\n      raw_esp = yes",
+                   updown";
+    // The 6.x has no package of EAP's methods.
+    let (esp, eap) = match version {
+        Version::Five => ("allow_peer_ts = yes", "eap-identity eap-mschapv2 eap-tls"),
+        Version::Six => ("allow_peer_ts = yes\n      raw_esp = yes", ""),
     };
     let mut text = String::new();
     write!(
         text,
         "charon-systemd {{
   load_modular = no
-  load = {plugins}
+  load = {plugins} {eap}
   retransmit_timeout = 1.0
   retransmit_tries = 3
   plugins {{
