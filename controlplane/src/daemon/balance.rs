@@ -110,7 +110,8 @@ impl Balance {
         for record in records {
             let work = work(record);
             let last = before.get(&record.sa.value());
-            let fresh = last.map_or(0, |last| work.saturating_sub(last.work));
+            // A pair that is new has carried all of it since.
+            let fresh = last.map_or(work, |last| work.saturating_sub(last.work));
             let a_second = (fresh.saturating_mul(1000))
                 .checked_div(millis)
                 .unwrap_or(0);
@@ -133,7 +134,7 @@ impl Balance {
         let loads = || self.load.iter().copied().enumerate();
         let (busiest, most) = loads().max_by_key(|(_, load)| *load)?;
         let (_, least) = loads().min_by_key(|(_, load)| *load)?;
-        if most < IDLE || most / 2 < least {
+        if most < IDLE || most <= least.saturating_mul(2) {
             return None;
         }
         self.uneven += 1;

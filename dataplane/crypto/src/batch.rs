@@ -5,7 +5,7 @@ use crate::{OpenJob, SealJob, Verdict};
 #[cfg(target_arch = "x86_64")]
 use crate::{chacha512, vaes256, vaes512};
 
-/// Seals all jobs. Cannot fail, and does the same again when called again.
+/// Seals all jobs, and cannot fail. To be called once for them: what was sealed in place would be deciphered.
 #[inline]
 pub fn seal_batch(jobs: &mut [SealJob<'_>]) {
     #[cfg(target_arch = "x86_64")]

@@ -69,6 +69,18 @@ impl PeerSpis {
         }
     }
 
+    /// Forgets an SA of this peer, which lives on elsewhere.
+    pub fn remove(&mut self, peer: IpAddr, spi: u32, sa: SaId) {
+        let (start, _) = self.hash(peer, spi);
+        for place in self.places(start) {
+            if let Some(entry) = self.entries.get_mut(place)
+                && entry.sa == Some(sa)
+            {
+                *entry = Entry { mark: 0, sa: None };
+            }
+        }
+    }
+
     /// The SAs that may have this peer and this SPI: nearly always one at most, and perhaps one that is gone.
     pub fn find(&self, peer: IpAddr, spi: u32) -> impl Iterator<Item = SaId> + '_ {
         let (start, mark) = self.hash(peer, spi);

@@ -57,7 +57,7 @@ fn follow<P: Port, E: EventSink>(core: &mut Core<P, E>, place: Place, whence: Wh
         return;
     };
     let (id, before) = (sa.id, whence_of(&sa.cold));
-    if !put(&mut sa.cold, whence) {
+    if !is_a_host(whence, sa.local) || !put(&mut sa.cold, whence) {
         return;
     }
     core.tally.one(Counter::PeerMoved);
@@ -86,6 +86,13 @@ fn tell<P: Port, E: EventSink>(core: &mut Core<P, E>, place: Place, whence: When
         let told = core.reports.peer_moved(events, id, whence, now_ms);
         sa.cold.move_untold = !told;
     }
+}
+
+/// Whether a peer may be there. An outer header is not authentic, and no kernel has looked at it.
+fn is_a_host((address, port): Whence, ours: IpAddr) -> bool {
+    let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
+    let nobody = address.is_unspecified() || address.is_loopback() || address.is_multicast();
+    port != 0 && address != ours && !broadcast && !nobody
 }
 
 fn whence_of(cold: &ColdSa) -> Option<Whence> {
@@ -134,12 +141,13 @@ impl Tables {
         if !put(&mut sa.cold, whence) {
             return false;
         }
-        sa.remote = whence.0;
+        let before = core::mem::replace(&mut sa.remote, whence.0);
         // Next hop, path and headers are found anew.
         sa.next_hop_generation = 0;
         let spi = sa.spi;
         let sas = &self.outbound;
         let alive = |id| !matches!(sas.locate(id), Whereabouts::Unknown { .. });
+        self.peer_spis.remove(before, spi, id);
         self.peer_spis.insert(whence.0, spi, id, alive);
         true
     }

@@ -55,6 +55,21 @@ impl Place {
     ///
     /// It is not IPv6, or its header or one of its extension headers is cut short.
     pub fn in_ipv6(bytes: &[u8]) -> Result<Self, Malformed> {
+        Self::walk_ipv6(bytes, None)
+    }
+
+    /// Where a header of IPsec stood in a packet that came, of either family, whose end may be missing: behind `front` bytes. A
+    /// sender that is not us may have left destination options before it. `None` when no header ends there.
+    pub fn behind(bytes: &[u8], front: usize) -> Option<Self> {
+        let place = match Family::of_packet(bytes) {
+            Some(Family::V6) => Self::walk_ipv6(bytes, Some(front)),
+            _ => Self::of(bytes),
+        };
+        place.ok().filter(|place| place.at() == front)
+    }
+
+    /// Goes from header to header, at most to the one that ends at `until`.
+    fn walk_ipv6(bytes: &[u8], until: Option<usize>) -> Result<Self, Malformed> {
         let packet = ipv6::Packet::new_quoted(bytes)?;
         let mut place = Self {
             at: ipv6::HEADER_LEN as u16,
@@ -62,7 +77,13 @@ impl Place {
             next: packet.next_header(),
         };
         let mut ahead = place;
-        while ahead.next.is_before_transport() {
+        loop {
+            if until == Some(ahead.at()) {
+                return Ok(ahead);
+            }
+            if !ahead.next.is_before_transport() {
+                return Ok(place);
+            }
             let next_at = ahead.at;
             let rest = bytes.get(usize::from(next_at)..).unwrap_or_default();
             let [next, words, ..] = *rest else {
@@ -95,7 +116,6 @@ impl Place {
                 place = ahead;
             }
         }
-        Ok(place)
     }
 
     /// The length of the headers that stay in front.
@@ -245,6 +265,20 @@ mod tests {
         let all = [options(60), options(43), routing(60), options(6)];
         assert_eq!(place(0, &all), (64, 56, 60));
         assert_eq!(place(44, &[[6, 9, 0, 0, 0, 0, 0, 1]]), (48, 40, 6));
+
+        // What came may have them before IPsec as well, and what stands behind that is no header of ours to read.
+        let mut came = v6(60, &[options(50), [17, 0, 9, 9, 9, 9, 9, 9]].concat());
+        let behind = Place::behind(&came, 48).unwrap();
+        assert_eq!((behind.at(), behind.next()), (48, Protocol::ESP));
+        behind.rewrite(&mut came, Protocol::UDP, 48 + 8).unwrap();
+        assert_eq!((came[6], came[40]), (60, 17));
+        assert_eq!(
+            Place::behind(&came, 40).map(|place| place.next().0),
+            Some(60)
+        );
+        for nowhere in [0, 39, 41, 47, 49, 56, 57] {
+            assert_eq!(Place::behind(&v6(60, &options(50)), nowhere), None);
+        }
 
         let mut bytes = v6(0, &options(17));
         bytes.extend([1, 2, 3, 4]);

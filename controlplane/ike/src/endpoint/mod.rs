@@ -141,7 +141,7 @@ impl Endpoint {
         let Some(child) = self.gw.children.get(inbound) else {
             return;
         };
-        if let Some(owner) = child.owner {
+        if let Some(owner) = child.owner.filter(|_| child.state == ChildState::Live) {
             self.with(now, owner, |sa, gw| sa.heard_from(gw, now, remote));
         } else if child.state == ChildState::Adopted {
             // Its peer will be called there.

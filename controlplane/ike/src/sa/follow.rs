@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::IkeSa;
+use crate::children::ChildState;
 use crate::event::{Event, Path};
 use crate::gateway::Gateway;
 
@@ -30,7 +31,9 @@ impl IkeSa {
         let mut moved = Vec::new();
         for inbound in gw.children.of_owner(self.key) {
             gw.children.update(inbound, |child| {
-                if same_end && child.move_to(path.remote) {
+                if child.state != ChildState::Live {
+                    // What it still gets by the old way is late, and no news.
+                } else if same_end && child.move_to(path.remote) {
                     moved.push(inbound);
                 } else {
                     let at = now.max(child.installed + MOVE_PAUSE);

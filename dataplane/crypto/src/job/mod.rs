@@ -615,6 +615,19 @@ mod tests {
         assert_eq!(error, JobError::WrongIv { algorithm });
     }
 
+    /// A result of no bytes may lie where the ICV begins.
+    #[test]
+    fn what_is_forged_is_cleared_within_its_buffer_only() {
+        let (key, aad) = (opening_key(), Aad::plain(1, 1));
+        let mut buffer = [7; 16];
+        let (out, sealed) = buffer.split_at_mut(0);
+        let mut jobs = [OpenJob::new(&key, [0; 8], aad, sealed, out).unwrap()];
+        let mut verdicts = [Verdict::Authentic];
+        crate::open_batch(&mut jobs, &mut verdicts);
+        assert_eq!(verdicts, [Verdict::Forged]);
+        assert_eq!(buffer, [7; 16]);
+    }
+
     #[test]
     fn wrong_lengths_to_open_are_refused_by_name() {
         let (key, aad, iv) = (opening_key(), Aad::plain(1, 1), [0; 8]);

@@ -8,7 +8,7 @@ use core::marker::PhantomData;
 /// long before they are loaded in one piece.
 ///
 /// Invariant: `source` is `body` bytes long, and when opening followed by the ICV; `trailer` is `length - body` bytes long, and
-/// empty when opening; `out` is `length` bytes long, and when sealing or if it is the source, followed by room for the ICV. All
+/// empty when opening; `out` is `room` bytes long: `length`, and when sealing or if it is the source, room for the ICV. All
 /// of them live as long as `'a`, and nothing else writes to them. `out` is apart from the source, or begins where that does: a
 /// kernel reads a vector of text for the last time before it writes there.
 ///
@@ -20,6 +20,8 @@ pub(crate) struct Packet<'a> {
     pub(super) body: usize,
     pub(super) out: *mut u8,
     pub(super) length: usize,
+    /// The bytes of the buffer that `out` begins.
+    room: usize,
     pub(super) iv: u64,
     /// The additional data, or what stands for it, as GHASH's first block in two words.
     pub(super) additional: [u64; 2],
@@ -83,34 +85,37 @@ impl<'a> Packet<'a> {
         if body > MAX_PLAINTEXT || room != body + behind {
             return Err(text);
         }
-        Ok(Self::new(head, source, body, trailer, out))
+        Ok(Self::new(head, source, body, trailer, (out, room)))
     }
 
     /// A packet to open; the text again when it is longer than any, or the buffers are not as long as plaintext and ICV.
     #[inline(always)]
     pub(crate) fn to_open(head: Head<'a>, mut text: Text<'a>) -> Result<Self, Text<'a>> {
-        let (source, received, out, length) = match &mut text {
+        let (source, received, out, room, icv) = match &mut text {
             Text::Apart { source, out } => {
-                (source.as_ptr(), source.len(), out.as_mut_ptr(), out.len())
+                let (start, room) = (out.as_mut_ptr(), out.len());
+                (source.as_ptr(), source.len(), start, room, 0)
             }
             Text::InPlace(buffer) => {
                 let (start, received) = (buffer.as_mut_ptr(), buffer.len());
-                (
-                    start.cast_const(),
-                    received,
-                    start,
-                    received.wrapping_sub(ICV_LEN),
-                )
+                (start.cast_const(), received, start, received, ICV_LEN)
             }
         };
+        let length = room.wrapping_sub(icv);
         if length > MAX_PLAINTEXT + MAX_TRAILER || received != length + ICV_LEN {
             return Err(text);
         }
-        Ok(Self::new(head, source, length, Trailer::NONE, out))
+        Ok(Self::new(head, source, length, Trailer::NONE, (out, room)))
     }
 
     #[inline(always)]
-    fn new(head: Head<'a>, source: *const u8, body: usize, trailer: Trailer, out: *mut u8) -> Self {
+    fn new(
+        head: Head<'a>,
+        source: *const u8,
+        body: usize,
+        trailer: Trailer,
+        (out, room): (*mut u8, usize),
+    ) -> Self {
         let length = body + trailer.len();
         Self {
             schedule: head.schedule,
@@ -118,6 +123,7 @@ impl<'a> Packet<'a> {
             body,
             out,
             length,
+            room,
             iv: u64::from_ne_bytes(head.iv),
             additional: head.additional,
             lengths: [8 * length as u64, 8 * head.additional_len as u64],
@@ -134,12 +140,7 @@ impl<'a> Packet<'a> {
 
     /// Leaves zeros where the text of a forged packet would be, and all over if it was opened in place.
     pub(crate) fn clear(&mut self) {
-        let icv = if core::ptr::eq(self.source, self.out) {
-            ICV_LEN
-        } else {
-            0
-        };
         // SAFETY: by the invariant.
-        unsafe { self.out.write_bytes(0, self.length + icv) };
+        unsafe { self.out.write_bytes(0, self.room) };
     }
 }

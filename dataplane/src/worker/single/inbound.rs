@@ -141,7 +141,8 @@ fn hand_on<P: Port, E: EventSink>(
     }
     core.finish(arrived);
     if mode == Mode::Transport {
-        return deliver_transport(core, id, target, target_port, total, verified.next);
+        let place = (front, total);
+        return deliver_transport(core, id, target, target_port, place, verified.next);
     }
     let bytes = target.get(ETHERNET..ETHERNET + total).unwrap_or_default();
     let inner = Family::of_protocol(verified.next).map(|family| packet::read(family, bytes));
@@ -236,8 +237,8 @@ pub fn esp<P: Port, E: EventSink>(core: &mut Core<P, E>, sealed: Sealed<'_>) {
     if let (Some(original), Some(segment)) = (original, target.get_mut(front..front + payload)) {
         undo_nat(next, segment, original, &outer);
     }
-    let total = outer.header + payload;
-    deliver_transport(core, id, target, target_port, total, next);
+    let place = (outer.header, outer.header + payload);
+    deliver_transport(core, id, target, target_port, place, next);
 }
 
 /// RFC 3948 3.1.2: the checksum within was made over the addresses before the NAT.
@@ -279,21 +280,21 @@ fn open<P: Port, E: EventSink>(
     verdict
 }
 
-/// Checks a packet of transport mode, whose payload is in its place behind the header that came, against its SA's selectors
-/// (RFC 4301 5.2 step 4), and sends it on.
+/// Checks a packet of transport mode, whose payload is in its place behind the headers that came, against its SA's selectors
+/// (RFC 4301 5.2 step 4), and sends it on. `front` is the length of those headers, `total` that of the packet.
 fn deliver_transport<P: Port, E: EventSink>(
     core: &mut Core<P, E>,
     id: SaId,
     mut target: TxFrame,
     target_port: u8,
-    total: usize,
+    (front, total): (usize, usize),
     next: Protocol,
 ) {
     let inner = target
         .get_mut(ETHERNET..ETHERNET + total)
         .and_then(|bytes| {
             // The length in the header still counts what was taken out.
-            let place = splice::Place::of(bytes).ok()?;
+            let place = splice::Place::behind(bytes, front)?;
             place.rewrite(bytes, next, total)?;
             packet::read(Family::of_packet(bytes)?, bytes).ok()
         });

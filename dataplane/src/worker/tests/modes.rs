@@ -118,6 +118,33 @@ fn transport_mode_takes_ipv6_as_well_in_udp_and_not() {
     }
 }
 
+/// No IPsec covers what stands before ESP, so that whoever is on the path may put options there: the packet is what was sealed,
+/// or none.
+#[test]
+fn options_before_esp_are_no_part_of_what_it_protects() {
+    let (mut a, mut b) = hosts(&families::over(Family::V6));
+    let (IpAddr::V6(from), IpAddr::V6(to)) = (outer_of(Family::V6, A), outer_of(Family::V6, B))
+    else {
+        panic!("IPv4");
+    };
+    let header = ipv6::Repr::new(from, to, Protocol::UDP, 0);
+    let sent = families::packet_v6(header, &datagram(64));
+    let mut frame = a.protect(std::slice::from_ref(&sent)).remove(0);
+    let at = 14 + 40;
+    frame.splice(at..at, [50, 0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66]);
+    frame[14 + 6] = Protocol::DESTINATION_OPTIONS.0;
+    frame[14 + 5] += 8;
+    let received = b.unprotect(&[frame]);
+    assert_eq!(received.len(), 1);
+    let packet = families::v6(&received[0]);
+    assert_eq!(packet.next_header(), Protocol::DESTINATION_OPTIONS);
+    let (options, datagram) = packet.payload().split_at(8);
+    assert_eq!(options, [17, 0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66]);
+    assert_eq!(datagram, &sent[40..]);
+    a.audit();
+    b.audit();
+}
+
 #[test]
 fn ah_carries_tunnels_with_every_integrity_algorithm() {
     for (integrity, esn) in Integrity::ALL

@@ -97,6 +97,28 @@ fn delivered_to_a(frame: &[u8]) -> Vec<u8> {
     )
 }
 
+/// Outer headers are not authentic, and no kernel has looked at them.
+#[test]
+fn no_peer_moves_to_where_nobody_can_be() {
+    let (mut a, mut b) = pair_behind_nat(&behind_nat());
+    let nowhere = [
+        (MOVED.0, 0),
+        (Ipv4Addr::UNSPECIFIED, MOVED.1),
+        (Ipv4Addr::LOCALHOST, MOVED.1),
+        (Ipv4Addr::BROADCAST, MOVED.1),
+        (Ipv4Addr::new(224, 0, 0, 5), MOVED.1),
+        (outer(B), MOVED.1),
+    ];
+    for (number, whence) in (0..).zip(nowhere) {
+        let wire = a.protect(&[greeting(A, B, number)]);
+        let _ = b.unprotect(&[translated(&wire[0], whence)]);
+        assert_eq!(sends_to(&mut b), (outer(A), 4500), "{whence:?}");
+    }
+    assert_eq!(b.count(Counter::PeerMoved), 0);
+    a.audit();
+    b.audit();
+}
+
 /// RFC 7296 2.23: "dynamic address update should only be done in response to a new packet; otherwise, an attacker can revert
 /// the addresses with old replayed packets."
 #[test]
@@ -185,7 +207,8 @@ fn the_control_plane_moves_a_peer() {
     // A router's error about what went to the new address is found to be about this SA.
     let spi = inbound_id(A).value();
     let tables = &b.workers[0].core.tables;
-    assert!(tables.peer_spis.find(MOVED.0.into(), spi).count() == 1);
+    let found = |peer: Ipv4Addr| tables.peer_spis.find(peer.into(), spi).count();
+    assert_eq!((found(MOVED.0), found(outer(A))), (1, 0));
 
     let refusals = [
         (inbound_id(A), MOVED.0.into(), CommandError::UnknownSa),
