@@ -2,7 +2,7 @@
 
 use crate::{
     Selector,
-    model::{Config, Identity, Mode, Tunnel},
+    model::{Authentication, Config, Identity, Mode, Tunnel},
     problem::{Mistake, Place, Problems},
     tunnel::Placed,
 };
@@ -18,6 +18,7 @@ pub(crate) fn check(tunnels: &[Placed], tap: bool, problems: &mut Problems<'_>) 
         check_request(placed, tap, problems);
     }
     check_peers(tunnels, problems);
+    check_eap(tunnels, problems);
     check_overlaps(tunnels, problems);
 }
 
@@ -210,6 +211,32 @@ fn check_peers(tunnels: &[Placed], problems: &mut Problems<'_>) {
         if twin.is_none() {
             same.push(placed);
         }
+    }
+}
+
+/// Who a client of EAP is turns out last: how it proves that must be the same for all whom it may turn out to be. Only our
+/// address, our identity and the proposal are known before.
+fn check_eap(tunnels: &[Placed], problems: &mut Problems<'_>) {
+    let serves =
+        |tunnel: &Tunnel| matches!(tunnel.authentication, Authentication::EapServer { .. });
+    let mut servers: Vec<&Tunnel> = Vec::new();
+    for placed in tunnels.iter().filter(|placed| serves(&placed.tunnel)) {
+        let tunnel = &placed.tunnel;
+        let differs = |other: &&&Tunnel| {
+            let mut proposals = tunnel.ike.proposals.iter();
+            (other.local, &other.local_identity) == (tunnel.local, &tunnel.local_identity)
+                && proposals.any(|one| other.ike.proposals.contains(one))
+                && other.authentication != tunnel.authentication
+        };
+        if let Some(other) = servers.iter().find(differs) {
+            let what = format!(
+                "the clients of `{}` and `{}` find us at the same address under the same identity, and prove by EAP who they are in different ways",
+                other.name, tunnel.name
+            );
+            let help = "write the same `authentication` in both, or give us different identities";
+            problems.error(placed.name, Mistake::new(what).help(help));
+        }
+        servers.push(tunnel);
     }
 }
 

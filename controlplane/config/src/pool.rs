@@ -19,6 +19,7 @@ const HOLD_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_sec
 pub(crate) struct PlacedPool {
     pub pool: Pool,
     ranges: Vec<Place>,
+    fixed: Vec<Place>,
 }
 
 /// Reads one pool; `None` if it has no addresses. Everything that is wrong is among the problems.
@@ -40,6 +41,7 @@ pub(crate) fn read(
     let fixed = section.values("fixed", problems, fixed).unwrap_or_default();
     check_fixed(&fixed, problems);
     let (ranges, places) = ranges?.into_iter().unzip();
+    let (fixed, fixed_places) = fixed.into_iter().unzip();
     let first = |list: Vec<(_, Place)>| list.into_iter().map(|(value, _)| value).collect();
     Some(PlacedPool {
         pool: Pool {
@@ -52,9 +54,10 @@ pub(crate) fn read(
                 .collect(),
             networks: networks.map(first),
             hold: hold.unwrap_or(HOLD),
-            fixed: fixed.into_iter().map(|(one, _)| one).collect(),
+            fixed,
         },
         ranges: places,
+        fixed: fixed_places,
     })
 }
 
@@ -123,6 +126,27 @@ fn check_fixed(fixed: &[((Identity, IpAddr), Place)], problems: &mut Problems<'_
     }
 }
 
+/// An address that is fixed in one pool is in no other.
+fn check_fixed_of_others(pools: &[PlacedPool], problems: &mut Problems<'_>) {
+    for (at, placed) in pools.iter().enumerate() {
+        for ((_, address), place) in placed.pool.fixed.iter().zip(&placed.fixed) {
+            let has = |(other, pool): &(usize, &Pool)| {
+                let within = |range: &(IpAddr, IpAddr)| range.0 <= *address && *address <= range.1;
+                let mut fixed = pool.fixed.iter();
+                *other != at
+                    && (pool.ranges.iter().any(within)
+                        || *other < at && fixed.any(|(_, fixed)| fixed == address))
+            };
+            let mut all = pools.iter().map(|other| &other.pool).enumerate();
+            if let Some((_, other)) = all.find(has) {
+                let what = format!("{address} is in the pool `{}`, too", other.name);
+                let mistake = Mistake::new(what).help("give out each address once");
+                problems.error(*place, mistake);
+            }
+        }
+    }
+}
+
 /// What pools and tunnels have to do with each other.
 pub(crate) fn check(pools: &[PlacedPool], tunnels: &[Placed], problems: &mut Problems<'_>) {
     let all = pools.iter().flat_map(|pool| {
@@ -145,6 +169,7 @@ pub(crate) fn check(pools: &[PlacedPool], tunnels: &[Placed], problems: &mut Pro
             );
         }
     }
+    check_fixed_of_others(pools, problems);
     for placed in tunnels {
         check_tunnel(pools, placed, problems);
     }

@@ -35,7 +35,7 @@ fn a_pool_is_given_out_once_and_to_clients() {
         "there is no pool `stuff`",
         "`staff`",
     );
-    let twice = "guests: { addresses: [10.9.0.9-10.9.3.1] }\n  staff: { addresses: [10.9.0.0/24]";
+    let twice = "guests: { addresses: [10.9.0.9-10.9.0.20] }\n  staff: { addresses: [10.9.0.0/24]";
     expect_of_pool(one, twice, "in the pool `guests`, too", "once");
     let twice = "staff: { addresses: [10.9.0.0/24, 10.9.0.7/32]";
     expect_of_pool(one, twice, "in the pool already", "once");
@@ -61,6 +61,14 @@ fn a_pool_is_given_out_once_and_to_clients() {
     );
     let both = "1.5\", \"dave@example.org = 10.9.1.5";
     expect_of_pool("1.5", both, "is carol@example.org's already", "of its own");
+    let fixed = |pool: &str| {
+        let guests = format!("guests: {{ addresses: [10.9.7.0/24], {pool} }}\n  ");
+        guests + one
+    };
+    let theirs = fixed("fixed: [\"dave@example.org = 10.9.0.7\"]");
+    expect_of_pool(one, &theirs, "10.9.0.7 is in the pool `staff`, too", "once");
+    let twice = fixed("fixed: [\"dave@example.org = 10.9.1.5\"]");
+    expect_of_pool(one, &twice, "10.9.1.5 is in the pool `guests`, too", "once");
     let both = "1.5\", \"carol@example.org = 10.9.1.6";
     expect_of_pool(
         "1.5",
@@ -189,4 +197,51 @@ fn eap_is_a_gateways_with_users_or_a_clients_with_a_password() {
     ] {
         expect_of_eap(CLIENT, from, to, what, help);
     }
+}
+
+/// Both clients knock at one door, and only the second round tells who they are.
+#[test]
+fn clients_of_one_address_prove_who_they_are_in_one_way() {
+    let tunnel = |name: &str, identity: &str, ours: &str, eap: &str, prefix: &str| {
+        format!(
+            "  {name}:
+    local: {{ address: 192.0.2.1, identity: {ours} }}
+    remote: {{ address: any, identity: \"{identity}\" }}
+    authentication: {{ certificate: gw.pem, key: gw.key, {eap} }}
+    children: {{ lan: {{ local: [10.1.0.0/16], remote: [{prefix}] }} }}
+"
+        )
+    };
+    let (all, own) = (minimal(), "gw-a.example.org");
+    let dataplane = all.split("  site-b:").next().unwrap();
+    let staff = tunnel(
+        "staff",
+        "*@example.org",
+        own,
+        "eap: { users: good.users }",
+        "10.9.0.0/24",
+    );
+    let guests = |eap: &str| tunnel("guests", "*.example.org", own, eap, "10.9.1.0/24");
+    let both = |eap: &str| format!("{dataplane}{staff}{}", guests(eap));
+    parse(&both("eap: { users: good.users }")).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let tls = both("ca: ca.pem, eap: { method: tls }");
+    let problems = parse(&tls).expect_err("two ways");
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    let what = "the clients of `staff` and `guests` find us at the same address";
+    assert!(problems[0].what.contains(what), "{}", problems[0]);
+    assert!(
+        problems[0]
+            .help
+            .as_deref()
+            .unwrap()
+            .contains("the same `authentication` in both")
+    );
+    // What they agree on in the first round tells them apart, too.
+    let mut apart = tls.clone();
+    for (name, hash) in [("staff", "sha384"), ("guests", "sha256")] {
+        let proposals =
+            format!("  {name}:\n    ike: {{ proposals: [aes256gcm16-{hash}-x25519] }}\n");
+        apart = apart.replace(&format!("  {name}:\n"), &proposals);
+    }
+    parse(&apart).unwrap_or_else(|problems| panic!("{problems:#?}"));
 }
