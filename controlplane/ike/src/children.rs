@@ -157,7 +157,8 @@ impl ChildTable {
         self.by_name
             .insert((child.peer.clone(), child.name.clone(), child.inbound));
         for (key, last) in claims(&child) {
-            self.claims.insert(key, last);
+            let claimed = self.claims.entry(key).or_insert(last);
+            *claimed = last.max(*claimed);
         }
         self.all.insert(child.inbound, child);
     }
@@ -192,9 +193,12 @@ impl ChildTable {
                 let stands = !matches!(child.state, ChildState::Lingering(_));
                 (*child.peer != *peer && stands).then_some((last, &child.peer))
             });
-            // They do not overlap each other: if the last that begins before its end does not reach it, none does.
-            let mut nearest = others.take(1);
-            nearest
+            // Those of one instance may hold each other, those of two do not overlap: if none of the instance whose claim is the
+            // last to begin before its end reaches it, none does.
+            let mut others = others.peekable();
+            let (_, nearest) = *others.peek()?;
+            others
+                .take_while(|(_, peer)| *peer == nearest)
                 .find(|(last, _)| **last >= selector.first)
                 .map(|(_, peer)| peer.clone())
         })
@@ -491,5 +495,59 @@ fn removed(child: &Child, reason: RemovalReason) -> Event {
         child: child.name.to_string(),
         inbound: child.inbound,
         reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn child(peer: &str, inbound: u32, remote_ts: &[&str]) -> Child {
+        Child {
+            peer: peer.into(),
+            name: "lan".into(),
+            owner: None,
+            inbound,
+            outbound: 0,
+            suite: None,
+            mode: Mode::Tunnel,
+            remote: [192, 0, 2, 1].into(),
+            encapsulation: None,
+            local_ts: Vec::new(),
+            remote_ts: remote_ts.iter().map(|ts| ts.parse().unwrap()).collect(),
+            state: ChildState::Live,
+            selected: true,
+            awaiting: false,
+            rekeying: false,
+            lost: false,
+            shut: false,
+            installed: Instant::now(),
+            rekey_at: None,
+            end_at: None,
+            select_at: None,
+        }
+    }
+
+    #[test]
+    fn what_an_instance_claims_twice_is_claimed_whole() {
+        let mut table = ChildTable::default();
+        let names: (Arc<str>, Arc<str>) = ("clients".into(), "lan".into());
+        let claimed = |table: &ChildTable, peer: &str, ts: &str| {
+            let ts = [ts.parse().unwrap()];
+            let who = table.claimed((&names.0, &names.1), peer, &ts);
+            who.map(|who| who.to_string())
+        };
+        let nested = ["10.9.0.0/24", "10.9.0.0/30", "10.9.0.64/28", "10.9.0.72/32"];
+        table.insert(child("clients#1", 1, &nested));
+        table.insert(child("clients#2", 2, &["10.9.1.0/24"]));
+        for taken in ["10.9.0.8/32", "10.9.0.100/32", "10.9.0.0/16"] {
+            assert!(claimed(&table, "clients#3", taken).is_some(), "{taken}");
+        }
+        let owner = claimed(&table, "clients#3", "10.9.0.100/32");
+        assert_eq!(owner.as_deref(), Some("clients#1"));
+        assert_eq!(claimed(&table, "clients#1", "10.9.0.100/32"), None);
+        assert_eq!(claimed(&table, "clients#3", "10.9.2.0/24"), None);
+        table.take(1);
+        assert_eq!(claimed(&table, "clients#3", "10.9.0.100/32"), None);
     }
 }

@@ -340,7 +340,8 @@ impl Pools {
         used
     }
 
-    /// Gives an instance what it asks for, an address of each family at most.
+    /// Gives an instance what it asks for, an address of each family at most. RFC 7296 3.15.4: it fails "only if no
+    /// addresses can be assigned".
     pub(crate) fn lease(
         &mut self,
         now: Instant,
@@ -358,19 +359,23 @@ impl Pools {
             (true, wish.v4.map(|one| one.map(IpAddr::V4))),
             (false, wish.v6.map(|one| one.map(IpAddr::V6))),
         ];
-        let mut given = Vec::new();
+        let (mut given, mut full) = (Vec::new(), None);
         for (v4, wanted) in wanted {
             let Some(wanted) = wanted.filter(|_| pool.serves(v4)) else {
                 continue;
             };
-            let full = || Refusal::PoolExhausted {
-                pool: name.to_owned(),
-                family: if v4 { "IPv4" } else { "IPv6" },
-            };
-            given.push(pool.choose(who, holder, v4, wanted).ok_or_else(full)?);
+            match pool.choose(who, holder, v4, wanted) {
+                Some(address) => given.push(address),
+                None => {
+                    full = Some(Refusal::PoolExhausted {
+                        pool: name.to_owned(),
+                        family: if v4 { "IPv4" } else { "IPv6" },
+                    });
+                }
+            }
         }
         if given.is_empty() {
-            return Err(none());
+            return Err(full.unwrap_or_else(none));
         }
         for address in &given {
             pool.take(*address);

@@ -106,6 +106,28 @@ fn a_client_gets_what_it_asks_for_if_it_is_free() {
     assert_eq!(ask(3, "192.0.2.1").addresses[0], address("10.9.0.4"));
 }
 
+/// RFC 7296 3.15.4: "If the initiator requests multiple addresses (...) and some (but not all) of the requests fail, the
+/// responder replies with the successful addresses only."
+#[test]
+fn a_family_that_is_full_does_not_take_the_other_with_it() {
+    let now = Instant::now();
+    let mut narrow = config();
+    narrow.ranges[1].1 = address("2001:db8::1");
+    let mut pools = Pools::default();
+    pools.configure(now, vec![narrow]);
+    let both = Wish {
+        v4: Some(None),
+        v6: Some(None),
+        netmask: false,
+    };
+    let mut ask = |number| pools.lease(now, "staff", &who(number), &holder(number), &both);
+    assert_eq!(ask(1).unwrap().addresses.len(), 2);
+    assert_eq!(ask(2).unwrap().addresses, [address("10.9.0.3")]);
+    assert_eq!(ask(3).unwrap().addresses, [address("10.9.0.4")]);
+    assert!(matches!(ask(4), Err(Refusal::PoolExhausted { .. })));
+    assert_eq!(pools.leases().count(), 4);
+}
+
 #[test]
 fn the_next_life_keeps_what_this_one_gave() {
     let now = Instant::now();

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use esplanade_ike::config::{Families, Identity};
+use esplanade_ike::config::{Families, Identity, Uniqueness};
 use esplanade_ike::{AdoptedChild, ChildConfig, Event, PeerConfig, PoolConfig};
 use link::*;
 
@@ -166,6 +166,27 @@ fn who_leaves_and_comes_back_has_its_address_again() {
     assert!(leases(&link).iter().all(|(_, holder)| holder.is_none()));
     link.at(B).release_lease([10, 9, 0, 1].into()).unwrap();
     assert_eq!(leases(&link).len(), 1);
+}
+
+/// A reload ends the instances, and what they had is kept as if they had left.
+#[test]
+fn a_reload_lets_go_of_what_its_peers_had() {
+    for changes in [false, true] {
+        let mut link = gateway(1, Weather::fair(), &[client("carol", Families::Both)], 200);
+        call(&mut link, "carol");
+        assert!(leases(&link).iter().all(|(_, holder)| holder.is_some()));
+        let mut changed = clients();
+        changed.uniqueness = Uniqueness::Never;
+        let now = link.now;
+        let peers = changes.then_some(changed).into_iter().collect();
+        link.at(B).configure(now, peers);
+        let kept = [
+            ("carol@example.org 10.9.0.1".to_owned(), None),
+            ("carol@example.org 2001:db8:9::1".to_owned(), None),
+        ];
+        assert_eq!(leases(&link), kept);
+        link.at(B).release_lease([10, 9, 0, 1].into()).unwrap();
+    }
 }
 
 #[test]

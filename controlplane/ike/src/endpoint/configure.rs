@@ -53,6 +53,7 @@ impl Endpoint {
         for inbound in children {
             self.gw.drop_child(inbound, &CloseReason::Terminated);
         }
+        self.gw.pools.let_go(now, &name.into());
         for key in self.sas.of_peer(name) {
             self.with(now, key, |sa, gw| sa.part(gw, now, CloseReason::Terminated));
         }
