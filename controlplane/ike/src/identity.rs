@@ -101,9 +101,11 @@ impl Identity {
     }
 
     /// Whether the certificate says so: RFC 4945 3.1 has an identity equal a subject alternative name
-    /// of its type, or the whole subject. The common name alone is never looked at.
+    /// of its type, or the whole subject. The common name alone is never looked at. Nobody is a pattern, whatever the
+    /// certificate says.
     pub fn is_in(&self, certificate: &Certificate) -> bool {
         match self {
+            pattern if pattern.is_pattern() => false,
             Self::Ipv4(address) => certificate.has_address((*address).into()),
             Self::Ipv6(address) => certificate.has_address((*address).into()),
             Self::Fqdn(name) => certificate.has_domain(name),

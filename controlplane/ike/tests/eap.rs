@@ -66,21 +66,24 @@ fn gateway(root: &Authority) -> PeerConfig {
     gateway
 }
 
-fn connect(seed: u64, weather: Weather, clients: &[PeerConfig], gateway: PeerConfig) -> Link {
-    let mut link = Link::new(seed, weather, [clients.to_vec(), vec![gateway]]);
-    let now = link.now;
-    for side in [A, B] {
-        link.at(side).set_wall_clock(now, NOW);
-    }
-    let pool = PoolConfig {
+fn staff() -> PoolConfig {
+    PoolConfig {
         name: "staff".into(),
         ranges: vec![([10, 9, 0, 1].into(), [10, 9, 0, 99].into())],
         dns: Vec::new(),
         networks: Vec::new(),
         hold: Duration::from_secs(600),
         fixed: Vec::new(),
-    };
-    link.at(B).configure_pools(now, vec![pool]);
+    }
+}
+
+fn connect(seed: u64, weather: Weather, clients: &[PeerConfig], gateway: PeerConfig) -> Link {
+    let mut link = Link::new(seed, weather, [clients.to_vec(), vec![gateway]]);
+    let now = link.now;
+    for side in [A, B] {
+        link.at(side).set_wall_clock(now, NOW);
+    }
+    link.at(B).configure_pools(now, vec![staff()]);
     for client in clients {
         let now = link.now;
         link.at(A).initiate(now, &client.name, None).unwrap();
@@ -221,6 +224,32 @@ fn a_client_that_stops_in_the_middle_is_forgotten() {
     assert_eq!(link.sides[B].spis.taken(), 0);
 }
 
+/// At whatever moment of the handshake the peer is taken away, nobody becomes it any more.
+#[test]
+fn nobody_becomes_a_peer_that_is_gone_in_the_meantime() {
+    let root = authority("root", None);
+    let mut late = 0;
+    for after in (1..24).map(|steps| Duration::from_millis(5 + 10 * steps)) {
+        let clients = vec![client("carol@example.org", "secret", &root)];
+        let mut link = Link::new(1, Weather::fair(), [clients, vec![gateway(&root)]]);
+        let now = link.now;
+        for side in [A, B] {
+            link.at(side).set_wall_clock(now, NOW);
+        }
+        link.at(B).configure_pools(now, vec![staff()]);
+        link.at(A).initiate(now, "carol@example.org", None).unwrap();
+        link.run(after);
+        let now = link.now;
+        link.at(B).configure(now, Vec::new());
+        link.run(Duration::from_secs(60));
+        assert_eq!(link.ike_sas(B), 0, "{after:?}");
+        link.agree(0);
+        let why = link.refusals(B).join("\n");
+        late += usize::from(why.contains("has been changed or removed in the meantime"));
+    }
+    assert!(late > 0);
+}
+
 /// A client on side A that proves by a certificate of this name, and by EAP-TLS.
 fn tls_client(name: &'static str, root: &Authority, believes: &Authority) -> PeerConfig {
     let mut client = client(name, "", root);
@@ -262,7 +291,7 @@ fn clients_prove_by_tls_who_they_are() {
         who.sort();
         assert_eq!(who, ["carol.example.org", "dave.example.org"]);
     }
-    // What IDi says and the certificate does not, is not believed: the subject of the certificate is who it is.
+    // What IDi says and the certificate does not, is not believed: its own name is who it is.
     let mut liar = tls_client("carol.example.org", &root, &root);
     liar.local_id = "dave.example.org".parse().unwrap();
     let mut anybody = tls_gateway(&root);
@@ -270,11 +299,8 @@ fn clients_prove_by_tls_who_they_are() {
     let link = connect(1, Weather::fair(), &[liar.clone()], anybody);
     link.agree(1);
     let sa = link.sides[B].dataplane.installed.values().next().unwrap();
-    assert!(
-        matches!(sa.identity, Some(Identity::Dn(_))),
-        "{:?}",
-        sa.identity
-    );
+    let named = Identity::Rfc822("admin@carol.example.org".to_owned());
+    assert_eq!(sa.identity, Some(named));
     let [_, theirs] = refused(liar, tls_gateway(&root));
     assert!(theirs.contains("this identity may not be"), "{theirs}");
 }

@@ -220,6 +220,16 @@ impl Certificate {
             .collect()
     }
 
+    /// Its mail addresses.
+    pub fn emails(&self) -> &[String] {
+        &self.emails
+    }
+
+    /// Its domain names.
+    pub fn domains(&self) -> &[String] {
+        &self.dns
+    }
+
     /// Whether this is one of its domain names. Wildcards of a certificate mean nothing to IKE.
     pub fn has_domain(&self, name: &str) -> bool {
         self.dns.iter().any(|dns| dns.eq_ignore_ascii_case(name))

@@ -112,6 +112,10 @@ pub(super) fn remedy(refusal: &Refusal) -> Option<String> {
             EapError::NotAuthorised => {
                 "write a `remote: { identity: ... }` that this name matches, or `any`"
             }
+            EapError::Reconfigured => "have the client call again",
+            EapError::Nameless => {
+                "give the client a certificate with a subject alternative name: its mail address, or a domain name"
+            }
             EapError::OtherMethod { .. } => "write the same `eap: { method: ... }` on both sides",
             EapError::ServerUnproven => {
                 "have the server prove itself by a certificate before EAP (strongSwan: `auth = pubkey` in its `local`)"

@@ -104,6 +104,10 @@ pub enum EapError {
     },
     /// Whoever has authenticated may not be this peer.
     NotAuthorised,
+    /// The tunnel that it was for is gone, or another than when it began.
+    Reconfigured,
+    /// The certificate names nobody.
+    Nameless,
     /// The server wants EAP before it has proved who it is.
     ServerUnproven,
     /// TLS has failed.
@@ -133,6 +137,12 @@ impl fmt::Display for EapError {
                 write!(f, "the other end wants method {method}, and we take another (MSCHAPv2 is 26, TLS 13)")
             }
             Self::NotAuthorised => f.write_str("this identity may not be the peer of any tunnel"),
+            Self::Reconfigured => {
+                f.write_str("the tunnel has been changed or removed in the meantime")
+            }
+            Self::Nameless => f.write_str(
+                "the certificate names nobody: it has no mail address, no domain name and no subject, or patterns only",
+            ),
             Self::ServerUnproven => f.write_str(
                 "the server has not proved who it is, and with MSCHAPv2 it has to do so before (RFC 5998 4)",
             ),
@@ -164,8 +174,12 @@ pub(crate) fn read_anything(octets: &[u8]) {
     }
     let user = ("carol".to_owned(), Secret::from(&b"no such password"[..]));
     let users = std::sync::Arc::new(Users::from_iter([user.clone()]));
-    for claimed in ["", "carol"] {
-        let (mut server, _) = Passwords::start(users.clone(), "gw".to_owned(), [0; 16], claimed);
+    let identity = Packet::write(RESPONSE, 0, kind::IDENTITY, b"carol");
+    for answered in [false, true] {
+        let (mut server, _) = Passwords::start(users.clone(), "gw".to_owned(), [0; 16]);
+        if answered {
+            let _ = server.handle(&identity);
+        }
         let outcome = server.handle(octets);
         assert!(
             !matches!(outcome, Outcome::Success(..)),

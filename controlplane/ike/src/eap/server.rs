@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use esplanade_pki::Certificate;
 
 use super::mschapv2::{ClientMessage, Exchange, ServerMessage};
 use super::tls::{self, Took};
@@ -156,26 +157,38 @@ impl Certificates {
         if let Some(data) = self.tls.next() {
             return Outcome::Request(self.request(&data));
         }
-        let done = self.tls.is_done().then(|| self.authenticated()).flatten();
-        match done {
-            Some(who) => Outcome::Success(Packet::end(SUCCESS, self.identifier), who),
+        let done = self.tls.is_done();
+        match done.then(|| self.authenticated()).flatten() {
+            Some(Ok(who)) => Outcome::Success(Packet::end(SUCCESS, self.identifier), who),
+            Some(Err(why)) => self.failure(Some(why)),
             None => self.failure(Some(EapError::Malformed {
                 what: "it says nothing",
             })),
         }
     }
 
-    /// Who IDi says it is, if its certificate says so, too; otherwise the subject of that (RFC 5216 5.2).
-    fn authenticated(&self) -> Option<Authenticated> {
+    /// Who IDi says it is, if its certificate says so, too; otherwise whom that names.
+    fn authenticated(&self) -> Option<Result<Authenticated, EapError>> {
         let certificate = self.tls.certificate()?;
-        let identity = if self.claimed.is_in(&certificate) {
-            self.claimed.clone()
-        } else {
-            Identity::Dn(certificate.subject().clone())
+        let identity = match &self.claimed {
+            claimed if claimed.is_in(&certificate) => Ok(claimed.clone()),
+            _ => named(&certificate).ok_or(EapError::Nameless),
         };
         let msk = self.tls.msk()?;
-        Some(Authenticated { identity, msk })
+        Some(identity.map(|identity| Authenticated { identity, msk }))
     }
+}
+
+/// RFC 5216 5.2: "Where the subjectAltName field is present (...), the Peer-Id (...) MUST be set to the contents of the
+/// subjectAltName"; of users that is a mail address.
+pub(super) fn named(certificate: &Certificate) -> Option<Identity> {
+    let emails = certificate.emails().iter().cloned().map(Identity::Rfc822);
+    let domains = certificate.domains().iter().cloned().map(Identity::Fqdn);
+    let subject = Some(certificate.subject()).filter(|subject| !subject.is_empty());
+    let mut names = emails
+        .chain(domains)
+        .chain(subject.cloned().map(Identity::Dn));
+    names.find(|name| !name.is_pattern())
 }
 
 /// MSCHAPv2.
@@ -191,27 +204,18 @@ pub(crate) struct Passwords {
 }
 
 impl Passwords {
-    /// Begins, with a random challenge, which also gives the first identifier. RFC 7296 2.16: "the responder should not send
-    /// EAP Identity requests", for IDi says it; but that is often just an address, so who is no user by IDi is asked.
-    pub(crate) fn start(
-        users: Arc<Users>,
-        name: String,
-        challenge: [u8; 16],
-        claimed: &str,
-    ) -> (Self, Vec<u8>) {
-        let known = users.password(claimed).is_some();
-        let mut server = Self {
+    /// Begins, with a random challenge, which also gives the first identifier. RFC 7296 3.16: "the responder SHOULD NOT send
+    /// EAP Identity requests", for IDi says it; but that is often just an address. Who is a user by IDi is asked as everybody
+    /// is, or a stranger could tell users from others.
+    pub(crate) fn start(users: Arc<Users>, name: String, challenge: [u8; 16]) -> (Self, Vec<u8>) {
+        let server = Self {
             users,
             name,
             identifier: challenge.iter().fold(0, |all, octet| all ^ octet),
             challenge,
             stage: Stage::Identity,
         };
-        let first = if known {
-            server.challenge()
-        } else {
-            Packet::write(REQUEST, server.identifier, kind::IDENTITY, &[])
-        };
+        let first = Packet::write(REQUEST, server.identifier, kind::IDENTITY, &[]);
         (server, first)
     }
 
@@ -283,15 +287,15 @@ impl Passwords {
             name: &name,
         };
         let users = self.users.clone();
-        let password = users.password(&name);
+        let user = users.find(&name);
         // Who is unknown takes as long as who does not know the password.
         let nobody = Secret::default();
-        let expected = exchange.nt_response(password.unwrap_or(&nobody));
+        let expected = exchange.nt_response(user.map_or(&nobody, |(_, password)| password));
         let right = verify_slices_are_equal(&expected, &response).is_ok();
-        match password.filter(|_| right && id == self.identifier) {
-            Some(password) => {
+        match user.filter(|_| right && id == self.identifier) {
+            Some((known_as, password)) => {
                 let authenticated = Authenticated {
-                    identity: identity(&name),
+                    identity: identity(known_as),
                     msk: Exchange::msk(password, &response),
                 };
                 self.stage = Stage::Succeeding(authenticated);
@@ -300,7 +304,7 @@ impl Passwords {
             }
             None => {
                 self.stage = Stage::Failing;
-                let why = match password {
+                let why = match user {
                     Some(_) => EapError::WrongPassword,
                     None => EapError::UnknownUser,
                 };

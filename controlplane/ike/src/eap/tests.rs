@@ -7,19 +7,18 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn server(claimed: &str) -> (Server, Vec<u8>) {
+fn server() -> (Server, Vec<u8>) {
     let users = [("carol@example.org", "secret"), ("dave", "pässword")];
     let users: Users = users
         .into_iter()
         .map(|(name, password)| (name.to_owned(), Secret::from(password.as_bytes())))
         .collect();
-    let (server, first) = Passwords::start(Arc::new(users), "gw".into(), [7; 16], claimed);
+    let (server, first) = Passwords::start(Arc::new(users), "gw".into(), [7; 16]);
     (Server::Passwords(server), first)
 }
 
 /// What both ends come to, and how many packets went.
 fn talk(
-    claimed: &str,
     name: &str,
     password: &str,
 ) -> (
@@ -27,7 +26,7 @@ fn talk(
     Result<Authenticated, EapError>,
     usize,
 ) {
-    let (mut server, mut packet) = server(claimed);
+    let (mut server, mut packet) = server();
     let mut client = Client::with_password(name.to_owned(), Secret::from(password.as_bytes()));
     let (mut packets, mut told) = (1, None);
     loop {
@@ -58,25 +57,24 @@ fn talk(
 
 #[test]
 fn both_ends_come_to_the_same_key() {
-    let (client, server, packets) = talk("192.0.2.7", "carol@example.org", "secret");
+    let (client, server, packets) = talk("carol@example.org", "secret");
     let server = server.unwrap();
     assert_eq!(client.unwrap(), server.msk);
     assert_eq!(server.identity, "carol@example.org".parse().unwrap());
     assert_eq!(packets, 7);
-    // Who is known by IDi is not asked again.
-    let (client, _, packets) = talk("carol@example.org", "carol@example.org", "secret");
-    assert!(client.is_ok());
-    assert_eq!(packets, 5);
-    let (client, server, _) = talk("192.0.2.7", "EXAMPLE\\dave", "pässword");
-    assert_eq!(client.unwrap(), server.unwrap().msk);
+    let (client, server, _) = talk("EXAMPLE\\dave", "pässword");
+    let server = server.unwrap();
+    assert_eq!(client.unwrap(), server.msk);
+    // With whatever domain: it is one user, and one identity.
+    assert_eq!(server.identity, "dave".parse().unwrap());
 }
 
 #[test]
 fn a_wrong_password_and_an_unknown_name_are_told_apart_here_only() {
-    let (client, server, _) = talk("", "carol@example.org", "Secret");
+    let (client, server, _) = talk("carol@example.org", "Secret");
     assert_eq!(client.unwrap_err(), EapError::RefusedByServer);
     assert_eq!(server.unwrap_err(), EapError::WrongPassword);
-    let (client, server, _) = talk("", "erin", "");
+    let (client, server, _) = talk("erin", "");
     assert_eq!(client.unwrap_err(), EapError::RefusedByServer);
     assert_eq!(server.unwrap_err(), EapError::UnknownUser);
 }
@@ -113,7 +111,7 @@ fn another_method_is_declined_and_said_so() {
         panic!("no answer");
     };
     assert_eq!(nak, [RESPONSE, 3, 0, 6, kind::NAK, kind::MSCHAPV2]);
-    let (mut server, first) = server("");
+    let (mut server, first) = server();
     let nak = Packet::write(RESPONSE, first[1], kind::NAK, &[13]);
     let refused = server.handle(&nak);
     assert!(matches!(
@@ -128,9 +126,15 @@ fn another_method_is_declined_and_said_so() {
 proptest! {
     /// Nobody succeeds without the password, whatever is said.
     #[test]
-    fn no_packets_but_the_right_ones_succeed(packets in vec(vec(any::<u8>(), 0..80), 1..6), known: bool) {
-        let (mut server, first) = server(if known { "dave" } else { "" });
+    fn no_packets_but_the_right_ones_succeed(packets in vec(vec(any::<u8>(), 0..80), 1..6), answered: bool) {
+        let (mut server, first) = server();
         let mut identifier = first[1];
+        if answered {
+            let Outcome::Request(challenge) = server.handle(&Packet::write(RESPONSE, identifier, kind::IDENTITY, b"dave")) else {
+                panic!("no challenge");
+            };
+            identifier = challenge[1];
+        }
         let mut client = Client::with_password("dave".into(), Secret::default());
         for mut packet in packets {
             let _ = client.handle(&packet, [0; 16]);
@@ -155,7 +159,7 @@ proptest! {
 }
 
 #[path = "../../../pki/tests/common/mod.rs"]
-mod pki;
+pub(super) mod pki;
 
 /// Both ends of EAP-TLS.
 fn tls_ends() -> (Server, Vec<u8>, Client) {
@@ -216,5 +220,64 @@ proptest! {
                 Outcome::Failure(..) => break,
             }
         }
+    }
+}
+
+/// A certificate that says `*` makes nobody everybody.
+#[test]
+fn nobody_is_a_pattern() {
+    let root = pki::authority("root", None);
+    let (pem, key) = pki::Leaf::new("*.example.org").issue(&root);
+    let own = pki::own(&[&pem], &key);
+    let certificate = own.chain().first().unwrap();
+    let is_in = |who: &str| who.parse::<Identity>().unwrap().is_in(certificate);
+    assert!(certificate.has_domain("*.example.org") && !is_in("*.example.org"));
+    assert!(is_in("O=Example, CN=cn of *.example.org"));
+    assert!(!is_in("O=Example, CN=*") && !is_in("O=*, CN=*"));
+}
+
+#[test]
+fn a_certificate_names_its_owner() {
+    use rcgen::{CertificateParams, DnType, KeyPair, SanType};
+
+    let root = pki::authority("root", None);
+    let whose = |domain: &str, mail: &str, common: &str| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        if !common.is_empty() {
+            params.distinguished_name.push(DnType::CommonName, common);
+        }
+        if !domain.is_empty() {
+            let name = SanType::DnsName(domain.try_into().unwrap());
+            params.subject_alt_names.push(name);
+        }
+        if !mail.is_empty() {
+            let name = SanType::Rfc822Name(mail.try_into().unwrap());
+            params.subject_alt_names.push(name);
+        }
+        let certificate = params.signed_by(&key, &root.issuer()).unwrap();
+        let certificate = esplanade_pki::Certificate::from_der(certificate.der()).unwrap();
+        server::named(&certificate).map(|name| name.to_string())
+    };
+    for (domain, mail, common, expected) in [
+        (
+            "carol.example.org",
+            "carol@example.org",
+            "carol",
+            Some("carol@example.org"),
+        ),
+        ("carol.example.org", "", "carol", Some("carol.example.org")),
+        ("carol.example.org", "", "", Some("carol.example.org")),
+        ("", "", "carol", Some("CN=carol")),
+        ("*.example.org", "*@example.org", "carol", Some("CN=carol")),
+        ("*.example.org", "", "*", None),
+        ("", "", "", None),
+    ] {
+        assert_eq!(
+            whose(domain, mail, common).as_deref(),
+            expected,
+            "{domain} {mail} {common}"
+        );
     }
 }

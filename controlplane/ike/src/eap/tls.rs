@@ -30,6 +30,9 @@ const START: u8 = 0x20;
 const FRAGMENT: usize = 1000;
 /// Octets of a message of TLS that we put together.
 const LONGEST: usize = 64 * 1024;
+/// Octets of Key_Material, and of the MSK that it begins with (RFC 9190 2.3).
+const KEY_MATERIAL: usize = 128;
+const MSK: usize = 64;
 
 /// One end of a conversation.
 pub(crate) struct Tls {
@@ -215,9 +218,10 @@ impl Tls {
         Certificate::from_der(certificate).ok()
     }
 
-    /// The MSK: RFC 9190 2.3 with TLS 1.3, RFC 5216 2.3 before.
+    /// The MSK: RFC 9190 2.3 with TLS 1.3, RFC 5216 2.3 before. It is the first half of Key_Material, all of which has to be
+    /// exported: with TLS 1.3 the length is part of what the octets are made of.
     pub(super) fn msk(&self) -> Option<Secret> {
-        let octets = zeroize::Zeroizing::new([0; 64]);
+        let octets = zeroize::Zeroizing::new([0; KEY_MATERIAL]);
         let exported = if self.is_13() {
             let label = b"EXPORTER_EAP_TLS_Key_Material";
             self.connection
@@ -227,7 +231,7 @@ impl Tls {
                 .export_keying_material(*octets, b"client EAP encryption", None)
         };
         let exported = zeroize::Zeroizing::new(exported.ok()?);
-        Some(Secret::from(exported.as_slice()))
+        exported.get(..MSK).map(Secret::from)
     }
 }
 
@@ -465,5 +469,42 @@ impl Signer for Signing {
 
     fn scheme(&self) -> SignatureScheme {
         self.name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eap::tests::pki;
+
+    fn hand(from: &mut Tls, to: &mut Tls) {
+        while let Some(data) = from.next() {
+            to.take(&data).unwrap();
+        }
+    }
+
+    /// Whoever exports 64 octets has another key than the rest of the world.
+    #[test]
+    fn the_msk_is_the_first_half_of_what_is_exported() {
+        let root = pki::authority("root", None);
+        let trust = Arc::new(pki::trust(&[&root]));
+        let own = |name| {
+            let (pem, key) = pki::Leaf::new(name).issue(&root);
+            Arc::new(pki::own(&[&pem], &key))
+        };
+        let mut server = Tls::server(&own("gw.example.org"), &trust, pki::NOW).unwrap();
+        let mut client = Tls::client(&own("carol.example.org"), &trust, pki::NOW).unwrap();
+        for _ in 0..2 {
+            hand(&mut client, &mut server);
+            hand(&mut server, &mut client);
+        }
+        assert!(server.is_done() && client.is_done() && server.is_13());
+        let label = b"EXPORTER_EAP_TLS_Key_Material";
+        for end in [server, client] {
+            let exported = end
+                .connection
+                .export_keying_material([0; 128], label, Some(&[13]));
+            assert_eq!(end.msk().unwrap().expose(), &exported.unwrap()[..64]);
+        }
     }
 }

@@ -10,10 +10,13 @@ use crate::secret::Secret;
 pub struct Users(BTreeMap<String, Secret>);
 
 impl Users {
-    /// The password of a user; a domain before the name (`EXAMPLE\carol`) is ignored where the whole is not known.
-    pub(crate) fn password(&self, name: &str) -> Option<&Secret> {
+    /// A user, by the name that stands here, and the password; a domain before the name (`EXAMPLE\carol`) is ignored where the
+    /// whole is not known.
+    pub(crate) fn find(&self, name: &str) -> Option<(&str, &Secret)> {
         let plain = || name.rsplit_once('\\').map_or(name, |(_, user)| user);
-        self.0.get(name).or_else(|| self.0.get(plain()))
+        let found = self.0.get_key_value(name);
+        let (name, password) = found.or_else(|| self.0.get_key_value(plain()))?;
+        Some((name, password))
     }
 
     /// How many there are.

@@ -16,6 +16,7 @@ use crate::eap::{
 use crate::error::{CloseReason, Refusal, Subject};
 use crate::event::Path;
 use crate::gateway::Gateway;
+use crate::peers::Peer;
 use crate::secret::Secret;
 use crate::wire::header::ExchangeType;
 use crate::wire::message::Payloads;
@@ -95,9 +96,9 @@ impl IkeSa {
         };
         let started = match clients {
             EapClients::Passwords(users) => {
-                let (name, claimed) = (peer.local_id.to_string(), id.identity.to_string());
-                let started = Passwords::start(users.clone(), name, random(gw), &claimed);
-                Ok((Server::Passwords(started.0), started.1))
+                let name = peer.local_id.to_string();
+                let (server, first) = Passwords::start(users.clone(), name, random(gw));
+                Ok((Server::Passwords(server), first))
             }
             EapClients::Certificates(trust) => {
                 let [identifier] = random(gw);
@@ -216,12 +217,15 @@ impl IkeSa {
         let first = Payloads(&serving.asked)
             .notify(notify::INITIAL_CONTACT)
             .is_some();
-        let admitted = if verified {
+        let theirs = who.identity.clone();
+        let stands = |known: &Peer| known.config == peer;
+        let admitted = if !verified {
+            Err(Refusal::WrongKey { theirs })
+        } else if gw.peers.get(&peer.name).is_some_and(stands) {
             gw.admit(peer.clone(), &who.identity, path.remote, first)
         } else {
-            Err(Refusal::WrongKey {
-                theirs: who.identity,
-            })
+            let error = EapError::Reconfigured;
+            Err(Refusal::Eap { theirs, error })
         };
         let instance = match admitted {
             Ok(instance) => instance,
